@@ -1,0 +1,85 @@
+"""The seam between models and attention kernels: what a step looks like, and what a backend must do with it.
+
+Legend of suffixes: T tokens of the step, N sequences (rows) in it, B blocks of a row's table, S sampled rows,
+H query heads, K key/value heads, D head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """What a model asks of attention; a backend answers with None or with the reason it cannot."""
+
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+    block_size: int
+    max_model_len: int
+    windows: tuple[int | None, ...] = ()  # distinct sliding windows of the layers; None is full attention
+
+    def kv_bytes_per_block(self) -> int:
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.block_size * self.dtype.itemsize
+
+
+@dataclass(slots=True)
+class ForwardBatch:
+    """The input of one forward pass. Sequences with one token in the step come first (`num_single` of them)."""
+
+    token_ids_T: Tensor  # int64
+    positions_T: Tensor  # int64
+    slots_T: Tensor  # int64: block * block_size + offset, where the token's KV is written
+    query_start_N1: Tensor  # int32, cumulative tokens: sequence i owns tokens [start[i], start[i + 1])
+    context_lens_N: Tensor  # int32: tokens of the sequence in the cache once this step has written its own
+    block_table_NB: Tensor  # int32; entries past the context are 0 and must not be read as data
+    num_single: int  # leading sequences with exactly one token here
+    max_query_len: int
+    max_context_len: int  # an upper bound, known on the host
+    attention: AttentionBackend
+    # Host copies, for backends that plan on the CPU; ascending like the tensors above.
+    query_lens: list[int] = field(default_factory=list)  # of the sequences after num_single only
+    context_lens: list[int] = field(default_factory=list)  # likewise
+    steady: bool = False  # same sequences as in the step before, one token each
+    plan: Any = None  # whatever the backend's plan() left for its run()
+
+
+class AttentionBackend(Protocol):
+    """Owns the KV cache tensors (their layout is its business) and computes attention over them."""
+
+    name: str
+
+    @staticmethod
+    def supports(spec: AttentionSpec) -> str | None:
+        """None if this backend can serve the spec here, else the reason why not."""
+
+    def __init__(self, spec: AttentionSpec, num_blocks: int) -> None: ...
+
+    def plan(self, batch: ForwardBatch) -> None:
+        """Once a step, before the first layer: whatever all layers share, left in `batch.plan`."""
+
+    def run(
+        self,
+        layer: int,
+        q_THD: Tensor,
+        k_TKD: Tensor,
+        v_TKD: Tensor,
+        batch: ForwardBatch,
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
+        """Writes k and v at `batch.slots_T`, then attends causally: query at position p sees positions (p - window, p].
+
+        Returns [T, H * D] in q's dtype.
+        """
+
+    def copy_blocks(self, src_P: Tensor, dst_P: Tensor) -> None:
+        """Copies whole blocks in every layer; all sources are read before any destination is written."""

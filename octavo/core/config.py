@@ -1,0 +1,90 @@
+"""Configuration: frozen dataclasses, resolved once, passed down. Command-line flags are made from these fields.
+
+A field's metadata is its flag: `help` is the text, `choices` the values allowed. `EngineConfig` is what the user
+said; the engine resolves what was left open (dtype, context, cache size) and prints each decision with its reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from octavo.core.errors import ConfigError
+
+
+def flag(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    """A dataclass field that is also a command-line flag."""
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    model: str | None = flag(None, "Hugging Face id or a folder; the demo model when it is left out")
+    tokenizer: str | None = flag(None, "Hugging Face id or folder of the tokenizer (default: the model's)")
+    revision: str | None = flag(None, "branch, tag or commit of the model on the hub")
+    trust_remote_code: bool = flag(False, "accepted for compatibility; only False works: nothing from a model folder runs")
+    dtype: str = flag("auto", "type of weights and KV cache", ("auto", "bfloat16", "float16", "float32"))
+    load_format: str = flag("auto", "dummy makes random weights without reading any", ("auto", "safetensors", "dummy"))
+    device: str = flag("auto", "where the model runs", ("auto", "cpu", "cuda"))
+    max_model_len: int | None = flag(None, "longest prompt and answer in tokens (default: the model's, if the cache holds it)")
+    block_size: int = flag(16, "tokens in a KV cache block")
+    max_num_seqs: int | None = flag(None, "sequences that run at once (default: 1024 on a GPU, 256 on a CPU)")
+    max_num_batched_tokens: int | None = flag(None, "tokens computed in a step (default: 8192 on a GPU, 2048 on a CPU)")
+    gpu_memory_utilization: float = flag(0.92, "share of the GPU's memory that weights, cache and workspace may take")
+    kv_cache_memory_bytes: int | None = flag(None, "size of the KV cache in bytes instead of what is left over")
+    num_kv_blocks: int | None = flag(None, "size of the KV cache in blocks instead of what is left over")
+    enable_prefix_caching: bool = flag(True, "keep the KV of prompts and answers for later requests that begin alike")
+    scheduling_policy: str = flag("fcfs", "order of waiting requests", ("fcfs", "priority"))
+    max_num_queued_reqs: int = flag(8192, "requests that may wait; more are refused with 503")
+    attention_backend: str = flag("auto", "auto takes the first that supports the model", ("auto", "torch", "triton"))
+    overlap: bool | None = flag(None, "plan the next step while one runs (default: on a GPU)")
+    seed: int = flag(0, "seed of dummy weights and of requests that bring none")
+
+    def __post_init__(self) -> None:
+        if self.trust_remote_code:
+            raise ConfigError("trust_remote_code: code from a model folder is never run; leave it False")
+        for name, low, high in (
+            ("max_model_len", 1, 2**24),
+            ("block_size", 1, 1024),
+            ("max_num_seqs", 1, 65536),
+            ("max_num_batched_tokens", 1, 2**20),
+            ("kv_cache_memory_bytes", 1, 2**50),
+            ("num_kv_blocks", 1, 2**31 - 1),
+            ("max_num_queued_reqs", 1, 2**31 - 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ConfigError(f"{name} must be in [{low}, {high}], got {value}")
+        if not 0.05 <= self.gpu_memory_utilization <= 1.0:
+            raise ConfigError(f"gpu_memory_utilization must be in [0.05, 1], got {self.gpu_memory_utilization}")
+        for f in fields(self):
+            choices = f.metadata["choices"]
+            if choices is not None and getattr(self, f.name) not in choices:
+                raise ConfigError(f"{f.name} must be one of {', '.join(choices)}, got {getattr(self, f.name)!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """The KV cache and the row table, resolved."""
+
+    num_blocks: int
+    block_size: int
+    max_rows: int  # sequences that run at once
+    max_model_len: int
+    prefix_caching: bool = True
+
+    @property
+    def blocks_per_row(self) -> int:
+        return -(-self.max_model_len // self.block_size)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that one sequence can hold at most."""
+        return min(self.max_model_len, self.num_blocks * self.block_size)
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    max_tokens_per_step: int
+    policy: str = "fcfs"
+    seed: int = 0

@@ -1,0 +1,109 @@
+"""Every error a user of Octavo can meet, in one tree.
+
+`RequestError` is what a client did: it carries what the OpenAI error shape needs (`status`, `type`, `code`,
+`param`) and is also a `ValueError`, so that the offline API raises what Python users expect. `EngineError` is
+what we or the machine did. Only `message` of a `RequestError` may reach a client; the text of any other
+exception never does.
+"""
+
+from __future__ import annotations
+
+
+class OctavoError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class RequestError(OctavoError, ValueError):
+    """A request that is refused. `param` is the dotted path of the field at fault, or None."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+
+
+class ContextLengthExceeded(RequestError):
+    """The prompt, or the prompt and its answer, is longer than the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class ExceedsKVCapacity(RequestError):
+    """The request could not be held by the whole KV cache even if it ran alone."""
+
+    code = "exceeds_kv_capacity"
+
+
+class InvalidAPIKey(RequestError):
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class ModelNotFound(RequestError):
+    status = 404
+    code = "model_not_found"
+
+
+class RouteNotFound(RequestError):
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(RequestError):
+    status = 405
+    code = "method_not_allowed"
+
+
+class RequestTooLarge(RequestError):
+    status = 413
+    code = "request_too_large"
+
+
+class ServerError(RequestError):
+    """The request was fine, the server cannot serve it now. `retry_after` is in seconds."""
+
+    status = 503
+    type = "server_error"
+    code = "internal_error"
+    retry_after: int | None = 1
+
+
+class Overloaded(ServerError):
+    code = "server_overloaded"
+
+
+class Draining(ServerError):
+    code = "server_draining"
+
+
+class EngineUnavailable(ServerError):
+    code = "engine_unavailable"
+
+
+class InternalError(ServerError):
+    """Our bug. The message is fixed: what went wrong is in the log, under the request's id."""
+
+    status = 500
+    retry_after = None
+
+    def __init__(self) -> None:
+        super().__init__("The server had an internal error; the log has the details under this request id.")
+
+
+class ConfigError(OctavoError, ValueError):
+    """A flag or a model that cannot be used; the message says what to change."""
+
+
+class ModelError(ConfigError):
+    """A checkpoint that cannot be loaded: unknown architecture, missing or left-over tensor, bad file."""
+
+
+class EngineError(OctavoError, RuntimeError):
+    """The engine stopped working: a fault of ours or of the machine."""
