@@ -1,0 +1,1 @@
+"""Octavo: LLM inference and serving on a paged KV cache."""
