@@ -1,0 +1,132 @@
+"""Small models for tests: random weights, a real byte-level BPE tokenizer and a ChatML template, saved by transformers.
+
+    folder = make_model(tmp_path, "qwen3", num_hidden_layers=3, head_dim=32)
+
+Keyword arguments override the family's config. The weights depend on nothing but the config and `seed`, the
+tokenizer (512 tokens) is trained once in a process. `load_reference` is transformers' own model of a folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# family: (transformers config class, transformers model class)
+FAMILIES = {
+    "llama": ("LlamaConfig", "LlamaForCausalLM"),
+    "mistral": ("MistralConfig", "MistralForCausalLM"),
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM"),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM"),
+}
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+VOCAB_SIZE = 512
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CORPUS = (
+    "The quick brown fox jumps over the lazy dog.",
+    "An octavo is a sheet folded three times into eight leaves, which makes sixteen pages.",
+    "Once upon a time there was a printer who kept every page in its place.",
+    "What is the capital of France? The capital of France is Paris.",
+    '{"name": "octavo", "pages": 16, "folded": true, "sizes": [1, 2, 3.5, null]}',
+    "def fold(sheet):\n    return [leaf for leaf in sheet.leaves if leaf is not None]\n",
+    "Grüße aus Köln, naïve café, schöne Straße; и немного по-русски; 日本語のテキスト; 😀 👩‍🚀 🇫🇷",
+    "1 2 3 4 5 6 7 8 9 10 11 12 100 1000 2024 3.14159",
+    "<system>You are a helpful assistant.</system>\n\nHello! How can I help you today?\n",
+)
+
+
+@functools.cache
+def tokenizer_json() -> str:
+    """A byte-level BPE tokenizer of VOCAB_SIZE tokens; ids 0, 1, 2 are SPECIAL_TOKENS."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS * 4, trainer)
+    assert tokenizer.get_vocab_size() == VOCAB_SIZE
+    return str(tokenizer.to_str())
+
+
+def save_tokenizer(folder: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    (folder / "tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        model_max_length=512,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+
+
+def make_config(family: str, **overrides: Any) -> Any:
+    """A transformers config: 2 layers of 64, 4 heads on 2 KV heads, 512 positions."""
+    values: dict[str, Any] = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": SPECIAL_TOKENS.index("<|im_end|>"),
+        "pad_token_id": SPECIAL_TOKENS.index("<|endoftext|>"),
+        "initializer_range": 0.1,
+    }
+    if family == "mistral":
+        values["sliding_window"] = None
+    return getattr(importlib.import_module("transformers"), FAMILIES[family][0])(**{**values, **overrides})
+
+
+def make_model(
+    tmp_path: Path,
+    family: str = "llama",
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    max_shard_size: str = "5GB",
+    **overrides: Any,
+) -> Path:
+    """Saves a model with its tokenizer in a folder of its own below `tmp_path`; see the module's docstring."""
+    config = make_config(family, **overrides)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+        torch.manual_seed(seed)
+        model = getattr(importlib.import_module("transformers"), FAMILIES[family][1])(config)
+        for name, parameter in model.named_parameters():
+            # transformers starts norms at one and biases at zero, which would hide a norm or a bias left out.
+            if parameter.dim() == 1:
+                center = 1.0 if "norm" in name else 0.0
+                torch.nn.init.normal_(parameter, mean=center, std=0.2)
+    folder = Path(tempfile.mkdtemp(prefix=f"{family}-", dir=tmp_path))
+    model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
+    save_tokenizer(folder)
+    return folder
+
+
+def load_reference(folder: Path) -> Any:
+    """transformers' model of a folder, in the checkpoint's dtype, for comparison."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype="auto")
+    return model.eval()
