@@ -22,14 +22,15 @@ class EngineConfig:
     model: str | None = flag(None, "Hugging Face id or a folder; the demo model when it is left out")
     tokenizer: str | None = flag(None, "Hugging Face id or folder of the tokenizer (default: the model's)")
     revision: str | None = flag(None, "branch, tag or commit of the model on the hub")
-    trust_remote_code: bool = flag(False, "accepted for compatibility; only False works: nothing from a model folder runs")
+    trust_remote_code: bool = flag(False, "only False: nothing from a model folder ever runs")
     dtype: str = flag("auto", "type of weights and KV cache", ("auto", "bfloat16", "float16", "float32"))
     load_format: str = flag("auto", "dummy makes random weights without reading any", ("auto", "safetensors", "dummy"))
     device: str = flag("auto", "where the model runs", ("auto", "cpu", "cuda"))
-    max_model_len: int | None = flag(None, "longest prompt and answer in tokens (default: the model's, if the cache holds it)")
+    max_model_len: int | None = flag(None, "longest prompt and answer in tokens (default: the model's)")
     block_size: int = flag(16, "tokens in a KV cache block")
     max_num_seqs: int | None = flag(None, "sequences that run at once (default: 1024 on a GPU, 256 on a CPU)")
     max_num_batched_tokens: int | None = flag(None, "tokens computed in a step (default: 8192 on a GPU, 2048 on a CPU)")
+    long_prefill_token_threshold: int = flag(0, "tokens of one prompt computed in a step at most (0: no limit)")
     gpu_memory_utilization: float = flag(0.92, "share of the GPU's memory that weights, cache and workspace may take")
     kv_cache_memory_bytes: int | None = flag(None, "size of the KV cache in bytes instead of what is left over")
     num_kv_blocks: int | None = flag(None, "size of the KV cache in blocks instead of what is left over")
@@ -48,6 +49,7 @@ class EngineConfig:
             ("block_size", 1, 1024),
             ("max_num_seqs", 1, 65536),
             ("max_num_batched_tokens", 1, 2**20),
+            ("long_prefill_token_threshold", 0, 2**20),
             ("kv_cache_memory_bytes", 1, 2**50),
             ("num_kv_blocks", 1, 2**31 - 1),
             ("max_num_queued_reqs", 1, 2**31 - 1),
@@ -86,5 +88,6 @@ class CacheConfig:
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
     max_tokens_per_step: int
+    max_chunk: int = 0  # tokens of one prompt computed in a step at most; 0 is no limit
     policy: str = "fcfs"
     seed: int = 0

@@ -1,4 +1,4 @@
-"""What comes back. `StepOutputs` is the packed message of one step; `RequestOutput` is what users see (vLLM's names)."""
+"""What comes back: `StepOutputs`, one packed message a step, and `RequestOutput`, what users see (vLLM's names)."""
 
 from __future__ import annotations
 

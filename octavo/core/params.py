@@ -120,9 +120,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
             if not isinstance(self.bad_words, list) or len(self.bad_words) > MAX_TOKEN_IDS:
                 raise RequestError(f"bad_words must be a list of at most {MAX_TOKEN_IDS} strings", "bad_words")
             if any(not isinstance(w, str) or not w or len(w) > MAX_STOP_LENGTH for w in self.bad_words):
-                raise RequestError(
-                    f"bad_words must be strings of 1 to {MAX_STOP_LENGTH} characters", "bad_words"
-                )
+                raise RequestError(f"bad_words must be strings of 1 to {MAX_STOP_LENGTH} characters", "bad_words")
 
     def _stops(self) -> list[str]:
         stop = [self.stop] if isinstance(self.stop, str) else (self.stop or [])
@@ -150,9 +148,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
         if self.logit_bias is None:
             return
         if not isinstance(self.logit_bias, dict) or len(self.logit_bias) > MAX_TOKEN_IDS:
-            raise RequestError(
-                f"logit_bias must be an object of at most {MAX_TOKEN_IDS} token ids", "logit_bias"
-            )
+            raise RequestError(f"logit_bias must be an object of at most {MAX_TOKEN_IDS} token ids", "logit_bias")
         bias = {}
         for key, value in self.logit_bias.items():
             # JSON objects have string keys: OpenAI's clients send {"50256": -100}.
@@ -186,5 +182,3 @@ class BeamSearchParams(msgspec.Struct, kw_only=True):
         _integer(self.max_tokens, "max_tokens", 1, 2**31 - 1)
         _number(self.temperature, "temperature", 0.0, 100.0)
         _number(self.length_penalty, "length_penalty", -10.0, 10.0)
-
-

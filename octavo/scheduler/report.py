@@ -1,0 +1,36 @@
+"""Logprobs of a step, from the plan's indices to the uids that clients know."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from octavo.core.outputs import Logprobs
+from octavo.core.plan import IntArray, LogprobRows, StepPlan
+from octavo.scheduler.rows import RowTable
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+def pack_logprobs(found: LogprobRows, plan: StepPlan, alive_S: BoolArray, rows: RowTable) -> Logprobs | None:
+    """The sampled tokens' logprobs, but for rows that have changed owner since the plan."""
+    return _pack(found, plan.rows_N[plan.sampled_S], alive_S, rows)
+
+
+def pack_prompt_logprobs(found: LogprobRows, plan: StepPlan, alive_N: BoolArray, rows: RowTable) -> Logprobs | None:
+    counts = plan.counts_N[plan.num_decodes :]
+    owners_C = np.repeat(plan.rows_N[plan.num_decodes :], counts)
+    return _pack(found, owners_C, np.repeat(alive_N[plan.num_decodes :], counts), rows)
+
+
+def _pack(found: LogprobRows, owners: IntArray, alive: BoolArray, rows: RowTable) -> Logprobs | None:
+    keep = alive[found.index_M]
+    if not keep.any():
+        return None
+    return Logprobs(
+        uids=rows.uid[owners[found.index_M[keep]]].tolist(),
+        width=found.ids_MK.shape[1],
+        ids=found.ids_MK[keep].tobytes(),
+        values=found.logprobs_MK[keep].tobytes(),
+        ranks=found.ranks_M[keep].tobytes(),
+    )

@@ -1,0 +1,98 @@
+"""What the scheduler knows of each running sequence, as arrays indexed by row.
+
+A sequence owns a row from admission to its end. A steady decode step reads and writes these arrays in a handful of
+numpy calls and touches no Python object of any sequence.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from octavo.core.plan import IntArray
+from octavo.scheduler.sequence import Sequence
+
+
+class RowTable:
+    def __init__(self, max_rows: int, capacity: int) -> None:
+        self.max_rows = max_rows
+        # Pages of memory are touched as sequences grow, so the room for long ones costs nothing until then.
+        self.tokens = np.empty((max_rows, capacity), np.int32)
+        self.length = np.zeros(max_rows, np.int32)  # tokens known here: the prompt and what has come back
+        self.computed = np.zeros(max_rows, np.int32)  # tokens whose KV is computed, counting steps under way
+        self.written = np.zeros(max_rows, np.int32)  # the same, counting only steps that ended
+        self.limit = np.zeros(max_rows, np.int32)  # the sequence ends at this length
+        self.minimum = np.zeros(max_rows, np.int32)  # stop ids count from this length on
+        self.stop_ids = np.full((max_rows, 4), -1, np.int32)
+        self.epoch = np.zeros(max_rows, np.int32)  # changes with the owner
+        self.uid = np.zeros(max_rows, np.int64)
+        self.stream = np.zeros(max_rows, np.bool_)
+        self.lockstep = np.zeros(max_rows, np.bool_)  # planned only when its last token is known here
+        self.owner: list[Sequence | None] = [None] * max_rows
+        self._free = list(range(max_rows - 1, -1, -1))
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    @property
+    def num_active(self) -> int:
+        return self.max_rows - len(self._free)
+
+    def assign(self, seq: Sequence, computed: int) -> int:
+        """A row for the sequence, whose first `computed` tokens are in the cache."""
+        row = self._free.pop()
+        params, length = seq.request.params, len(seq.tokens)
+        self.tokens[row, :length] = seq.tokens
+        self.length[row] = length
+        self.computed[row] = self.written[row] = computed
+        self.limit[row] = seq.limit
+        self.minimum[row] = seq.prompt_len + params.min_tokens
+        self.uid[row] = seq.uid
+        self.stream[row] = seq.request.stream
+        self.lockstep[row] = bool(seq.request.bad_sequences)
+        self._set_stop_ids(row, seq.request.stop_ids)
+        self.owner[row] = seq
+        seq.row = row
+        return row
+
+    def _set_stop_ids(self, row: int, ids: list[int]) -> None:
+        if len(ids) > self.stop_ids.shape[1]:
+            wider = np.full((self.max_rows, len(ids)), -1, np.int32)
+            wider[:, : self.stop_ids.shape[1]] = self.stop_ids
+            self.stop_ids = wider
+        self.stop_ids[row] = -1
+        self.stop_ids[row, : len(ids)] = ids
+
+    def vacate(self, row: int) -> Sequence:
+        seq = self.owner[row]
+        assert seq is not None, "the row has no owner"
+        self.owner[row] = None
+        self.epoch[row] += 1
+        self.computed[row] = 0
+        seq.row = -1
+        self._free.append(row)
+        return seq
+
+    def owned(self, row: int) -> Sequence:
+        seq = self.owner[row]
+        assert seq is not None, "the row has no owner"
+        return seq
+
+    def tokens_in_cache(self) -> int:
+        return int(self.computed.sum())
+
+    def known(self, row: int) -> IntArray:
+        """A copy of the row's tokens that have come back."""
+        return self.tokens[row, : self.length[row]].copy()
+
+    def check_integrity(self) -> None:
+        free = set(self._free)
+        assert len(free) == len(self._free), "a row is free twice"
+        for row, seq in enumerate(self.owner):
+            assert (seq is None) == (row in free), "a row is lost, or owned while free"
+            if seq is None:
+                assert self.computed[row] == 0, "a free row counts computed tokens"
+                continue
+            assert seq.row == row and self.uid[row] == seq.uid, "row and owner disagree"
+            assert self.written[row] <= self.computed[row] <= self.length[row] + 1, "a row computes what it cannot know"
+            assert self.length[row] <= self.limit[row], "a row is longer than its limit"

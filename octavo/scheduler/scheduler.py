@@ -1,0 +1,415 @@
+"""Decides what each step computes. Plain Python and numpy; deterministic given its inputs.
+
+    plan = scheduler.schedule()                 # may be called while the step before it still runs
+    outputs = scheduler.update(plan, result)    # once for every plan, in order
+
+A step has a budget of tokens. Sequences that decode come first, one token each; prompts that are partly computed
+continue in chunks; then waiting sequences are admitted, in order, while rows, blocks and budget last. A sequence
+that needs a block when none is left takes it from the sequence that is served last, which is preempted: it gives
+back its row and blocks and waits, at its old place, to be computed again (its published blocks may still be there).
+
+Nobody waits forever: the sequence served first is never preempted, a waiting one may be passed by later arrivals
+that fit only `MAX_PASSED` times, and what could never fit is refused before it gets here (`octavo.engine.intake`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from octavo.cache.manager import KVCacheManager
+from octavo.cache.prefix import chain_hashes, root_hash
+from octavo.core.config import CacheConfig, SchedulerConfig
+from octavo.core.outputs import Finished, FinishReason, Stats, StepOutputs
+from octavo.core.plan import IntArray, RowJoin, StepPlan, StepResult, no_ints
+from octavo.core.request import EngineRequest
+from octavo.scheduler.queue import WaitingQueue
+from octavo.scheduler.report import pack_logprobs, pack_prompt_logprobs
+from octavo.scheduler.rows import RowTable
+from octavo.scheduler.sequence import Sequence
+
+MAX_PASSED = 64  # admissions past a sequence that does not fit, before all others wait for it
+LOOK_AHEAD = 8  # waiting sequences that are tried in a step after the first that does not fit
+
+
+class Scheduler:
+    def __init__(self, config: SchedulerConfig, cache: CacheConfig) -> None:
+        assert config.max_tokens_per_step >= cache.max_rows, "a step must have room for every decode"
+        self.config = config
+        self.cache = KVCacheManager(cache)
+        self.rows = RowTable(cache.max_rows, cache.capacity)
+        self.waiting = WaitingQueue()
+        self._sequences: dict[int, Sequence] = {}  # every live one, by uid
+        self._forks: dict[int, list[Sequence]] = {}  # by the uid of the parent whose prompt they wait for
+        self._released_forks: list[Sequence] = []
+        self._decoding = no_ints()  # rows that compute one token a step, in the order they came
+        self._prefilling: list[int] = []  # rows whose known tokens are partly computed
+        self._last_rows: IntArray | None = None  # rows of the step before, if it was all decodes
+        self._stuck = (-1, -1)  # state in which nothing more could be admitted
+        self._arrivals = 0
+        self._random = np.random.default_rng(config.seed)
+        self._joins: list[RowJoin] = []
+        self._stats = Stats(kv_total_blocks=cache.num_blocks)
+
+    # Requests come and go
+
+    def add(self, request: EngineRequest) -> None:
+        seed = request.params.seed
+        if seed is None:
+            seed = int(self._random.integers(-(2**63), 2**63 - 1))
+        priority_matters = self.config.policy == "priority"
+        if not priority_matters:
+            request.priority = 0
+        self._arrivals += 1
+        parent = Sequence(request, 0, self._arrivals, seed, None)
+        parent.root = root_hash(request.adapter, request.salt)
+        parent.hashes = chain_hashes(parent.root, parent.tokens, self.cache.block_size)
+        children = [Sequence(request, i, self._arrivals, seed, parent) for i in range(1, request.params.n)]
+        for child in children:
+            child.root, child.hashes = parent.root, parent.hashes.copy()
+        for seq in (parent, *children):
+            assert seq.uid not in self._sequences, "a uid is used twice"
+            self._sequences[seq.uid] = seq
+        if children:
+            self._forks[parent.uid] = children
+        self.waiting.add(parent)
+
+    def abort(self, uids: list[int]) -> None:
+        """Forgets the sequences wherever they are; all they held is free at once. Unknown uids are ignored."""
+        for uid in uids:
+            seq = self._sequences.get(uid)
+            if seq is not None:
+                self._remove(seq)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    @property
+    def num_live(self) -> int:
+        return len(self._sequences)
+
+    # Deciding
+
+    def schedule(self) -> StepPlan | None:
+        """The next step, or None if there is nothing to compute (or only what a step under way must decide)."""
+        for fork in self._released_forks:
+            self.waiting.add(fork)
+        self._released_forks.clear()
+
+        decodes, starts = self._plan_decodes()
+        chunks = self._plan_chunks(self.config.max_tokens_per_step - len(decodes))
+        if len(decodes) == 0 and not chunks:
+            self._last_rows = None
+            return None
+        steady = not chunks and self._last_rows is not None and np.array_equal(self._last_rows, decodes)
+        self._last_rows = None if chunks else decodes
+        return self._describe(decodes, starts, chunks, steady)
+
+    def _plan_decodes(self) -> tuple[IntArray, IntArray]:
+        """Rows that compute the token sampled last, and its position. Makes room by preemption."""
+        while True:
+            rows = self._decoding
+            if self.rows.lockstep.any():
+                rows = rows[~self.rows.lockstep[rows] | (self.rows.length[rows] > self.rows.computed[rows])]
+            starts = self.rows.computed[rows]
+            crossing = self.cache.crossing(rows, starts)
+            if len(crossing) <= self.cache.pool.available:
+                break
+            self._preempt_last()
+        if len(crossing):
+            self.cache.extend(crossing)
+        self.rows.computed[rows] = starts + 1
+        ending = starts + 2 >= self.rows.limit[rows]
+        if ending.any():  # the token sampled now is the last: its row only waits for it
+            self._decoding = self._decoding[~np.isin(self._decoding, rows[ending])]
+        return rows, starts
+
+    def _plan_chunks(self, budget: int) -> list[tuple[int, int, int]]:
+        """(row, start, count) of the prompts that go on, then of the sequences admitted now."""
+        chunks = []
+        for row in list(self._prefilling):
+            count = self._chunk(row, budget)
+            if count == 0:
+                break
+            chunks.append((row, int(self.rows.computed[row]), count))
+            budget -= count
+        state = (self.cache.releases, self.waiting.version)
+        if budget > 0 and self.waiting and self.rows.num_free and state != self._stuck:
+            for row in self._admit(budget):
+                count = self._chunk(row, budget)
+                chunks.append((row, int(self.rows.computed[row]), count))
+                budget -= count
+        for row, start, count in chunks:
+            self._advance(row, start + count)
+        return chunks
+
+    def _chunk(self, row: int, budget: int) -> int:
+        most = self.config.max_chunk or budget
+        return min(int(self.rows.length[row] - self.rows.computed[row]), budget, most)
+
+    def _advance(self, row: int, computed: int) -> None:
+        """The row's chunk is planned up to `computed`; past its last known token it decodes."""
+        self.rows.computed[row] = computed
+        if computed < self.rows.length[row]:
+            return
+        self._prefilling.remove(row)
+        if computed + 1 < self.rows.limit[row]:
+            self._decoding = np.append(self._decoding, np.int32(row))
+        forks = self._forks.pop(int(self.rows.uid[row]), None)
+        if forks:  # from the next step on: then the prompt's KV is in the cache
+            self._released_forks += forks
+
+    def _admit(self, budget: int) -> list[int]:
+        """Rows of the waiting sequences that fit, in order; a bounded number of those that do not are passed."""
+        admitted: list[int] = []
+        blocked: list[Sequence] = []
+        index = 0
+        while index < len(self.waiting) and self.rows.num_free and budget > 0:
+            seq = self.waiting[index]
+            if self._place(seq):
+                self.waiting.remove(seq)
+                admitted.append(seq.row)
+                budget -= self._chunk(seq.row, budget)
+                for other in blocked:
+                    other.passed += 1
+                continue
+            blocked.append(seq)
+            index += 1
+            if seq.passed >= MAX_PASSED or len(blocked) == LOOK_AHEAD:
+                break
+        if not admitted:
+            self._stuck = (self.cache.releases, self.waiting.version)
+        return admitted
+
+    def _place(self, seq: Sequence) -> bool:
+        """Gives the sequence a row and the blocks of all its known tokens, if they are to be had."""
+        length = len(seq.tokens)
+        blocks = self.cache.blocks_for(length)
+        # Each running sequence needs a new block within a few steps: leave one for each, or preemptions follow.
+        spare = self.rows.num_active
+        parent = seq.parent.row if seq.parent is not None else -1
+        if length == seq.prompt_len and parent >= 0 and self.rows.computed[parent] >= length - 1:
+            shared = self.cache.table[parent, : (length - 1) // self.cache.block_size]
+            if not self.cache.fits(blocks, shared, spare):
+                return False
+            computed = length - 1
+            row = self.rows.assign(seq, computed)
+            self.cache.fork(parent, row, computed)
+        else:
+            # At least one token must be computed, for its logits.
+            usable = seq.hashes[: (length - 1) // self.cache.block_size]
+            params = seq.request.params
+            skip = params.skip_reading_prefix_cache or params.prompt_logprobs is not None
+            hits = self.cache.lookup([] if skip else usable)
+            if not self.cache.fits(blocks, hits, spare):
+                return False
+            computed = len(hits) * self.cache.block_size
+            row = self.rows.assign(seq, computed)
+            self.cache.admit(row, blocks, hits)
+        self._stats.prefix_queries += length
+        self._stats.prefix_hits += computed
+        if seq.num_cached < 0:
+            seq.num_cached = computed
+        self._prefilling.append(row)
+        request = seq.request
+        self._joins.append(RowJoin(row, request.params, seq.seed, seq.tokens, seq.prompt_len, request.stop_ids))
+        return True
+
+    def _preempt_last(self) -> None:
+        """Takes row and blocks from the running sequence that is served last."""
+        running = [*self._decoding.tolist(), *self._prefilling]
+        row = max(running, key=lambda r: self.rows.owned(r).key)
+        seq = self.rows.owned(row)
+        seq.tokens = self.rows.known(row)
+        self._extend_hashes(seq, seq.tokens)
+        self._leave(row)
+        self.waiting.add(seq)
+        self._stats.preemptions += 1
+
+    def _describe(
+        self, decodes: IntArray, starts: IntArray, chunks: list[tuple[int, int, int]], steady: bool
+    ) -> StepPlan:
+        # Chunks of one token go first: attention treats them like decodes.
+        chunks.sort(key=lambda chunk: chunk[2] != 1)
+        table_rows, table_index, table_blocks, copy_src, copy_dst = self.cache.take_changes()
+        joins, self._joins = self._joins, []
+        if not chunks:
+            rows, counts = decodes, np.ones(len(decodes), np.int32)
+            tokens = targets = no_ints()
+            sampled = np.arange(len(rows), dtype=np.int32)
+        else:
+            new_rows, new_starts, new_counts = np.array(chunks, np.int32).T
+            rows, starts = np.concatenate((decodes, new_rows)), np.concatenate((starts, new_starts))
+            counts = np.concatenate((np.ones(len(decodes), np.int32), new_counts))
+            pieces = [self.rows.tokens[row, start : start + count] for row, start, count in chunks]
+            tokens = np.concatenate(pieces)
+            # The token that follows each one; unknown after the last known token, which is sampled from.
+            known = np.repeat(self.rows.length[new_rows], new_counts)
+            positions = _spans(new_starts, new_counts)
+            owners = np.repeat(new_rows, new_counts)
+            inside = positions + 1 < known
+            targets = np.where(inside, self.rows.tokens[owners, np.where(inside, positions + 1, 0)], np.int32(-1))
+            ends = np.concatenate(
+                (np.ones(len(decodes), np.bool_), new_starts + new_counts == self.rows.length[new_rows])
+            )
+            sampled = np.flatnonzero(ends).astype(np.int32)
+        banned_rows, banned_tokens = self._banned(rows[sampled]) if self.rows.lockstep.any() else (no_ints(), no_ints())
+        return StepPlan(
+            rows_N=rows,
+            starts_N=starts,
+            counts_N=counts,
+            epochs_N=self.rows.epoch[rows],
+            num_decodes=len(decodes),
+            chunk_tokens_C=tokens,
+            chunk_targets_C=targets,
+            sampled_S=sampled,
+            steady=steady and not joins,
+            joins=joins,
+            table_rows_D=table_rows,
+            table_index_D=table_index,
+            table_blocks_D=table_blocks,
+            copy_src_P=copy_src,
+            copy_dst_P=copy_dst,
+            banned_rows=banned_rows,
+            banned_tokens=banned_tokens,
+        )
+
+    def _banned(self, rows: IntArray) -> tuple[IntArray, IntArray]:
+        """The last tokens of the bad words whose other tokens the answer now ends with."""
+        pairs = []
+        for index, row in enumerate(rows.tolist()):
+            if not self.rows.lockstep[row]:
+                continue
+            seq = self.rows.owned(row)
+            answer = self.rows.tokens[row, seq.prompt_len : self.rows.length[row]].tolist()
+            for bad in seq.request.bad_sequences:
+                head = bad[:-1]
+                if not head or answer[-len(head) :] == head:
+                    pairs.append((index, bad[-1]))
+        table = np.array(pairs, np.int32).reshape(-1, 2)
+        return table[:, 0], table[:, 1]
+
+    # Taking in what a step gave
+
+    def update(self, plan: StepPlan, result: StepResult) -> StepOutputs:
+        """Appends the sampled tokens, ends what is to end, and says what clients must hear."""
+        table, outputs = self.rows, StepOutputs()
+        alive_N = table.epoch[plan.rows_N] == plan.epochs_N
+        current = plan.rows_N[alive_N]
+        table.written[current] = (plan.starts_N + plan.counts_N)[alive_N]
+        for i in range(plan.num_decodes, len(plan.rows_N)):
+            if alive_N[i]:
+                self._chunk_done(int(plan.rows_N[i]), outputs)
+
+        alive_S = alive_N[plan.sampled_S]
+        rows = plan.rows_N[plan.sampled_S][alive_S]
+        tokens = result.tokens_S[alive_S]
+        length = table.length[rows]
+        # max_tokens = 0 asks for the prompt's logprobs only: such a row is full before it samples.
+        good = (tokens >= 0) & (length < table.limit[rows])
+        if not good.all():
+            self._end_without_token(rows[~good], tokens[~good], outputs)
+            rows, tokens, length = rows[good], tokens[good], length[good]
+        table.tokens[rows, length] = tokens
+        table.length[rows] = length + 1
+        streaming = table.stream[rows]
+        outputs.uids = table.uid[rows[streaming]].tobytes()
+        outputs.tokens = tokens[streaming].tobytes()
+        if result.logprobs is not None:
+            outputs.logprobs = pack_logprobs(result.logprobs, plan, alive_S, table)
+        if result.prompt_logprobs is not None:
+            outputs.prompt_logprobs = pack_prompt_logprobs(result.prompt_logprobs, plan, alive_N, table)
+
+        stopped = (tokens[:, None] == table.stop_ids[rows]).any(1) & (length + 1 >= table.minimum[rows])
+        for i in np.flatnonzero(stopped | (length + 1 >= table.limit[rows])).tolist():
+            reason, stop_id = (FinishReason.STOP, int(tokens[i])) if stopped[i] else (FinishReason.LENGTH, -1)
+            self._finish(int(rows[i]), reason, stop_id, outputs)
+        outputs.stats = self._take_stats(plan)
+        return outputs
+
+    def _chunk_done(self, row: int, outputs: StepOutputs) -> None:
+        seq = self.rows.owned(row)
+        written = int(self.rows.written[row])
+        self.cache.publish(row, seq.hashes, written)
+        if not seq.started and written >= seq.prompt_len:
+            seq.started = True
+            outputs.started.append((seq.uid, seq.num_cached))
+
+    def _end_without_token(self, rows: IntArray, tokens: IntArray, outputs: StepOutputs) -> None:
+        for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
+            full = self.rows.length[row] >= self.rows.limit[row]
+            self._finish(row, FinishReason.LENGTH if full or token >= 0 else FinishReason.ERROR, -1, outputs)
+
+    def _finish(self, row: int, reason: FinishReason, stop_id: int, outputs: StepOutputs) -> None:
+        seq = self.rows.owned(row)
+        answer = self.rows.tokens[row, seq.prompt_len : self.rows.length[row]]
+        tokens = b"" if seq.request.stream else answer.tobytes()
+        outputs.finished.append(Finished(seq.uid, reason, stop_id, len(answer), tokens))
+        if reason is not FinishReason.ERROR:
+            self._extend_hashes(seq, self.rows.tokens[row, : self.rows.length[row]])
+        self._remove(seq)
+
+    def _extend_hashes(self, seq: Sequence, tokens: IntArray) -> None:
+        """Hashes of the blocks that were filled by generation, so that they can be published as the row leaves.
+
+        Only now: while a sequence decodes, nobody else can want them but for the rare twin, and hashing each block
+        as it fills would be work that grows with the batch in every step.
+        """
+        size, have = self.cache.block_size, len(seq.hashes)
+        parent = seq.hashes[-1] if have else seq.root
+        seq.hashes = seq.hashes + chain_hashes(parent, tokens[have * size :], size)
+
+    def _leave(self, row: int) -> None:
+        """The row's owner gives back row and blocks; what it wrote in finished steps is kept for hits."""
+        seq = self.rows.owned(row)
+        self.cache.publish(row, seq.hashes, int(self.rows.written[row]))
+        self.cache.release(row)
+        self.rows.vacate(row)
+        if row in self._prefilling:
+            self._prefilling.remove(row)
+        else:
+            self._decoding = self._decoding[self._decoding != row]
+
+    def _remove(self, seq: Sequence) -> None:
+        if seq.row >= 0:
+            self._leave(seq.row)
+        elif seq.parent is not None and seq in self._forks.get(seq.parent.uid, ()):
+            self._forks[seq.parent.uid].remove(seq)
+        elif seq in self._released_forks:
+            self._released_forks.remove(seq)
+        else:
+            self.waiting.remove(seq)
+        self._released_forks += self._forks.pop(seq.uid, [])
+        del self._sequences[seq.uid]
+
+    def _take_stats(self, plan: StepPlan) -> Stats:
+        stats, pool = self._stats, self.cache.pool
+        stats.running = self.rows.num_active
+        stats.waiting = self.num_live - stats.running
+        stats.kv_used_blocks = pool.num_held
+        stats.kv_cached_blocks = pool.num_cached
+        stats.kv_waste = self.cache.waste(self.rows.tokens_in_cache())
+        stats.step_tokens = plan.num_tokens
+        self._stats = Stats(kv_total_blocks=pool.num_blocks)
+        return stats
+
+    def check_integrity(self) -> None:
+        self.rows.check_integrity()
+        self.waiting.check_integrity()
+        self.cache.check_integrity()
+        held = {fork.uid for forks in self._forks.values() for fork in forks}
+        held |= {fork.uid for fork in self._released_forks}
+        places = [seq.uid for seq in self.rows.owner if seq is not None] + [seq.uid for seq in self.waiting]
+        assert sorted(places + list(held)) == sorted(self._sequences), "a sequence is lost or in two places"
+        for row in range(self.rows.max_rows):
+            blocks = self.cache.held[row]
+            if self.rows.owner[row] is None:
+                assert blocks == 0, "a free row holds blocks"
+            else:
+                assert blocks * self.cache.block_size >= self.rows.computed[row], "a row writes past its blocks"
+
+
+def _spans(starts: IntArray, counts: IntArray) -> IntArray:
+    """start, start + 1, … start + count - 1 of each pair, one after the other."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1], dtype=np.int32) - np.repeat(ends - counts - starts, counts).astype(np.int32)
