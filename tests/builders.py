@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ FAMILIES = {
     "mistral": ("MistralConfig", "MistralForCausalLM"),
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM"),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM"),
+    "ministral": ("MinistralConfig", "MinistralForCausalLM"),
+    "seed_oss": ("SeedOssConfig", "SeedOssForCausalLM"),
+    "internlm3": ("InternLM3Config", "LlamaForCausalLM"),  # as Llama; the hub's own configs say InternLM3ForCausalLM
 }
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCAB_SIZE = 512
@@ -94,7 +98,7 @@ def make_config(family: str, **overrides: Any) -> Any:
         "pad_token_id": SPECIAL_TOKENS.index("<|endoftext|>"),
         "initializer_range": 0.1,
     }
-    if family == "mistral":
+    if family in ("mistral", "ministral"):
         values["sliding_window"] = None
     return getattr(importlib.import_module("transformers"), FAMILIES[family][0])(**{**values, **overrides})
 
@@ -122,6 +126,13 @@ def make_model(
     model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
     save_tokenizer(folder)
     return folder
+
+
+def edit_config(folder: Path, drop: tuple[str, ...] = (), **changes: Any) -> None:
+    """Changes keys of a saved config.json, and drops some."""
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+    path.write_text(json.dumps({key: value for key, value in config.items() if key not in drop}), encoding="utf-8")
 
 
 def load_reference(folder: Path) -> Any:

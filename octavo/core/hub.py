@@ -1,0 +1,51 @@
+"""From what a user calls a model to a folder on this machine. Only data is ever fetched: no code, no pickles."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from octavo.core.errors import ConfigError
+
+ALLOWED = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.txt")
+# Folders hold other formats of the same weights; so do "consolidated" files.
+IGNORED = ("*/*", "consolidated*")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+
+
+def resolve_model(name: str | None, revision: str | None = None) -> Path:
+    """A local folder as it is, a Hugging Face id downloaded (or found in its cache), None as the demo model."""
+    if name is None:
+        from octavo.demo import MODEL_DIR
+
+        return MODEL_DIR
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ConfigError(f"model {name!r} is a file; give the folder that holds config.json and the weights")
+    if not _HUB_ID.fullmatch(name):
+        raise ConfigError(f"model {name!r} is neither a folder nor a Hugging Face id such as Qwen/Qwen3-0.6B")
+    return _download(name, revision)
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    label = f"model {name!r}" + (f" at revision {revision!r}" if revision else "")
+    try:
+        path = snapshot_download(name, revision=revision, allow_patterns=list(ALLOWED), ignore_patterns=list(IGNORED))
+    except errors.GatedRepoError:
+        raise ConfigError(f"{label} is gated: accept its licence on huggingface.co and set HF_TOKEN") from None
+    except errors.RevisionNotFoundError:
+        raise ConfigError(f"{label}: the hub has the model but not this revision") from None
+    except errors.RepositoryNotFoundError:
+        raise ConfigError(f"{label} is not a folder here, and not on the hub (or private: set HF_TOKEN)") from None
+    except errors.LocalEntryNotFoundError:
+        raise ConfigError(
+            f"{label} is not a folder here nor in the hub's cache, and the hub cannot be reached"
+        ) from None
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ConfigError(f"{label} cannot be downloaded: {reason}") from None
+    return Path(path)

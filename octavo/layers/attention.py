@@ -1,0 +1,67 @@
+"""Self-attention of a decoder layer: projections, norms of heads, rotation. The KV cache is the backend's business.
+
+Legend: T tokens, H query heads, K key/value heads, J = H + K, D head size, E hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from octavo.attention.base import ForwardBatch
+from octavo.layers.linear import Linear, QKVLinear
+from octavo.layers.norm import QKNorm
+from octavo.layers.rope import Rope, Rotation
+
+
+class Attention:
+    __slots__ = (
+        "head_dim",
+        "heads",
+        "layer",
+        "num_kv_heads",
+        "o",
+        "qk_norm",
+        "qkv",
+        "rope",
+        "scale",
+        "splits",
+        "window",
+    )
+
+    def __init__(
+        self,
+        layer: int,
+        hidden_size: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        rope: Rope,
+        window: int | None,
+        qkv_bias: bool,
+        o_bias: bool,
+        qk_norm_eps: float | None,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.layer = layer
+        self.head_dim = head_dim
+        self.heads = (num_heads, num_kv_heads)
+        self.splits = ((num_heads + num_kv_heads) * head_dim, num_kv_heads * head_dim)
+        self.scale = head_dim**-0.5
+        self.window = window
+        self.rope = rope
+        self.qkv = QKVLinear(hidden_size, num_heads, num_kv_heads, head_dim, qkv_bias, dtype, device)
+        self.o = Linear(num_heads * head_dim, hidden_size, o_bias, dtype, device)
+        self.qk_norm: QKNorm | None = None
+        if qk_norm_eps is not None:
+            self.qk_norm = QKNorm(num_heads, num_kv_heads, head_dim, qk_norm_eps, dtype, device)
+
+    def __call__(self, x_TE: Tensor, rotation: Rotation, batch: ForwardBatch) -> Tensor:
+        qk, v = self.qkv(x_TE).split_with_sizes(self.splits, -1)
+        qk_TJD = qk.view(len(qk), -1, self.head_dim)
+        if self.qk_norm is not None:
+            qk_TJD = self.qk_norm(qk_TJD)
+        q_THD, k_TKD = self.rope(qk_TJD, rotation).split_with_sizes(self.heads, 1)
+        v_TKD = v.view(len(v), -1, self.head_dim)
+        return self.o(batch.attention.run(self.layer, q_THD, k_TKD, v_TKD, batch, self.scale, self.window))

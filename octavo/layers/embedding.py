@@ -1,0 +1,40 @@
+"""Token embedding and the head that turns hidden states into logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from octavo.layers.linear import Linear
+
+
+class Embedding:
+    __slots__ = ("weight_VE",)
+
+    def __init__(self, vocab_size: int, hidden_size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.weight_VE = torch.empty(vocab_size, hidden_size, dtype=dtype, device=device)
+
+    def __call__(self, token_ids_T: Tensor) -> Tensor:
+        return F.embedding(token_ids_T, self.weight_VE)
+
+    def names(self, path: str) -> dict[str, Tensor]:
+        return {f"{path}.weight": self.weight_VE}
+
+
+class LMHead(Linear):
+    """Logits in float32, whatever the model computes in. Tied, it is the embedding's matrix and owns none."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, vocab_size: int, hidden_size: int, dtype: torch.dtype, device: torch.device, tied: Embedding | None
+    ) -> None:
+        if tied is None:
+            super().__init__(hidden_size, vocab_size, False, dtype, device)
+        else:
+            self.weight = tied.weight_VE
+            self.bias = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x).float()

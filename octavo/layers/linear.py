@@ -1,0 +1,68 @@
+"""Linear layers. A fused one is several matrices of a checkpoint that share their input, computed as one product."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Linear:
+    """y = x W^T + b, with W as [out, in] like in the checkpoint."""
+
+    __slots__ = ("bias", "weight")
+
+    def __init__(self, in_size: int, out_size: int, bias: bool, dtype: torch.dtype, device: torch.device) -> None:
+        self.weight = torch.empty(out_size, in_size, dtype=dtype, device=device)
+        self.bias = torch.zeros(out_size, dtype=dtype, device=device) if bias else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def names(self, *paths: str) -> dict[str, Tensor]:
+        (path,) = paths
+        found = {f"{path}.weight": self.weight}
+        if self.bias is not None:
+            found[f"{path}.bias"] = self.bias
+        return found
+
+
+class MergedLinear(Linear):
+    """Linears of one input, one below the other: `names` takes a path for each."""
+
+    __slots__ = ("sizes",)
+
+    def __init__(
+        self, in_size: int, sizes: tuple[int, ...], bias: bool, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__(in_size, sum(sizes), bias, dtype, device)
+        self.sizes = sizes
+
+    def names(self, *paths: str) -> dict[str, Tensor]:
+        found = {
+            f"{path}.weight": part for path, part in zip(paths, self.weight.split_with_sizes(self.sizes), strict=True)
+        }
+        if self.bias is not None:
+            found |= {
+                f"{path}.bias": part for path, part in zip(paths, self.bias.split_with_sizes(self.sizes), strict=True)
+            }
+        return found
+
+
+class QKVLinear(MergedLinear):
+    """Queries, keys and values of a token: [T, (H + K + K) * D], heads in the checkpoint's order."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        in_size: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        bias: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        kv_size = num_kv_heads * head_dim
+        super().__init__(in_size, (num_heads * head_dim, kv_size, kv_size), bias, dtype, device)

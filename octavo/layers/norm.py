@@ -1,0 +1,59 @@
+"""Root mean square norms. The mean is taken in float32 whatever the dtype of the input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class RMSNorm:
+    """`norm(x, residual)` is one step of a residual stream: the stream grows by x, and its norm is what comes next.
+
+    Returns (norm of the stream, stream). `x` may be overwritten; without a residual the stream begins with it.
+    """
+
+    __slots__ = ("eps", "size", "weight_E")
+
+    def __init__(self, size: int, eps: float, dtype: torch.dtype, device: torch.device) -> None:
+        self.weight_E = torch.ones(size, dtype=dtype, device=device)
+        self.size = (size,)
+        self.eps = eps
+
+    def __call__(self, x_TE: Tensor, residual_TE: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        stream_TE = x_TE if residual_TE is None else x_TE.add_(residual_TE)
+        return torch.rms_norm(stream_TE, self.size, self.weight_E, self.eps), stream_TE
+
+    def names(self, path: str) -> dict[str, Tensor]:
+        return {f"{path}.weight": self.weight_E}
+
+
+class QKNorm:
+    """Norm of each query and key head over its own size, for both at once: J = H + K heads, queries first."""
+
+    __slots__ = ("eps", "k_D", "num_heads", "num_kv_heads", "q_D", "size", "weight_JD")
+
+    def __init__(
+        self,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        eps: float,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.q_D = torch.ones(head_dim, dtype=dtype, device=device)
+        self.k_D = torch.ones(head_dim, dtype=dtype, device=device)
+        self.num_heads = num_heads
+        self.num_kv_heads = num_kv_heads
+        self.size = (head_dim,)
+        self.eps = eps
+        self.finish()
+
+    def finish(self) -> None:
+        self.weight_JD = torch.cat((self.q_D.expand(self.num_heads, -1), self.k_D.expand(self.num_kv_heads, -1)))
+
+    def __call__(self, qk_TJD: Tensor) -> Tensor:
+        return torch.rms_norm(qk_TJD, self.size, None, self.eps).mul_(self.weight_JD)
+
+    def names(self, q_path: str, k_path: str) -> dict[str, Tensor]:
+        return {f"{q_path}.weight": self.q_D, f"{k_path}.weight": self.k_D}

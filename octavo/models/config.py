@@ -1,0 +1,91 @@
+"""Reading a Hugging Face `config.json` as untrusted input: every value has a type and a range, or is refused by name.
+
+A key that is absent and a key that is null are the same, as in transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from octavo.core.errors import ModelError
+
+_REQUIRED: Any = object()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, or a ModelError that names the file."""
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"{path} does not exist") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} must hold a JSON object, not {type(values).__name__}")
+    return values
+
+
+class ConfigReader:
+    """Typed access to one JSON object. `where` is put before the key in errors."""
+
+    __slots__ = ("values", "where")
+
+    def __init__(self, values: dict[str, Any], where: str) -> None:
+        self.values = values
+        self.where = where
+
+    def error(self, key: str, problem: str) -> ModelError:
+        return ModelError(f"{self.where}: {key} {problem}")
+
+    def has(self, key: str) -> bool:
+        return self.values.get(key) is not None
+
+    def raw(self, key: str, default: Any = _REQUIRED) -> Any:
+        value = self.values.get(key)
+        if value is not None:
+            return value
+        if default is _REQUIRED:
+            raise self.error(key, "is missing")
+        return default
+
+    def integer(self, key: str, default: Any = _REQUIRED, low: int = 1, high: int = 2**20) -> int:
+        value = self.raw(key, default)
+        if type(value) is not int or not low <= value <= high:
+            raise self.error(key, f"must be an integer in [{low}, {high}], got {value!r:.80}")
+        return value
+
+    def number(self, key: str, default: Any = _REQUIRED, low: float = 0.0, high: float = math.inf) -> float:
+        """A finite number in the open range (low, high)."""
+        value = self.raw(key, default)
+        if type(value) not in (int, float) or not low < value < high:
+            raise self.error(key, f"must be a number between {low:g} and {high:g}, got {value!r:.80}")
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.raw(key, default)
+        if type(value) is not bool:
+            raise self.error(key, f"must be true or false, got {value!r:.80}")
+        return value
+
+    def text(self, key: str, default: Any = _REQUIRED) -> str:
+        value = self.raw(key, default)
+        if type(value) is not str:
+            raise self.error(key, f"must be a string, got {value!r:.80}")
+        return value
+
+    def items(self, key: str, kinds: tuple[type, ...], default: Any = _REQUIRED) -> list[Any]:
+        value = self.raw(key, default)
+        if type(value) is not list or any(type(item) not in kinds for item in value):
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise self.error(key, f"must be a list of {names}, got {value!r:.80}")
+        return value
+
+    def section(self, key: str) -> ConfigReader:
+        """A nested object; empty if it is absent."""
+        value = self.raw(key, {})
+        if type(value) is not dict:
+            raise self.error(key, f"must be an object, got {value!r:.80}")
+        return ConfigReader(value, f"{self.where}: {key}")

@@ -1,0 +1,171 @@
+"""From a folder to a model. Only safetensors files are ever opened, memory-mapped, and nothing in them is trusted.
+
+The checkpoint and the model must agree exactly: every tensor of the model arrives once and every tensor of the
+checkpoint has its place, or the error names it. Each is copied from the mapped file straight to where it lives.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from octavo.core.errors import ModelError
+from octavo.models.config import read_json
+from octavo.models.decoder import Decoder
+from octavo.models.registry import load_class
+from octavo.models.spec import DTYPES, ModelSpec
+from octavo.platforms import default_dtype
+
+log = logging.getLogger(__name__)
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+# A buffer that old versions of transformers saved: it follows from the config.
+IGNORED_SUFFIX = ".rotary_emb.inv_freq"
+FLOATS = ("BF16", "F16", "F32", "F64")
+PROGRESS_BYTES = 2 << 30  # smaller models load before a bar would be read
+
+
+def load_model(
+    folder: Path,
+    *,
+    dtype: str = "auto",
+    device: torch.device | None = None,
+    load_format: str = "auto",
+    seed: int = 0,
+    max_model_len: int | None = None,
+    progress: bool | None = None,
+) -> Decoder:
+    """The model of a folder, ready to run on `device` (default: the CPU) for sequences up to `max_model_len`.
+
+    `load_format="dummy"` reads the config alone and draws the weights. `progress=None` shows a bar for large models
+    on a terminal.
+    """
+    device = device or torch.device("cpu")
+    spec = ModelSpec.from_folder(folder)
+    model = load_class(spec.architecture)(
+        spec, resolve_dtype(dtype, spec, device), device, max_model_len or spec.max_position
+    )
+    if load_format == "dummy":
+        fill_random(model, seed)
+    else:
+        fill_from(model, checkpoint_files(folder), progress)
+    model.finish()
+    return model
+
+
+def resolve_dtype(dtype: str, spec: ModelSpec, device: torch.device) -> torch.dtype:
+    """ "auto" is the checkpoint's own, unless the device computes it slowly; then the reason is logged."""
+    if dtype == "auto":
+        dtype, reason = default_dtype(spec.dtype, device)
+        if reason is not None:
+            log.warning("dtype: %s instead of %s: %s", dtype, spec.dtype, reason)
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r:.80}")
+    resolved: torch.dtype = getattr(torch, dtype)
+    return resolved
+
+
+def fill_random(model: Decoder, seed: int) -> None:
+    """Normal weights; norms stay one and biases zero, as the layers made them. Same seed and device, same weights."""
+    generator = torch.Generator(model.device).manual_seed(seed)
+    for tensor in model.names.values():
+        if tensor.dim() > 1:
+            tensor.normal_(0.0, model.spec.initializer_range, generator=generator)
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The files that hold the weights: those of the index, else the single one."""
+    if (folder / INDEX).exists():
+        weight_map = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ModelError(f"{folder / INDEX}: weight_map must be an object that names the file of each tensor")
+        for name in weight_map.values():
+            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+                raise ModelError(f"{folder / INDEX}: weight_map names {name!r:.80}, not a safetensors file beside it")
+        files = [folder / name for name in sorted(set(weight_map.values()))]
+    else:
+        files = [folder / SINGLE]
+    for file in files:
+        if not file.is_file():
+            pickles = sorted(path.name for suffix in ("bin", "pt", "pth") for path in folder.glob(f"*.{suffix}"))
+            hint = f"; {pickles[0]} is a pickle, which is never opened: convert it to safetensors" if pickles else ""
+            raise ModelError(f"{file} does not exist{hint}")
+    return files
+
+
+def fill_from(model: Decoder, files: list[Path], progress: bool | None = None) -> None:
+    """Copies every tensor of the files to its place."""
+    names = model.names
+    places = {tensor.data_ptr() for tensor in names.values()}
+    loaded: dict[str, Path] = {}
+    with _bar(sum(file.stat().st_size for file in files), progress) as advance:
+        for file in files:
+            with _opened(file) as checkpoint:
+                for name in checkpoint.keys():  # noqa: SIM118 (a safe_open cannot be iterated)
+                    if name.endswith(IGNORED_SUFFIX):
+                        continue
+                    if name not in names:
+                        raise ModelError(f"{file}: tensor {name} has no place in {model.spec.architecture}")
+                    if name in loaded:
+                        raise ModelError(f"{file}: tensor {name} is in {loaded[name].name} too")
+                    loaded[name] = file
+                    first = names[name].data_ptr() in places
+                    places.discard(names[name].data_ptr())
+                    advance(_copy(checkpoint, name, names[name], file, first))
+    missing = [name for name, tensor in names.items() if tensor.data_ptr() in places]
+    if missing:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"{files[0].parent}: tensor {missing[0]}{others} is missing from the checkpoint")
+
+
+def _copy(checkpoint: Any, name: str, target: Tensor, file: Path, first: bool) -> int:
+    """Copies one tensor and returns its bytes. A tied tensor that comes a second time must be the same again."""
+    view = checkpoint.get_slice(name)
+    shape, dtype = list(view.get_shape()), view.get_dtype()
+    if dtype not in FLOATS:
+        raise ModelError(f"{file}: tensor {name} has the type {dtype}; expected one of {', '.join(FLOATS)}")
+    if shape != list(target.shape):
+        raise ModelError(f"{file}: tensor {name} has the shape {shape}; the config asks for {list(target.shape)}")
+    source: Tensor = checkpoint.get_tensor(name)
+    if first:
+        target.copy_(source)
+    elif not torch.equal(target, source.to(target)):
+        raise ModelError(f"{file}: tensor {name} differs from the one it is tied to; set tie_word_embeddings to false")
+    return source.nbytes
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A mapped safetensors file. The library checks header, offsets and overlaps; here its complaint gets a name."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt", device="cpu") as checkpoint:
+            yield checkpoint
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} is not a sound safetensors file: {error}") from None
+
+
+@contextmanager
+def _bar(total: int, wanted: bool | None) -> Iterator[Any]:
+    """A progress bar on stderr; yields what advances it by a number of bytes."""
+    if wanted is None:
+        wanted = total > PROGRESS_BYTES and sys.stderr.isatty()
+    if not wanted:
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("Loading weights"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda done: progress.advance(task, done)

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from octavo.layers.embedding import Embedding, LMHead
+from octavo.layers.linear import Linear, MergedLinear, QKVLinear
+from octavo.layers.mlp import SwiGLU
+from octavo.layers.norm import QKNorm, RMSNorm
+from octavo.layers.rope import Rope
+
+ON = (torch.float32, torch.device("cpu"))
+HALVES = [torch.bfloat16, torch.float16]
+
+
+def randomize(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.normal_() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_merged_linear_is_its_parts_side_by_side(bias: bool) -> None:
+    layer = MergedLinear(8, (3, 5), bias, *ON)
+    names = randomize(layer.names("a", "b"))
+    assert set(names) == {"a.weight", "b.weight"} | ({"a.bias", "b.bias"} if bias else set())
+    x = torch.randn(4, 8)
+    parts = [torch.nn.functional.linear(x, names[f"{p}.weight"], names.get(f"{p}.bias")) for p in "ab"]
+    torch.testing.assert_close(layer(x), torch.cat(parts, -1))
+
+
+def test_a_name_for_every_part() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        MergedLinear(8, (3, 5), False, *ON).names("a")
+
+
+def test_qkv_shapes() -> None:
+    names = QKVLinear(16, 6, 2, 4, True, *ON).names("q", "k", "v")
+    assert {name: tuple(tensor.shape) for name, tensor in names.items()} == {
+        "q.weight": (24, 16),
+        "k.weight": (8, 16),
+        "v.weight": (8, 16),
+        "q.bias": (24,),
+        "k.bias": (8,),
+        "v.bias": (8,),
+    }
+
+
+def test_the_norm_step_adds_then_normalizes() -> None:
+    norm = RMSNorm(32, 1e-5, *ON)
+    norm.weight_E.normal_()
+    x, residual = torch.randn(2, 5, 32).unbind()
+    stream = x + residual
+    expected = stream * torch.rsqrt(stream.pow(2).mean(-1, keepdim=True) + 1e-5) * norm.weight_E
+    normed, new_stream = norm(x.clone(), residual)
+    torch.testing.assert_close(normed, expected)
+    torch.testing.assert_close(new_stream, stream)
+    first, begun = norm(stream)
+    torch.testing.assert_close(first, expected)
+    assert begun is stream
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_norms_do_their_sums_in_float32(dtype: torch.dtype) -> None:
+    """Values whose squares overflow float16 and whose sum of squares loses digits in bfloat16."""
+    norm = RMSNorm(4096, 1e-6, dtype, torch.device("cpu"))
+    x = (torch.randn(3, 4096) * 1000).to(dtype)
+    wide = x.double()
+    expected = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
+    torch.testing.assert_close(norm(x)[0], expected.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+def test_qk_norm_is_a_norm_of_each_head(dtype: torch.dtype) -> None:
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+    norm = QKNorm(4, 2, 16, 1e-6, dtype, torch.device("cpu"))
+    names = randomize(norm.names("q", "k"))
+    norm.finish()
+    qk = torch.randn(5, 6, 16).to(dtype)
+    expected = []
+    for heads, name in ((qk[:, :4], "q.weight"), (qk[:, 4:], "k.weight")):
+        reference = Qwen3RMSNorm(16, 1e-6)
+        reference.weight.data = names[name]
+        expected.append(reference(heads))
+    torch.testing.assert_close(norm(qk), torch.cat(expected, 1).detach())
+
+
+@pytest.mark.parametrize("rotary_dim", [16, 8, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+def test_rotation_of_a_part_of_the_head(rotary_dim: int, dtype: torch.dtype) -> None:
+    """Phi-3 in transformers is the reference: it rotates a part of the head."""
+    from transformers.models.phi3.modeling_phi3 import apply_rotary_pos_emb
+
+    frequencies = 1.0 / 10000 ** (torch.arange(0, rotary_dim, 2) / rotary_dim)
+    rope = Rope(frequencies, 1.25, 16, 64, dtype, torch.device("cpu"))
+    positions = torch.tensor([0, 63, 5, 5])
+    angles = positions.float()[:, None] * torch.cat((frequencies, frequencies))
+    cos, sin = (angles.cos() * 1.25).to(dtype), (angles.sin() * 1.25).to(dtype)
+    qk = torch.randn(4, 5, 16).to(dtype)
+    expected = torch.cat(apply_rotary_pos_emb(qk[:, :3], qk[:, 3:], cos, sin), 1)
+    # Ours rounds once fewer: three roundings of values up to 1.25 * (|a| + |b|) bound the difference.
+    tolerance = 3 * torch.finfo(dtype).eps * 2.5 * float(qk.abs().max())
+    torch.testing.assert_close(rope(qk, rope.rows(positions)), expected, rtol=0, atol=tolerance)
+    assert rotary_dim == 16 or torch.equal(expected[..., rotary_dim:], qk[..., rotary_dim:])
+
+
+def test_rotation_keeps_lengths_and_depends_on_distance_only() -> None:
+    frequencies = 1.0 / 10000 ** (torch.arange(0, 32, 2) / 32)
+    rope = Rope(frequencies, 1.0, 32, 1000, torch.float64, torch.device("cpu"))
+    q, k = torch.randn(2, 1, 1, 32, dtype=torch.float64).unbind()
+
+    def score(i: int, j: int) -> torch.Tensor:
+        a, b = rope(q, rope.rows(torch.tensor([i]))), rope(k, rope.rows(torch.tensor([j])))
+        torch.testing.assert_close(a.norm(), q.norm(), rtol=1e-6, atol=0)
+        return (a * b).sum()
+
+    torch.testing.assert_close(score(7, 3), score(904, 900), rtol=1e-4, atol=1e-4)
+
+
+def test_mlp() -> None:
+    mlp = SwiGLU(8, 12, True, *ON)
+    names = randomize(mlp.gate_up.names("gate", "up") | mlp.down.names("down"))
+    x = torch.randn(3, 8)
+    gate, up = (x @ names[f"{p}.weight"].T + names[f"{p}.bias"] for p in ("gate", "up"))
+    expected = (gate * torch.sigmoid(gate) * up) @ names["down.weight"].T + names["down.bias"]
+    torch.testing.assert_close(mlp(x), expected)
+
+
+def test_logits_are_float32_and_a_tied_head_is_the_embedding() -> None:
+    embed = Embedding(50, 8, torch.bfloat16, torch.device("cpu"))
+    embed.weight_VE.normal_()
+    head = LMHead(50, 8, torch.bfloat16, torch.device("cpu"), embed)
+    hidden = embed(torch.tensor([3, 49]))
+    assert torch.equal(hidden, embed.weight_VE[[3, 49]])
+    assert head(hidden).dtype == torch.float32
+    torch.testing.assert_close(head(hidden), (hidden @ embed.weight_VE.T).float())
+    own = LMHead(50, 8, torch.bfloat16, torch.device("cpu"), None)
+    assert own.weight.data_ptr() != embed.weight_VE.data_ptr()
+
+
+def test_linear_without_bias_names_none() -> None:
+    assert set(Linear(2, 2, False, *ON).names("x")) == {"x.weight"}

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from octavo.core.errors import ModelError
+from octavo.models.registry import ARCHITECTURES, load_class
+from octavo.models.spec import ModelSpec
+from tests.builders import make_config
+
+LLAMA_2 = {  # as on the hub before grouped heads, head_dim and rope_theta were written
+    "architectures": ["LlamaForCausalLM"],
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "max_position_embeddings": 4096,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "torch_dtype": "float16",
+    "vocab_size": 32000,
+}
+
+
+def spec_of(tmp_path: Path, config: object = None, generation: object = None, **changes: object) -> ModelSpec:
+    config = {**LLAMA_2, **changes} if config is None else config
+    (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    return ModelSpec.from_folder(tmp_path)
+
+
+def test_what_an_old_config_leaves_out(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path)
+    assert (spec.num_kv_heads, spec.head_dim, spec.dtype, spec.eos_ids) == (32, 128, "float16", (2,))
+    assert (spec.rope.kind, spec.rope.theta, spec.rope.rotary_dim) == ("default", 10000.0, 128)
+    assert spec.windows == (None,) * 32
+    assert not (spec.qkv_bias or spec.o_bias or spec.mlp_bias or spec.qk_norm or spec.tie_embeddings)
+
+
+def test_new_keys(tmp_path: Path) -> None:
+    spec = spec_of(
+        tmp_path,
+        dtype="bfloat16",
+        rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5, "partial_rotary_factor": 0.5},
+        generation={"eos_token_id": [7, 2]},
+        num_key_value_heads=8,
+        head_dim=64,
+    )
+    assert (spec.dtype, spec.eos_ids, spec.num_kv_heads, spec.head_dim) == ("bfloat16", (7, 2), 8, 64)
+    assert (spec.rope.kind, spec.rope.theta, spec.rope.factor, spec.rope.rotary_dim) == ("linear", 5e5, 2.0, 32)
+
+
+def test_old_and_new_rope_keys_mean_the_same(tmp_path: Path) -> None:
+    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 512}
+    old = spec_of(tmp_path, rope_theta=5e5, rope_scaling={"type": "llama3", **scaling})
+    new = spec_of(tmp_path, rope_parameters={"rope_theta": 5e5, "rope_type": "llama3", **scaling})
+    assert old == new
+    assert old.rope.factor == 8.0
+
+
+def test_yarn_extends_the_context(tmp_path: Path) -> None:
+    assert spec_of(tmp_path, rope_scaling={"rope_type": "yarn", "factor": 4.0}).max_position == 16384
+
+
+def test_windows_by_family(tmp_path: Path) -> None:
+    def windows(architecture: str, **changes: object) -> tuple[int | None, ...]:
+        return spec_of(tmp_path, architectures=[architecture], num_hidden_layers=3, **changes).windows
+
+    assert windows("MistralForCausalLM") == (4096,) * 3
+    assert windows("MistralForCausalLM", sliding_window=None) == (None,) * 3
+    assert windows("MistralForCausalLM", sliding_window=9) == (9,) * 3
+    assert windows("Qwen2ForCausalLM", sliding_window=9) == (None,) * 3
+    used = {"sliding_window": 9, "use_sliding_window": True}
+    assert windows("Qwen2ForCausalLM", max_window_layers=2, **used) == (None, None, 9)
+    assert windows("Qwen3ForCausalLM", **used) == (None,) * 3  # from layer 28 on
+    types = ["sliding_attention", "full_attention", "sliding_attention"]
+    assert windows("Qwen3ForCausalLM", layer_types=types, **used) == (9, None, 9)
+    assert windows("Qwen3ForCausalLM", layer_types=types, sliding_window=9) == (None,) * 3
+    assert windows("MinistralForCausalLM", layer_types=types, sliding_window=9) == (9, None, 9)
+    assert windows("LlamaForCausalLM", sliding_window=9) == (None,) * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"hidden_size": None}, "hidden_size is missing"),
+        ({"vocab_size": 0}, "vocab_size"),
+        ({"vocab_size": 1 << 40}, "vocab_size"),
+        ({"vocab_size": "32000"}, "vocab_size"),
+        ({"hidden_size": True}, "hidden_size"),
+        ({"hidden_size": 4096.0}, "hidden_size"),
+        ({"hidden_size": 4097}, "head_dim"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers"),
+        ({"num_key_value_heads": 5}, "num_key_value_heads"),
+        ({"num_key_value_heads": 64}, "num_key_value_heads"),
+        ({"head_dim": 0}, "head_dim"),
+        ({"rms_norm_eps": 0.0}, "rms_norm_eps"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+        ({"rms_norm_eps": float("inf")}, "rms_norm_eps"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"torch_dtype": "int8"}, "torch_dtype"),
+        ({"dtype": "float64"}, "dtype"),
+        ({"eos_token_id": 32000}, "eos_token_id"),
+        ({"eos_token_id": [1, "2"]}, "eos_token_id"),
+        ({"eos_token_id": -1}, "eos_token_id"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+        ({"attention_bias": 1}, "attention_bias"),
+        ({"architectures": []}, "architectures is empty"),
+        ({"architectures": None}, "architectures is missing"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantised .gptq"),
+        ({"rope_theta": -1.0}, "rope_theta"),
+        ({"rope_scaling": 4}, "rope_scaling"),
+        ({"rope_scaling": {"type": "mrope"}}, "rope_type"),
+        ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters differs"),
+        ({"partial_rotary_factor": 1.5}, "partial_rotary_factor"),
+        ({"partial_rotary_factor": 0.01}, "partial_rotary_factor"),
+        ({"rope_scaling": {"type": "llama3", "factor": 2.0}}, "low_freq_factor"),
+        (
+            {"rope_scaling": {"type": "llama3", "factor": 2.0, "low_freq_factor": 4, "high_freq_factor": 4}},
+            "high_freq_factor",
+        ),
+        ({"rope_scaling": {"type": "longrope", "long_factor": [1.0] * 64}}, "short_factor"),
+        ({"rope_scaling": {"type": "su", "short_factor": [1.0] * 64, "long_factor": [1.0]}}, "long_factor"),
+    ],
+)
+def test_bad_values_are_named(tmp_path: Path, changes: dict[str, object], key: str) -> None:
+    with pytest.raises(ModelError, match=f"config.json: .*{key}"):
+        spec_of(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "intermediate_size", "num_attention_heads", "max_position_embeddings"])
+def test_what_cannot_be_guessed_must_be_there(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ModelError, match=f"{key} is missing"):
+        spec_of(tmp_path, config={name: value for name, value in LLAMA_2.items() if name != key})
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"a": ' * 100_000, "\xff"])
+def test_a_config_that_is_no_object(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ModelError, match=r"config\.json"):
+        spec_of(tmp_path, config=text)
+
+
+def test_no_config(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"config\.json does not exist"):
+        ModelSpec.from_folder(tmp_path)
+
+
+def test_a_bad_generation_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="generation_config: eos_token_id"):
+        spec_of(tmp_path, generation={"eos_token_id": 99999})
+
+
+def test_layer_types_of_another_kind_or_length(tmp_path: Path) -> None:
+    qwen = {"architectures": ["Qwen3ForCausalLM"], "use_sliding_window": True, "num_hidden_layers": 2}
+    with pytest.raises(ModelError, match="layer_types has the unknown kind 'chunked_attention'"):
+        spec_of(tmp_path, layer_types=["full_attention", "chunked_attention"], **qwen)
+    with pytest.raises(ModelError, match="layer_types must have one entry"):
+        spec_of(tmp_path, layer_types=["full_attention"], **qwen)
+
+
+def test_unknown_architectures_get_a_hint() -> None:
+    with pytest.raises(ModelError, match="did you mean .*Qwen3ForCausalLM"):
+        load_class("Qwen3ForCausalLm")
+    with pytest.raises(ModelError, match=r"known: .*LlamaForCausalLM"):
+        load_class("zzz")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_registered_class_exists(architecture: str) -> None:
+    assert callable(load_class(architecture).configure)
+
+
+SCALED = [
+    {"rope_type": "default", "rope_theta": 1e6},
+    {"rope_type": "linear", "factor": 3.0},
+    {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096},
+    {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False},
+    {"rope_type": "yarn", "factor": 40.0, "beta_fast": 8, "beta_slow": 4, "original_max_position_embeddings": 4096},
+    {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+        "rope_theta": 5e5,
+    },
+    {
+        "rope_type": "longrope",
+        "short_factor": [1 + i / 64 for i in range(64)],
+        "long_factor": [1 + i for i in range(64)],
+        "original_max_position_embeddings": 4096,
+    },
+]
+
+
+@pytest.mark.parametrize("scaling", SCALED, ids=lambda s: s["rope_type"])
+@pytest.mark.parametrize("max_len", [4096, 131072])
+def test_frequencies_are_bit_for_bit_those_of_transformers(tmp_path: Path, scaling: dict, max_len: int) -> None:
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    config = make_config("llama", head_dim=128, max_position_embeddings=131072, rope_parameters=dict(scaling))
+    if scaling["rope_type"] == "default":
+        frequencies, factor = LlamaRotaryEmbedding.compute_default_rope_parameters(config)
+    else:
+        frequencies, factor = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](config, "cpu", seq_len=max_len)
+    (tmp_path / "config.json").write_text(
+        json.dumps({**config.to_dict(), "architectures": ["LlamaForCausalLM"]}), encoding="utf-8"
+    )
+    rope = ModelSpec.from_folder(tmp_path).rope
+    assert torch.equal(rope.frequencies(max_len), frequencies)
+    assert rope.attention_factor == pytest.approx(factor, rel=1e-12)
