@@ -1,0 +1,178 @@
+"""From a configuration to a scheduler and a runner: resolves what was left open and says what it decided.
+
+Imports torch inside the functions, so that the front of the engine can import this package without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from octavo.core.config import CacheConfig, EngineConfig, SchedulerConfig
+from octavo.core.errors import ConfigError
+from octavo.scheduler.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    import torch
+
+    from octavo.attention.base import AttentionBackend, AttentionSpec
+    from octavo.models.decoder import Decoder
+    from octavo.runner.memory import Ledger
+    from octavo.runner.runner import Runner
+
+log = logging.getLogger(__name__)
+
+# Without a flag the CPU's cache takes a quarter of the free memory, at most 4 GiB: the machine has other work.
+CPU_CACHE_SHARE, CPU_CACHE_BYTES = 0.25, 4 << 30
+
+
+class EngineInfo(msgspec.Struct, array_like=True):
+    """What the front of the engine needs to know of it, and what is printed at start."""
+
+    max_model_len: int
+    kv_capacity: int  # tokens that one request can hold at most
+    vocab_size: int
+    num_blocks: int
+    block_size: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    prefix_caching: bool
+    device: str
+    dtype: str
+    attention: str
+    phases: list[tuple[str, float]]  # of the start, with their seconds
+    ledger: list[tuple[str, str]]  # of the memory
+
+
+class _Phases:
+    def __init__(self) -> None:
+        self.seconds: list[tuple[str, float]] = []
+        self._last = time.perf_counter()
+
+    def end(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds.append((name, now - self._last))
+        self._last = now
+
+
+def build(config: EngineConfig, folder: Path) -> tuple[Scheduler, Runner, EngineInfo, bool]:
+    """The parts of an engine core, what there is to know of them, and whether steps overlap."""
+    phases = _Phases()
+    from octavo.attention.select import select_backend
+    from octavo.models.loader import load_model
+    from octavo.platforms import pick_device
+    from octavo.runner.runner import Runner
+
+    phases.end("import torch")
+    device = pick_device(config.device)
+    on_gpu = device.type == "cuda"
+    ledger = _open_ledger(device)
+    phases.end("open device")
+    model = load_model(
+        folder,
+        dtype=config.dtype,
+        device=device,
+        load_format=config.load_format,
+        seed=config.seed,
+        max_model_len=config.max_model_len,
+    )
+    ledger.entries["weights"] = sum(t.nbytes for t in {t.data_ptr(): t for t in model.names.values()}.values())
+    phases.end("load weights")
+
+    max_tokens = config.max_num_batched_tokens or (8192 if on_gpu else 2048)
+    max_rows = min(config.max_num_seqs or (1024 if on_gpu else 256), max_tokens)
+    max_len = _context(config.max_model_len, model.spec.max_position)
+    spec = _attention_spec(config, model, max_len)
+    backend, reasons = select_backend(config.attention_backend, spec)
+    log.info("attention: %s", "; ".join([f"{backend.name} runs", *reasons]))
+    shape = CacheConfig(1, config.block_size, max_rows, max_len, config.enable_prefix_caching)
+    cache = dataclasses.replace(shape, num_blocks=_num_blocks(config, shape, model, spec, backend, max_tokens, ledger))
+    ledger.entries["KV cache"] = cache.num_blocks * spec.kv_bytes_per_block()
+    phases.end("measure memory")
+    runner = Runner(model, cache, backend(spec, cache.num_blocks), device)
+    limits = SchedulerConfig(max_tokens, config.long_prefill_token_threshold, config.scheduling_policy, config.seed)
+    scheduler = Scheduler(limits, cache)
+    phases.end("allocate KV cache")
+    info = EngineInfo(
+        max_model_len=max_len,
+        kv_capacity=cache.capacity,
+        vocab_size=model.spec.vocab_size,
+        num_blocks=cache.num_blocks,
+        block_size=cache.block_size,
+        max_num_seqs=max_rows,
+        max_num_batched_tokens=max_tokens,
+        prefix_caching=cache.prefix_caching,
+        device=ledger.device,
+        dtype=str(model.dtype).removeprefix("torch."),
+        attention=backend.name,
+        phases=phases.seconds,
+        ledger=ledger.table(),
+    )
+    return scheduler, runner, info, on_gpu if config.overlap is None else config.overlap
+
+
+def _context(asked: int | None, trained: int) -> int:
+    if asked is not None and asked > trained:
+        raise ConfigError(f"max_model_len {asked} is more than the {trained} tokens that the model is made for")
+    return asked or trained
+
+
+def _attention_spec(config: EngineConfig, model: Decoder, max_len: int) -> AttentionSpec:
+    from octavo.attention.base import AttentionSpec
+
+    spec = model.spec
+    return AttentionSpec(
+        num_layers=spec.num_layers,
+        num_heads=spec.num_heads,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        dtype=model.dtype,
+        device=model.device,
+        block_size=config.block_size,
+        max_model_len=max_len,
+        windows=tuple(dict.fromkeys(spec.windows)),
+    )
+
+
+def _open_ledger(device: torch.device) -> Ledger:
+    from octavo.platforms import cpu, cuda
+    from octavo.runner.memory import Ledger
+
+    if device.type == "cpu":
+        free, total = cpu.memory()
+        return Ledger(cpu.name(), total, free)
+    free, total = cuda.memory(device)
+    return Ledger(cuda.name(device), total, free)
+
+
+def _num_blocks(
+    config: EngineConfig,
+    shape: CacheConfig,
+    model: Decoder,
+    spec: AttentionSpec,
+    backend: type[AttentionBackend],
+    max_tokens: int,
+    ledger: Ledger,
+) -> int:
+    """As many as memory allows beside everything else, or as many as was asked for."""
+    from octavo.runner.memory import blocks_that_fit
+
+    most = shape.max_rows * shape.blocks_per_row
+    if spec.device.type == "cpu":
+        room = min(int(ledger.free * CPU_CACHE_SHARE), CPU_CACHE_BYTES)
+    else:
+        from octavo.runner.profile import measure_workspace
+
+        workspace = measure_workspace(model, spec, backend, shape, max_tokens)
+        ledger.entries["workspace"] = workspace
+        # What others hold of the device counts too: the share is of all of it.
+        taken = ledger.total - ledger.free + ledger.entries["weights"] + workspace
+        room = int(ledger.total * config.gpu_memory_utilization) - taken
+    if config.num_kv_blocks is not None:
+        return config.num_kv_blocks
+    return blocks_that_fit(config.kv_cache_memory_bytes or room, spec.kv_bytes_per_block(), most)

@@ -1,0 +1,53 @@
+"""The engine core: scheduler and runner in one loop, with one step in flight.
+
+The offline API drives it in process, the server through `octavo.engine.process`; both see the same outputs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from octavo.core.config import EngineConfig
+from octavo.core.outputs import StepOutputs
+from octavo.core.plan import StepPlan
+from octavo.core.request import EngineRequest
+from octavo.engine.build import EngineInfo, build
+from octavo.scheduler.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from octavo.runner.runner import Runner, StepHandle
+
+
+class EngineCore:
+    def __init__(self, scheduler: Scheduler, runner: Runner, info: EngineInfo, overlap: bool) -> None:
+        self.scheduler, self.runner, self.info, self.overlap = scheduler, runner, info, overlap
+        self._flight: tuple[StepPlan, StepHandle] | None = None
+
+    @classmethod
+    def start(cls, config: EngineConfig, folder: Path) -> EngineCore:
+        return cls(*build(config, folder))
+
+    def add(self, request: EngineRequest) -> None:
+        self.scheduler.add(request)
+
+    def abort(self, uids: list[int]) -> None:
+        self.scheduler.abort(uids)
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work or self._flight is not None
+
+    def step(self) -> StepOutputs | None:
+        """One turn of the loop: starts the next step, then takes in the one before. None if no step ended."""
+        plan = self.scheduler.schedule()
+        done = None if plan is None else (plan, self.runner.execute(plan))
+        if self.overlap:
+            done, self._flight = self._flight, done
+        if done is None:
+            return None
+        plan, handle = done
+        return self.scheduler.update(plan, handle.wait())
+
+    def check_integrity(self) -> None:
+        self.scheduler.check_integrity()

@@ -1,0 +1,123 @@
+"""The one place where a request for the engine is built: every route and the offline API come through here.
+
+What depends only on the parameters is checked by `SamplingParams`; what depends on the model is checked here.
+Behind it, values are trusted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from octavo.core.errors import ContextLengthExceeded, ExceedsKVCapacity, RequestError
+from octavo.core.params import MAX_TOKEN_IDS, RequestOutputKind, SamplingParams
+from octavo.core.request import EngineRequest, pack_ids
+from octavo.engine.build import EngineInfo
+from octavo.text.tokenizer import Tokenizer
+
+MAX_SALT = 256
+
+
+class Intake:
+    def __init__(self, tokenizer: Tokenizer, info: EngineInfo) -> None:
+        self.tokenizer = tokenizer
+        self.info = info
+        self._uids = itertools.count(1)
+
+    def encode(self, prompt: str | Sequence[int], param: str = "prompt", add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a prompt, which may already be ids. Errors name `param`."""
+        if isinstance(prompt, str):
+            # No token covers more characters than this, so a hopeless text is refused without tokenizing it.
+            if len(prompt) > self.info.max_model_len * 1024:
+                raise ContextLengthExceeded(f"{param} is far longer than the model's context", param)
+            try:
+                ids = self.tokenizer.encode(prompt, add_special_tokens)
+            except RequestError as error:
+                raise RequestError(f"{param}: {error.message}", param) from error
+        else:
+            ids = list(prompt)
+            for token in ids:
+                if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self.info.vocab_size:
+                    raise RequestError(f"{param} holds a token id outside of [0, {self.info.vocab_size})", param)
+        if not ids:
+            raise RequestError(f"{param} is empty: at least one token is needed", param)
+        return ids
+
+    def build(
+        self,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        salt: str = "",
+        label: str = "",
+        param: str = "prompt",
+    ) -> EngineRequest:
+        """Checks the request against the model and gives it its uids. `params` is not changed."""
+        max_tokens = self._room(prompt_ids, params, param)
+        self._check_ids(params)
+        if len(salt) > MAX_SALT or any(ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF for c in salt):
+            raise RequestError(f"cache_salt must be at most {MAX_SALT} printable characters", "cache_salt")
+        if not -(2**31) <= priority < 2**31:
+            raise RequestError("priority must be a 32-bit integer", "priority")
+        stop_ids = list(params.stop_token_ids or [])
+        if not params.ignore_eos:
+            stop_ids += [token for token in self.tokenizer.eos_ids if token not in stop_ids]
+        uid = next(self._uids)
+        for _ in range(params.n - 1):
+            next(self._uids)
+        wants_text = params.detokenize and params.stop
+        stream = params.output_kind is not RequestOutputKind.FINAL_ONLY or bool(wants_text)
+        return EngineRequest(
+            uid=uid,
+            prompt=pack_ids(prompt_ids),
+            params=params,
+            max_tokens=max_tokens,
+            stop_ids=stop_ids,
+            bad_sequences=self._bad_sequences(params),
+            priority=priority,
+            salt=salt,
+            stream=stream,
+            label=label,
+        )
+
+    def _room(self, prompt_ids: list[int], params: SamplingParams, param: str) -> int:
+        """Tokens that may be generated: what was asked for, or what the context has left."""
+        length, context = len(prompt_ids), self.info.max_model_len
+        asked = params.max_tokens
+        if length > context or (length == context and asked != 0):
+            raise ContextLengthExceeded(
+                f"the prompt has {length} tokens, the model's context {context}: at least one must be left to generate",
+                param,
+            )
+        if asked is not None and length + asked > context:
+            raise ContextLengthExceeded(
+                f"the prompt's {length} tokens and max_tokens {asked} are more than the model's context of {context}",
+                "max_tokens",
+            )
+        capacity = self.info.kv_capacity
+        if length + (1 if asked is None else asked) > capacity:
+            raise ExceedsKVCapacity(
+                f"the prompt's {length} tokens and {1 if asked is None else asked} to generate are more than the "
+                f"{capacity} that the KV cache can hold",
+                param if asked is None else "max_tokens",
+            )
+        return min(context, capacity) - length if asked is None else asked
+
+    def _check_ids(self, params: SamplingParams) -> None:
+        for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
+            for token in getattr(params, name) or ():
+                if token >= self.info.vocab_size:
+                    raise RequestError(f"{name} holds {token}, but the vocabulary has {self.info.vocab_size}", name)
+
+    def _bad_sequences(self, params: SamplingParams) -> list[list[int]]:
+        """Each bad word as it is tokenized at the start of a text and after a space."""
+        found: list[list[int]] = []
+        for word in params.bad_words or []:
+            for text in (word, " " + word.lstrip()):
+                ids = self.tokenizer.encode(text, add_special_tokens=False)
+                if ids and ids not in found:
+                    found.append(ids)
+        if sum(map(len, found)) > MAX_TOKEN_IDS:
+            raise RequestError(f"bad_words are more than {MAX_TOKEN_IDS} tokens", "bad_words")
+        return found

@@ -1,0 +1,163 @@
+"""From a plan to the tensors of a forward pass.
+
+The block tables and each row's last token live on the device. A plan's arrays go up in one packed copy; a steady
+step uploads nothing but new blocks: its positions are the last ones plus one, its tokens the ones sampled last.
+
+Legend: T tokens, N sequences of the step, S sampled, R rows, B blocks of a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from octavo.attention.base import AttentionBackend, ForwardBatch
+from octavo.core.config import CacheConfig
+from octavo.core.plan import IntArray, StepPlan
+
+DEVICE_TOKEN = -1  # stands for the row's last sampled token in a plan's packed ids
+
+
+class Uploader:
+    """Packs int arrays into one copy to the device.
+
+    On a GPU the staging buffers are pinned and used in turn: at most one step is in flight, so the copy out of the
+    other one has ended.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._staging: list[Tensor] = []
+        self._turn = 0
+
+    def __call__(self, arrays: list[np.typing.NDArray[np.integer]]) -> list[Tensor]:
+        """The arrays as int64 tensors on the device, views of one buffer."""
+        sizes = [len(a) for a in arrays]
+        if self.device.type == "cpu":
+            packed = torch.from_numpy(np.concatenate(arrays, dtype=np.int64))
+        else:
+            staging = self._take(sum(sizes))
+            np.concatenate(arrays, out=staging.numpy(), dtype=np.int64, casting="same_kind")
+            packed = staging.to(self.device, non_blocking=True)
+        return list(packed.split(sizes))
+
+    def _take(self, size: int) -> Tensor:
+        self._turn ^= 1
+        while len(self._staging) < 2:
+            self._staging.append(torch.empty(0, dtype=torch.int64))
+        if len(self._staging[self._turn]) < size:
+            room = max(4096, 1 << (size - 1).bit_length())
+            self._staging[self._turn] = torch.empty(room, dtype=torch.int64, pin_memory=True)
+        return self._staging[self._turn][:size]
+
+
+@dataclass(slots=True)
+class StepInput:
+    """A forward pass and what is sampled from it."""
+
+    batch: ForwardBatch
+    rows_N: Tensor
+    last_S: Tensor | None  # indices into T of the hidden states to sample from; None: all of them, in order
+    rows_S: Tensor  # rows that are sampled
+    next_positions_S: Tensor  # position that the sampled token will have
+
+
+class BatchBuilder:
+    """Owns the device's block tables and last tokens, and keeps the tensors that a steady step reuses."""
+
+    def __init__(self, cache: CacheConfig, device: torch.device, attention: AttentionBackend) -> None:
+        self.block_size = cache.block_size
+        self.attention = attention
+        self.table_RB = torch.zeros((cache.max_rows, cache.blocks_per_row), dtype=torch.int32, device=device)
+        self.last_token_R = torch.zeros(cache.max_rows, dtype=torch.int64, device=device)
+        self._upload = Uploader(device)
+        self._step: StepInput | None = None  # of the step before, while steps are steady
+
+    def build(self, plan: StepPlan) -> StepInput:
+        if plan.steady and self._step is not None:
+            return self._next(self._step, plan)
+        self._step = self._fresh(plan)
+        return self._step
+
+    def _write_table(self, rows: Tensor, index: Tensor, blocks: Tensor) -> None:
+        self.table_RB[rows, index] = blocks.to(torch.int32)
+
+    def _fresh(self, plan: StepPlan) -> StepInput:
+        ends_N = np.cumsum(plan.counts_N, dtype=np.int32)
+        context_N = plan.starts_N + plan.counts_N
+        offsets_N = plan.starts_N - ends_N + plan.counts_N  # position minus index into T
+        positions_T = np.arange(ends_N[-1], dtype=np.int32) + np.repeat(offsets_N, plan.counts_N)
+        ids_T = np.concatenate((np.full(plan.num_decodes, DEVICE_TOKEN, np.int32), plan.chunk_tokens_C))
+        last_S = ends_N[plan.sampled_S] - 1
+        packed = [
+            plan.table_rows_D,
+            plan.table_index_D,
+            plan.table_blocks_D,
+            plan.rows_N,
+            np.repeat(plan.rows_N, plan.counts_N),
+            ids_T,
+            positions_T,
+            np.concatenate((np.zeros(1, np.int32), ends_N)),
+            context_N,
+            last_S,
+            plan.rows_N[plan.sampled_S],
+            context_N[plan.sampled_S],
+        ]
+        change_rows, change_index, change_blocks, *tensors = self._upload(packed)
+        if len(plan.table_rows_D):
+            self._write_table(change_rows, change_index, change_blocks)
+        rows_N, rows_T, given_T, position_T, query_start, context, last, rows_S, next_S = tensors
+        if plan.num_decodes == 0:
+            token_ids_T = given_T
+        elif plan.num_decodes == len(ids_T):
+            token_ids_T = self.last_token_R[rows_T]
+        else:
+            token_ids_T = torch.where(given_T == DEVICE_TOKEN, self.last_token_R[rows_T], given_T)
+        longest = int(context_N.max())
+        single = int(np.searchsorted(plan.counts_N, 2))  # counts of one come first
+        batch = ForwardBatch(
+            token_ids_T=token_ids_T,
+            positions_T=position_T,
+            slots_T=self._slots(rows_T, position_T),
+            query_start_N1=query_start.to(torch.int32),
+            context_lens_N=context.to(torch.int32),
+            block_table_NB=self._tables(rows_N, longest),
+            num_single=single,
+            max_query_len=int(plan.counts_N.max()),
+            max_context_len=longest,
+            attention=self.attention,
+            query_lens=plan.counts_N[single:].tolist(),
+            context_lens=context_N[single:].tolist(),
+        )
+        everything = len(last_S) == len(ids_T)
+        return StepInput(batch, rows_N, None if everything else last, rows_S, next_S)
+
+    def _next(self, step: StepInput, plan: StepPlan) -> StepInput:
+        """The step after `step` with the same rows, one token each. Works in place."""
+        batch = step.batch
+        grown = len(plan.table_rows_D) > 0
+        if grown:
+            self._write_table(*self._upload([plan.table_rows_D, plan.table_index_D, plan.table_blocks_D]))
+        batch.positions_T += 1
+        batch.context_lens_N += 1
+        batch.max_context_len += 1
+        step.next_positions_S += 1
+        batch.token_ids_T = self.last_token_R[step.rows_N]
+        batch.slots_T = self._slots(step.rows_N, batch.positions_T)
+        if grown:
+            batch.block_table_NB = self._tables(step.rows_N, batch.max_context_len)
+        batch.steady = True
+        return step
+
+    def _slots(self, rows_T: Tensor, positions_T: Tensor) -> Tensor:
+        index = torch.div(positions_T, self.block_size, rounding_mode="floor")
+        return self.table_RB[rows_T, index] * self.block_size + (positions_T - index * self.block_size)
+
+    def _tables(self, rows_N: Tensor, longest: int) -> Tensor:
+        return self.table_RB[rows_N, : -(-longest // self.block_size)]
+
+    def copy_blocks(self, src: IntArray, dst: IntArray) -> None:
+        self.attention.copy_blocks(*self._upload([src, dst]))
