@@ -1,0 +1,116 @@
+"""Time of one sampling step in microseconds, by batch, vocabulary and what is asked.
+
+    python -m bench.sampler [--dtype bfloat16] [--threads 2] [--device cuda] [--spread 3] [--seconds 0.5]
+
+Logits are normal with the standard deviation `--spread`: 3 is flat beside a trained model (the nucleus of 0.9 has
+thousands of tokens), 8 is peaked. The last three columns are the obvious way in torch, for comparison: argmax,
+softmax and multinomial, and top_p 0.9 by sorting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from octavo.core.params import SamplingParams
+from octavo.core.plan import RowJoin, no_ints
+from octavo.sampling.sampler import Sampler
+
+CASES: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "temperature": {"temperature": 0.7},
+    "top_p": {"temperature": 0.7, "top_p": 0.9},
+    "top_k": {"temperature": 0.7, "top_k": 50},
+    "k+p": {"temperature": 0.7, "top_k": 50, "top_p": 0.9},
+    "min_p": {"temperature": 0.7, "min_p": 0.05},
+    "penalties": {"temperature": 0.0, "repetition_penalty": 1.1, "frequency_penalty": 0.1},
+    "logprobs": {"temperature": 0.0, "logprobs": 5},
+}
+PROMPT = 512
+
+
+def sort_top_p(logits_SV: Tensor) -> Tensor:
+    p_SV, ids_SV = torch.softmax(logits_SV.float() / 0.7, -1).sort(-1, descending=True)
+    p_SV[p_SV.cumsum(-1) - p_SV >= 0.9] = 0
+    return ids_SV.gather(1, torch.multinomial(p_SV, 1))
+
+
+BASELINES: dict[str, Callable[[Tensor], Tensor]] = {
+    "torch:argmax": lambda logits_SV: logits_SV.argmax(-1),
+    "torch:multinomial": lambda logits_SV: torch.multinomial(torch.softmax(logits_SV.float() / 0.7, -1), 1),
+    "torch:sort": sort_top_p,
+}
+
+
+def step(size: int, logits_SV: Tensor, params: SamplingParams) -> Callable[[], object]:
+    """A function that makes one step of a batch of rows which all ask for `params`."""
+    device = logits_SV.device
+    sampler = Sampler(size, logits_SV.shape[1], device)
+    rng = np.random.default_rng(0)
+    for row in range(size):
+        tokens = rng.integers(0, logits_SV.shape[1], PROMPT, dtype=np.int32)
+        sampler.join(RowJoin(row=row, params=params, seed=row, tokens=tokens, prompt_len=PROMPT, stop_ids=[]))
+    rows = np.arange(size, dtype=np.int32)
+    rows_S = torch.arange(size, device=device)
+    positions_S = torch.full((size,), PROMPT, device=device)
+    banned = (no_ints(), no_ints())
+
+    def one() -> object:
+        sampled = sampler.sample(logits_SV, rows_S, positions_S, rows, banned, True)
+        positions_S.add_(1)
+        return sampled
+
+    return one
+
+
+def measure(function: Callable[[], object], seconds: float, device: torch.device) -> float:
+    """The fastest of at least three, which is what a shared machine disturbs least."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    once()
+    end = time.perf_counter() + seconds
+    times = [once() for _ in range(3)]
+    while time.perf_counter() < end:
+        times.append(once())
+    return min(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--spread", type=float, default=3.0)
+    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 64, 256])
+    parser.add_argument("--vocab", type=int, nargs="+", default=[32000, 128256])
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    print(f"{args.dtype} on {args.device}, {args.threads} threads, spread {args.spread}; us per step")
+    print(f"{'batch':>6} {'vocab':>7} " + " ".join(f"{name:>11}" for name in [*CASES, *BASELINES]))
+    for vocab in args.vocab:
+        for size in args.batch:
+            torch.manual_seed(0)
+            logits_SV = (torch.randn(size, vocab) * args.spread).to(device, getattr(torch, args.dtype))
+            functions = [step(size, logits_SV, SamplingParams(**asked)) for asked in CASES.values()]
+            functions += [partial(baseline, logits_SV) for baseline in BASELINES.values()]
+            cells = [measure(function, args.seconds, device) * 1e6 for function in functions]
+            print(f"{size:>6} {vocab:>7} " + " ".join(f"{cell:>11.0f}" for cell in cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()

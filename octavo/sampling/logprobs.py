@@ -1,0 +1,58 @@
+"""Logprobs of the model's own distribution: before masks, penalties, temperature and truncation.
+
+Column 0 is the token itself, the columns after it the k likeliest in order. The rank of a token is one more than the
+number of likelier ones. Rows are taken a few at a time, so that memory stays bounded whatever k and the prompt are.
+
+Suffixes: M positions, V vocabulary, K columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from octavo.core.plan import IntArray, LogprobRows
+from octavo.sampling import blocks
+
+
+@dataclass(slots=True)
+class DeviceLogprobs:
+    """`LogprobRows` that are still on the device."""
+
+    index_M: IntArray  # on the host: what the rows belong to
+    ids_MK: Tensor  # int32
+    logprobs_MK: Tensor  # float32
+    ranks_M: Tensor  # int32
+
+    def wait(self) -> LogprobRows:
+        """Copied to the host."""
+        return LogprobRows(
+            self.index_M, self.ids_MK.cpu().numpy(), self.logprobs_MK.cpu().numpy(), self.ranks_M.cpu().numpy()
+        )
+
+
+def logprobs(
+    logits_SV: Tensor, rows_M: Tensor | None, tokens_M: Tensor, k: int, rows_at_once: int, index_M: IntArray
+) -> DeviceLogprobs:
+    """Of the tokens that follow M rows of the logits, or all rows where `rows_M` is None."""
+    parts = []
+    for start in range(0, len(tokens_M), rows_at_once):
+        span = slice(start, start + rows_at_once)
+        logits_MV = logits_SV[span] if rows_M is None else logits_SV.index_select(0, rows_M[span])
+        parts.append(_some(logits_MV, tokens_M[span], k))
+    ids_MK, logprobs_MK, ranks_M = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return DeviceLogprobs(index_M, ids_MK, logprobs_MK, ranks_M)
+
+
+def _some(logits_MV: Tensor, tokens_M: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    logprobs_MV = torch.log_softmax(logits_MV.float(), dim=-1)
+    ids_M1 = tokens_M.clamp(min=0)[:, None]  # -1: a row whose logits were not finite
+    own_M1 = logprobs_MV.gather(1, ids_M1)
+    ids_MK, values_MK = ids_M1, own_M1
+    if k:
+        top_values, top_ids = blocks.top_k(logprobs_MV, min(k, logits_MV.shape[1]))
+        ids_MK, values_MK = torch.cat((ids_M1, top_ids), 1), torch.cat((own_M1, top_values), 1)
+    likelier_M = blocks.sums(torch.gt(logprobs_MV, own_M1, out=torch.empty_like(logprobs_MV))).sum(-1)
+    return ids_MK.int(), values_MK, likelier_M.int() + 1

@@ -1,0 +1,245 @@
+"""The sampler: logits in, tokens out, on the device, with state kept by row.
+
+    sampler = Sampler(max_rows, vocab_size, device)
+    sampler.join(join)            # RowJoin: a sequence takes a row; everything kept of the row's last owner is gone
+    sampled = sampler.sample(logits_SV, rows_S, positions_S, rows_host, banned, steady)
+    sampled.tokens_S              # int64 on the device; -1 where the logits were not finite
+    sampled.logprobs              # DeviceLogprobs | None, on the device too; .wait() copies to the host
+    sampler.prompt_logprobs(logits_MV, targets_M, k, index_M)
+
+`logits_SV` is of any float type, and is as it was when `sample` returns. `rows_S` and `positions_S` are int64 on the
+device; `rows_host` holds the same rows in numpy. A position is the absolute one that the sampled token will have:
+that and the row's seed are all that its randomness depends on. `banned` is (banned_rows, banned_tokens) of the plan.
+`steady` says that the rows are those of the last call, so that nothing about them need be looked up or uploaded.
+Nobody tells the sampler that a row is free: the next join takes it over.
+
+Order of operations, as vLLM's: min_tokens, banned tokens, allowed_token_ids, logit_bias, penalties (repetition, then
+frequency and presence), temperature, min_p, top_k, top_p. Greedy rows take the argmax after the penalties; ties go to
+the lowest token id. Logprobs are those of the raw logits.
+
+The rows of a step are sorted into groups by what must be done to them, so that nobody pays for a feature that only his
+neighbour uses, and a step of plain greedy rows is one argmax. What a row gets depends on its own logits, parameters,
+seed and position alone. On a GPU nothing waits for the device.
+
+Suffixes: S sampled rows, G rows of a group, V vocabulary, M positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from octavo.core.params import SamplingParams
+from octavo.core.plan import IntArray, RowJoin
+from octavo.sampling import blocks, truncation
+from octavo.sampling.bias import AllowedTokens, Hidden, LogitBias, MinTokens
+from octavo.sampling.logprobs import DeviceLogprobs, logprobs
+from octavo.sampling.penalties import Penalties
+from octavo.sampling.random import key_of, streams
+from octavo.sampling.state import Edit, Int, Real, RowTable, Selection, upload
+
+# Logits worked on at once: on a CPU what stays in its caches (4 MB of float32), on a GPU what bounds scratch memory.
+_CHUNK_CPU = 1 << 20
+_CHUNK_GPU = 1 << 25
+_FEW = 256  # rows that keep more tokens than this are not put beside those that keep few
+_LEAST_TOP_P = 1e-30  # top_p as float32 must not become 0, which no token would satisfy
+
+
+class Mode(IntEnum):
+    GREEDY = 0
+    ALL = 1  # any token may be drawn, or any above min_p
+    NUCLEUS = 2  # top_p without top_k
+    FEW = 3  # top_k, and top_p among those
+    MANY = 4  # the same with a large k
+
+
+@dataclass(slots=True)
+class Group:
+    """Rows of a batch that take the same path: a slice of the batch in sorted order."""
+
+    start: int
+    stop: int
+    mode: Mode
+    edits: tuple[Edit, ...]
+    rows: Selection
+
+
+@dataclass(slots=True)
+class Batch:
+    """All that follows from which rows are sampled; it holds until that changes."""
+
+    rows: IntArray
+    order_S: Tensor | None  # the sorted order; None where it is the given one
+    groups: list[Group]
+    min_tokens: Selection | None
+    asking: IntArray  # the rows that want logprobs, as indices into the batch
+    asking_M: Tensor | None
+    logprobs_k: int
+
+
+@dataclass(slots=True)
+class Sampled:
+    tokens_S: Tensor
+    logprobs: DeviceLogprobs | None = None
+
+
+class Sampler:
+    def __init__(self, max_rows: int, vocab_size: int, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+        self.vocab_size = vocab_size
+        self.host_loops = self.device.type == "cpu"  # where looking at a result costs nothing
+        self.chunk_rows = max(1, (_CHUNK_CPU if self.device.type == "cpu" else _CHUNK_GPU) // vocab_size)
+        self.table = RowTable(max_rows, self.device)
+        self.kinds = np.zeros(max_rows, np.uint8)  # 2 * mode + whether any edit applies
+        self.min_tokens = MinTokens(self.table)
+        self.edits: tuple[Edit, ...] = tuple(
+            feature(vocab_size, self.table) for feature in (AllowedTokens, LogitBias, Penalties)
+        )
+        self._batch: Batch | None = None
+
+    def join(self, join: RowJoin) -> None:
+        row, params = join.row, join.params
+        self._batch = None
+        self.table.reset(row)
+        reals, ints = self.table.reals[row], self.table.ints[row]
+        reals[Real.TEMPERATURE] = params.temperature or 1.0  # the greedy never divide by it
+        reals[Real.TOP_P] = max(params.top_p, _LEAST_TOP_P)
+        reals[Real.MIN_P] = params.min_p
+        ints[Int.KEY] = key_of(join.seed)
+        ints[Int.TOP_K] = params.top_k if 0 < params.top_k < self.vocab_size else 0
+        ints[Int.LOGPROBS] = -1 if params.logprobs is None else params.logprobs
+        self.min_tokens.join(join)
+        for edit in self.edits:
+            edit.join(join)
+        edited = any(ints[edit.slot] for edit in self.edits)
+        self.kinds[row] = 2 * self._mode(params) + edited
+
+    def _mode(self, params: SamplingParams) -> Mode:
+        if params.greedy:
+            return Mode.GREEDY
+        if 0 < params.top_k < self.vocab_size:
+            return Mode.FEW if params.top_k <= _FEW else Mode.MANY
+        return Mode.NUCLEUS if params.top_p < 1 else Mode.ALL
+
+    @torch.no_grad()
+    def sample(
+        self,
+        logits_SV: Tensor,
+        rows_S: Tensor,
+        positions_S: Tensor,
+        rows_host: IntArray,
+        banned: tuple[IntArray, IntArray],
+        steady: bool,
+    ) -> Sampled:
+        assert logits_SV.shape == (len(rows_host), self.vocab_size)
+        if not len(rows_host):
+            return Sampled(torch.empty(0, dtype=torch.int64, device=self.device))
+        batch = self._batch
+        if batch is None or not (steady or np.array_equal(batch.rows, rows_host)):
+            batch = self._batch = self._build(rows_host, rows_S)
+        hidden = self._hide(logits_SV, positions_S, batch, banned)
+        order_S = batch.order_S
+        sorted_positions_S = positions_S if order_S is None else positions_S[order_S]
+        parts = [self._choose(logits_SV, sorted_positions_S, order_S, group) for group in batch.groups]
+        tokens_S = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if order_S is not None:
+            tokens_S = torch.empty_like(tokens_S).index_copy_(0, order_S, tokens_S)
+        for mask in reversed(hidden):
+            mask.show(logits_SV)
+        asking_M = batch.asking_M
+        if asking_M is None:
+            return Sampled(tokens_S)
+        own_M = tokens_S[asking_M]
+        return Sampled(tokens_S, logprobs(logits_SV, asking_M, own_M, batch.logprobs_k, self.chunk_rows, batch.asking))
+
+    @torch.no_grad()
+    def prompt_logprobs(self, logits_MV: Tensor, targets_M: Tensor, k: int, index_M: IntArray) -> DeviceLogprobs:
+        """Logprobs of the tokens that follow M positions of prompts."""
+        return logprobs(logits_MV, None, targets_M, k, self.chunk_rows, index_M)
+
+    def _build(self, rows_host: IntArray, rows_S: Tensor) -> Batch:
+        self.table.flush()
+        kinds = self.kinds[rows_host]
+        rows, order_S = rows_host.copy(), None
+        sorted_rows, sorted_rows_S = rows, rows_S
+        if (kinds != kinds[0]).any():
+            order = np.argsort(kinds, kind="stable")
+            order_S = upload(order, self.device)
+            kinds, sorted_rows, sorted_rows_S = kinds[order], rows[order], rows_S[order_S]
+        ends = [*(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(rows)]
+        groups = []
+        start = 0
+        for end in ends:
+            mode, edited = Mode(int(kinds[start]) // 2), int(kinds[start]) % 2
+            at_once = self.chunk_rows if edited or mode is not Mode.GREEDY else end - start
+            while start < end:
+                stop = min(start + at_once, end)
+                selection = self.table.select(sorted_rows[start:stop], sorted_rows_S[start:stop])
+                edits = tuple(edit for edit in self.edits if selection.uses(edit.slot))
+                groups.append(Group(start, stop, mode, edits, selection))
+                start = stop
+        ints = self.table.ints[rows]
+        asking = np.flatnonzero(ints[:, Int.LOGPROBS] >= 0)
+        return Batch(
+            rows,
+            order_S,
+            groups,
+            self.table.select(rows, rows_S) if ints[:, Int.STOPS_SLOT].any() else None,
+            asking.astype(np.int32),
+            upload(asking, self.device) if len(asking) else None,
+            int(ints[asking, Int.LOGPROBS].max(initial=0)),
+        )
+
+    def _hide(
+        self, logits_SV: Tensor, positions_S: Tensor, batch: Batch, banned: tuple[IntArray, IntArray]
+    ) -> list[Hidden]:
+        """Masks of single tokens, put on the logits themselves."""
+        hidden = []
+        if batch.min_tokens is not None:
+            hidden.append(self.min_tokens.hide(logits_SV, positions_S, batch.min_tokens))
+        if len(banned[0]):
+            rows, tokens = upload(np.stack(banned).astype(np.int64), self.device)
+            hidden.append(Hidden(logits_SV, rows, tokens))
+        return hidden
+
+    def _choose(self, logits_SV: Tensor, positions_S: Tensor, order_S: Tensor | None, group: Group) -> Tensor:
+        """The tokens of a group. `positions_S` is in sorted order, `logits_SV` in the given one."""
+        span, rows = slice(group.start, group.stop), group.rows
+        logits_GV = logits_SV[span] if order_S is None else logits_SV.index_select(0, order_S[span])
+        positions_G = positions_S[span]
+        if group.edits:
+            logits_GV = logits_GV.to(torch.float32, copy=order_S is None)
+            for edit in group.edits:
+                edit.apply(logits_GV, rows)
+        if group.mode is Mode.GREEDY:
+            best_G, tokens_G = blocks.argmax(logits_GV)
+            bad_G = blocks.not_finite(best_G)
+        else:
+            tokens_G, bad_G = self._draw(logits_GV.float(), group.mode, rows, positions_G)
+        tokens_G.masked_fill_(bad_G, -1)
+        for edit in group.edits:
+            edit.observe(tokens_G, positions_G, rows)
+        return tokens_G
+
+    def _draw(self, logits_GV: Tensor, mode: Mode, rows: Selection, positions_G: Tensor) -> tuple[Tensor, Tensor]:
+        keys_G = streams(rows.int(Int.KEY), positions_G)
+        temperature_G1, top_p_G1 = rows.real(Real.TEMPERATURE), rows.real(Real.TOP_P)
+        if mode in (Mode.FEW, Mode.MANY):
+            most = int(rows.host_ints[:, Int.TOP_K].max())
+            min_p_G1 = rows.real(Real.MIN_P)
+            return truncation.draw_top_k(
+                logits_GV, most, rows.int(Int.TOP_K), temperature_G1, min_p_G1, top_p_G1, keys_G
+            )
+        if (rows.host_reals[:, Real.TEMPERATURE] != 1).any():
+            logits_GV = logits_GV / temperature_G1
+        p_GV = torch.softmax(logits_GV, dim=-1)
+        if rows.host_reals[:, Real.MIN_P].any():
+            p_GV = truncation.drop_below_min_p(p_GV, rows.real(Real.MIN_P))
+        if mode is Mode.ALL:
+            return truncation.draw_all(p_GV, keys_G)
+        rounds = 0 if self.host_loops else truncation.rounds_for(float(rows.host_reals[:, Real.TOP_P].min()))
+        return truncation.draw_nucleus(p_GV, top_p_G1.squeeze(1), keys_G, rounds)
