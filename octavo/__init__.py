@@ -1,1 +1,61 @@
-"""Octavo: LLM inference and serving on a paged KV cache."""
+"""Octavo: LLM inference and serving on a paged KV cache.
+
+Everything here is imported when it is first used, so `import octavo` is quick and does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from octavo.core.config import EngineConfig
+    from octavo.core.errors import ConfigError, EngineError, OctavoError, RequestError
+    from octavo.core.outputs import CompletionOutput, Logprob, RequestOutput
+    from octavo.core.params import BeamSearchParams, RequestOutputKind, SamplingParams
+    from octavo.engine.async_llm import AsyncLLM
+    from octavo.llm import LLM
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "LLM": "octavo.llm",
+    "AsyncLLM": "octavo.engine.async_llm",
+    "BeamSearchParams": "octavo.core.params",
+    "CompletionOutput": "octavo.core.outputs",
+    "ConfigError": "octavo.core.errors",
+    "EngineConfig": "octavo.core.config",
+    "EngineError": "octavo.core.errors",
+    "Logprob": "octavo.core.outputs",
+    "OctavoError": "octavo.core.errors",
+    "RequestError": "octavo.core.errors",
+    "RequestOutput": "octavo.core.outputs",
+    "RequestOutputKind": "octavo.core.params",
+    "SamplingParams": "octavo.core.params",
+}
+
+__all__ = [
+    "LLM",
+    "AsyncLLM",
+    "BeamSearchParams",
+    "CompletionOutput",
+    "ConfigError",
+    "EngineConfig",
+    "EngineError",
+    "Logprob",
+    "OctavoError",
+    "RequestError",
+    "RequestOutput",
+    "RequestOutputKind",
+    "SamplingParams",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'octavo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

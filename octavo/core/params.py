@@ -15,7 +15,8 @@ import msgspec
 from octavo.core.errors import RequestError
 
 MAX_N = 128
-MAX_LOGPROBS = 20
+MAX_LOGPROBS = 128  # OpenAI's clients may ask for 20; beam search for twice its width
+MAX_BEAMS = MAX_LOGPROBS // 2
 MAX_STOPS = 32
 MAX_STOP_LENGTH = 256
 MAX_TOKEN_IDS = 1024  # entries in logit_bias, stop_token_ids and bad_words
@@ -177,8 +178,7 @@ class BeamSearchParams(msgspec.Struct, kw_only=True):
     include_stop_str_in_output: bool = False
 
     def __post_init__(self) -> None:
-        # 2 x width candidates are asked of the sampler for each beam.
-        _integer(self.beam_width, "beam_width", 1, 64)
+        _integer(self.beam_width, "beam_width", 1, MAX_BEAMS)
         _integer(self.max_tokens, "max_tokens", 1, 2**31 - 1)
         _number(self.temperature, "temperature", 0.0, 100.0)
         _number(self.length_penalty, "length_penalty", -10.0, 10.0)

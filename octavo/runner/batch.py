@@ -42,7 +42,7 @@ class Uploader:
             staging = self._take(sum(sizes))
             np.concatenate(arrays, out=staging.numpy(), dtype=np.int64, casting="same_kind")
             packed = staging.to(self.device, non_blocking=True)
-        return list(packed.split(sizes))
+        return list(torch.split(packed, sizes))
 
     def _take(self, size: int) -> Tensor:
         self._turn ^= 1

@@ -16,58 +16,52 @@ from torch import Tensor
 
 from octavo.attention.base import AttentionBackend
 from octavo.core.config import CacheConfig
-from octavo.core.plan import IntArray, LogprobRows, StepPlan, StepResult
+from octavo.core.plan import LogprobRows, StepPlan, StepResult
 from octavo.models.decoder import Decoder
 from octavo.runner.batch import BatchBuilder, StepInput
-from octavo.sampling.sampler import DeviceLogprobs, Sampler
+from octavo.sampling.logprobs import DeviceLogprobs
+from octavo.sampling.sampler import Sampler
 
 # Positions whose logits are in memory at once for prompt_logprobs: 256 x 128k floats are 128 MiB.
 PROMPT_LOGPROB_SLICE = 256
 
 
 @dataclass(slots=True)
-class _HostCopy:
-    """Tensors on their way to the host."""
+class StepHandle:
+    """A step under way. What it gives is on its way to the host; `wait` returns it, and only then."""
 
-    tensors: list[Tensor]
-    event: torch.cuda.Event | None
+    _tokens_S: Tensor
+    _logprobs: LogprobRows | None
+    _prompt_logprobs: LogprobRows | None
+    _event: torch.cuda.Event | None
 
     @classmethod
-    def start(cls, tensors: list[Tensor]) -> _HostCopy:
-        if tensors[0].device.type == "cpu":
-            return cls(tensors, None)
-        pinned = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in tensors]
-        event = torch.cuda.Event()
-        event.record()
-        return cls(pinned, event)
-
-    def wait(self) -> list[np.typing.NDArray[np.generic]]:
-        if self.event is not None:
-            self.event.synchronize()
-        return [t.numpy() for t in self.tensors]
-
-
-@dataclass(slots=True)
-class StepHandle:
-    """A step under way; `wait` gives its result, and only then."""
-
-    _copy: _HostCopy
-    _logprob_index: IntArray | None
-    _prompt_index: IntArray | None
+    def start(cls, tokens_S: Tensor, logprobs: DeviceLogprobs | None, prompt: DeviceLogprobs | None) -> StepHandle:
+        tokens, found, prompt_found = _to_host(tokens_S.int()), _rows_to_host(logprobs), _rows_to_host(prompt)
+        event = None
+        if tokens_S.is_cuda:
+            event = torch.cuda.Event()
+            event.record()
+        return cls(tokens, found, prompt_found, event)
 
     def wait(self) -> StepResult:
-        tokens, *rest = self._copy.wait()
-        logprobs = prompt_logprobs = None
-        if self._logprob_index is not None:
-            logprobs, rest = _host_logprobs(self._logprob_index, rest[:3]), rest[3:]
-        if self._prompt_index is not None:
-            prompt_logprobs = _host_logprobs(self._prompt_index, rest)
-        return StepResult(tokens.astype(np.int32), logprobs, prompt_logprobs)
+        if self._event is not None:
+            self._event.synchronize()
+        return StepResult(self._tokens_S.numpy(), self._logprobs, self._prompt_logprobs)
 
 
-def _host_logprobs(index: IntArray, arrays: list[np.typing.NDArray[np.generic]]) -> LogprobRows:
-    ids, values, ranks = arrays
-    return LogprobRows(index, ids.astype(np.int32), values.astype(np.float32), ranks.astype(np.int32))
+def _to_host(tensor: Tensor) -> Tensor:
+    """The tensor in pinned memory, where it will have arrived once an event recorded after this call has passed."""
+    if not tensor.is_cuda:
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+def _rows_to_host(found: DeviceLogprobs | None) -> LogprobRows | None:
+    if found is None:
+        return None
+    ids_MK, values_MK, ranks_M = map(_to_host, (found.ids_MK, found.logprobs_MK, found.ranks_M))
+    return LogprobRows(found.index_M, ids_MK.numpy(), values_MK.numpy(), ranks_M.numpy())
 
 
 class Runner:
@@ -89,13 +83,12 @@ class Runner:
         step = self.builder.build(plan)
         self.attention.plan(step.batch)
         hidden_TE = self.model.forward(step.batch)
-        tensors, logprob_index = self._sample(plan, step, hidden_TE)
-        prompt_index, prompt_tensors = self._score_prompts(plan, hidden_TE)
-        return StepHandle(_HostCopy.start(tensors + prompt_tensors), logprob_index, prompt_index)
+        tokens_S, logprobs = self._sample(plan, step, hidden_TE)
+        return StepHandle.start(tokens_S, logprobs, self._score_prompts(plan, hidden_TE))
 
-    def _sample(self, plan: StepPlan, step: StepInput, hidden_TE: Tensor) -> tuple[list[Tensor], IntArray | None]:
+    def _sample(self, plan: StepPlan, step: StepInput, hidden_TE: Tensor) -> tuple[Tensor, DeviceLogprobs | None]:
         if len(plan.sampled_S) == 0:
-            return [torch.empty(0, dtype=torch.int64)], None
+            return hidden_TE.new_empty(0, dtype=torch.int64), None
         hidden_SE = hidden_TE if step.last_S is None else hidden_TE[step.last_S]
         sampled = self.sampler.sample(
             self.model.logits(hidden_SE),
@@ -105,33 +98,30 @@ class Runner:
             (plan.banned_rows, plan.banned_tokens),
             plan.steady,
         )
-        # A row without a token (-1) ends; its next input only has to be a valid id.
+        # A row without a token (-1) ends; until then its next input only has to be a valid id.
         self.builder.last_token_R[step.rows_S] = sampled.tokens_S.clamp(min=0)
-        if sampled.logprobs is None:
-            return [sampled.tokens_S], None
-        found = sampled.logprobs
-        return [sampled.tokens_S, found.ids_MK, found.logprobs_MK, found.ranks_M], found.index_M
+        return sampled.tokens_S, sampled.logprobs
 
-    def _score_prompts(self, plan: StepPlan, hidden_TE: Tensor) -> tuple[IntArray | None, list[Tensor]]:
-        """Logprobs of the prompt tokens that follow the positions of this step's chunks, where they were asked for."""
-        rows = plan.rows_N[plan.num_decodes :]
-        wanted = self._prompt_logprobs[rows]
-        if len(rows) == 0 or wanted.max() < 0:
-            return None, []
-        asked_C = np.repeat(wanted, plan.counts_N[plan.num_decodes :]) >= 0
-        index = np.flatnonzero(asked_C & (plan.chunk_targets_C >= 0)).astype(np.int32)
-        if len(index) == 0:
-            return None, []
-        device = hidden_TE.device
-        positions = torch.from_numpy(index + plan.num_decodes).to(device)
-        targets = torch.from_numpy(plan.chunk_targets_C[index]).to(device, torch.int64)
-        found: list[DeviceLogprobs] = []
-        for start in range(0, len(index), PROMPT_LOGPROB_SLICE):
+    def _score_prompts(self, plan: StepPlan, hidden_TE: Tensor) -> DeviceLogprobs | None:
+        """Logprobs of the prompt tokens that follow this step's chunk tokens, where they were asked for."""
+        wanted = self._prompt_logprobs[plan.rows_N[plan.num_decodes :]]
+        most = int(wanted.max(initial=-1))
+        if most < 0:
+            return None
+        asked_C = np.repeat(wanted >= 0, plan.counts_N[plan.num_decodes :])
+        index_M = np.flatnonzero(asked_C & (plan.chunk_targets_C >= 0)).astype(np.int32)
+        if len(index_M) == 0:
+            return None
+        positions_M = torch.from_numpy(index_M + plan.num_decodes).to(hidden_TE.device)
+        targets_M = torch.from_numpy(plan.chunk_targets_C[index_M]).to(hidden_TE.device, torch.int64)
+        parts = []
+        for start in range(0, len(index_M), PROMPT_LOGPROB_SLICE):
             part = slice(start, start + PROMPT_LOGPROB_SLICE)
-            logits = self.model.logits(hidden_TE[positions[part]])
-            found.append(self.sampler.prompt_logprobs(logits, targets[part], int(wanted.max())))
-        return index, [
-            torch.cat([f.ids_MK for f in found]),
-            torch.cat([f.logprobs_MK for f in found]),
-            torch.cat([f.ranks_M for f in found]),
-        ]
+            logits_MV = self.model.logits(hidden_TE[positions_M[part]])
+            parts.append(self.sampler.prompt_logprobs(logits_MV, targets_M[part], most, index_M[part]))
+        return DeviceLogprobs(
+            index_M,
+            torch.cat([part.ids_MK for part in parts]),
+            torch.cat([part.logprobs_MK for part in parts]),
+            torch.cat([part.ranks_M for part in parts]),
+        )

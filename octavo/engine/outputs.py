@@ -1,0 +1,264 @@
+"""From the engine's packed messages to what users see: texts, logprobs, finish reasons.
+
+Detokenizes, finds stop strings, and gathers the n answers of a request. Used by `LLM` in process and by `AsyncLLM`
+beside the server; the engine itself never touches text.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from octavo.core.outputs import (
+    CompletionOutput,
+    Finished,
+    FinishReason,
+    Logprob,
+    Logprobs,
+    RequestMetrics,
+    RequestOutput,
+    StepOutputs,
+    TokenLogprobs,
+)
+from octavo.core.params import RequestOutputKind, SamplingParams
+from octavo.core.request import EngineRequest
+from octavo.text.detokenizer import Detokenizer
+from octavo.text.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One of the n sequences of a request. The `told` fields say how much of it a DELTA output has carried."""
+
+    index: int
+    detokenizer: Detokenizer | None
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    cumulative_logprob: float = 0.0
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    told_tokens: int = 0
+    told_text: int = 0
+    told_end: bool = False
+
+
+class RequestState:
+    """A request between the user and the engine."""
+
+    def __init__(
+        self, request_id: str, request: EngineRequest, tokenizer: Tokenizer, prompt: str | None, arrival: float
+    ) -> None:
+        self.request_id = request_id
+        self.request = request
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.prompt_ids = request.prompt_ids().tolist()
+        self.answers = [_Answer(i, self._detokenizer()) for i in range(request.params.n)]
+        self.prompt_logprobs: list[TokenLogprobs | None] | None = None
+        if request.params.prompt_logprobs is not None:
+            self.prompt_logprobs = [None]  # nothing comes before the first token
+        self.metrics = RequestMetrics(arrival_time=arrival)
+        self.num_cached = 0
+        self.changed = False
+
+    @property
+    def params(self) -> SamplingParams:
+        return self.request.params
+
+    @property
+    def finished(self) -> bool:
+        return all(answer.finish_reason is not None for answer in self.answers)
+
+    def live_uids(self) -> list[int]:
+        return [self.request.uid + a.index for a in self.answers if a.finish_reason is None]
+
+    def _detokenizer(self) -> Detokenizer | None:
+        params = self.request.params
+        if not params.detokenize:
+            return None
+        return Detokenizer(
+            self.tokenizer,
+            self.prompt_ids,
+            skip_special_tokens=params.skip_special_tokens,
+            spaces_between_special_tokens=params.spaces_between_special_tokens,
+            stop=params.stop or (),
+            include_stop=params.include_stop_str_in_output,
+            min_tokens=params.min_tokens,
+        )
+
+    def take(self, index: int, tokens: list[int], end: Finished | None) -> bool:
+        """New tokens of an answer, and its end if it has come. True if a stop string ends it now."""
+        answer = self.answers[index]
+        if answer.finish_reason is not None:
+            return False
+        self.changed = True
+        if self.metrics.first_token_time is None and tokens:
+            self.metrics.first_token_time = time.monotonic()
+        answer.token_ids += tokens
+        stopped = self._add_text(answer, tokens, end)
+        if not stopped and end is not None:
+            answer.finish_reason = str(end.reason)
+            # OpenAI's clients read null as "the end of the text": only ids that the user named are told.
+            named = end.reason is FinishReason.STOP and end.stop_id in (self.params.stop_token_ids or ())
+            answer.stop_reason = end.stop_id if named else None
+        if self.finished:
+            self.metrics.finished_time = time.monotonic()
+        return stopped
+
+    def _add_text(self, answer: _Answer, tokens: list[int], end: Finished | None) -> bool:
+        detokenizer = answer.detokenizer
+        if detokenizer is None:
+            return False
+        # The token that ends an answer is not part of its text.
+        hide = end is not None and end.stop_id >= 0 and not self.params.include_stop_str_in_output
+        answer.text += detokenizer.push(tokens[:-1] if hide else tokens)
+        if detokenizer.stopped_by is None:
+            if end is None:
+                return False
+            answer.text += detokenizer.finish()
+        if detokenizer.stopped_by is None:
+            return False
+        answer.finish_reason, answer.stop_reason = "stop", detokenizer.stopped_by
+        del answer.token_ids[detokenizer.num_tokens :]
+        del answer.logprobs[detokenizer.num_tokens :]
+        return True
+
+    def add_logprobs(self, index: int, found: TokenLogprobs, token: int) -> None:
+        answer = self.answers[index]
+        if answer.finish_reason is None:
+            answer.logprobs.append(found)
+            answer.cumulative_logprob += found[token].logprob
+
+    def output(self) -> RequestOutput | None:
+        """What is to be told now, by the request's output kind; None if there is nothing new."""
+        kind = self.params.output_kind
+        if not self.changed or (kind is RequestOutputKind.FINAL_ONLY and not self.finished):
+            return None
+        self.changed = False
+        delta = kind is RequestOutputKind.DELTA
+        outputs = [self._completion(a, delta) for a in self.answers if not delta or self._has_news(a)]
+        if not outputs:
+            return None
+        return RequestOutput(
+            request_id=self.request_id,
+            prompt=self.prompt,
+            prompt_token_ids=self.prompt_ids,
+            outputs=outputs,
+            finished=self.finished,
+            prompt_logprobs=self.prompt_logprobs,
+            metrics=self.metrics,
+            num_cached_tokens=self.num_cached,
+        )
+
+    @staticmethod
+    def _has_news(answer: _Answer) -> bool:
+        ended = answer.finish_reason is not None and not answer.told_end
+        return ended or len(answer.token_ids) > answer.told_tokens or len(answer.text) > answer.told_text
+
+    def _completion(self, answer: _Answer, delta: bool) -> CompletionOutput:
+        tokens, text = (answer.told_tokens, answer.told_text) if delta else (0, 0)
+        answer.told_tokens, answer.told_text = len(answer.token_ids), len(answer.text)
+        answer.told_end = answer.finish_reason is not None
+        with_logprobs = self.params.logprobs is not None
+        return CompletionOutput(
+            index=answer.index,
+            text=answer.text[text:] if text else answer.text,
+            token_ids=answer.token_ids[tokens:],
+            cumulative_logprob=answer.cumulative_logprob if with_logprobs else None,
+            logprobs=answer.logprobs[tokens:] if with_logprobs else None,
+            finish_reason=answer.finish_reason,
+            stop_reason=answer.stop_reason,
+        )
+
+
+class OutputProcessor:
+    """All requests of one engine client, found by the uids of their sequences."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._states: dict[int, RequestState] = {}
+        self._texts: dict[int, str] = {}  # of single tokens, for logprobs; at most the vocabulary
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def add(self, state: RequestState) -> None:
+        for index in range(state.params.n):
+            self._states[state.request.uid + index] = state
+
+    def drop(self, state: RequestState) -> list[int]:
+        """Forgets a request; returns the uids that the engine may still be working on."""
+        for index in range(state.params.n):
+            self._states.pop(state.request.uid + index, None)
+        return state.live_uids()
+
+    def process(self, outputs: StepOutputs) -> tuple[list[RequestState], list[int]]:
+        """The requests that have news, and the uids that the engine must abort because a stop string ended them."""
+        states = self._states
+        changed: dict[int, RequestState] = {}
+        aborts: list[int] = []
+        for uid, cached in outputs.started:
+            if (state := states.get(uid)) is not None and uid == state.request.uid:
+                state.num_cached = cached
+        if outputs.prompt_logprobs is not None:
+            for uid, _, found in self._rows(outputs.prompt_logprobs, prompt=True):
+                state = states.get(uid)
+                if state is not None and state.prompt_logprobs is not None and uid == state.request.uid:
+                    state.prompt_logprobs.append(found)
+        if outputs.logprobs is not None:
+            for uid, token, found in self._rows(outputs.logprobs, prompt=False):
+                if (state := states.get(uid)) is not None:
+                    state.add_logprobs(uid - state.request.uid, found, token)
+        ends = {end.uid: end for end in outputs.finished}
+        news = [
+            (uid, [token])
+            for uid, token in zip(
+                np.frombuffer(outputs.uids, np.int64).tolist(),
+                np.frombuffer(outputs.tokens, np.int32).tolist(),
+                strict=True,
+            )
+        ]
+        streamed = {uid for uid, _ in news} if ends else ()
+        news += [
+            (end.uid, np.frombuffer(end.tokens, np.int32).tolist()) for end in ends.values() if end.uid not in streamed
+        ]
+        for uid, tokens in news:
+            state = states.get(uid)
+            if state is None:
+                continue
+            end = ends.get(uid)
+            if state.take(uid - state.request.uid, tokens, end) and end is None:
+                aborts.append(uid)
+            if state.changed:
+                changed[state.request.uid] = state
+            if state.finished:
+                self.drop(state)
+        return list(changed.values()), aborts
+
+    def _rows(self, found: Logprobs, prompt: bool) -> Iterator[tuple[int, int, TokenLogprobs]]:
+        """(uid, the token itself, its logprobs) of each row, cut to as many as the request asked for."""
+        shape = (len(found.uids), found.width)
+        ids: npt.NDArray[np.int32] = np.frombuffer(found.ids, np.int32).reshape(shape)
+        values: npt.NDArray[np.float32] = np.frombuffer(found.values, np.float32).reshape(shape)
+        ranks = np.frombuffer(found.ranks, np.int32).tolist()
+        for uid, rank, row_ids, row_values in zip(found.uids, ranks, ids.tolist(), values.tolist(), strict=True):
+            state = self._states.get(uid)
+            if state is None:
+                continue
+            count = (state.params.prompt_logprobs if prompt else state.params.logprobs) or 0
+            row = {row_ids[0]: Logprob(row_values[0], rank, self._decoded(row_ids[0]))}
+            likeliest = zip(row_ids[1 : count + 1], row_values[1 : count + 1], strict=True)
+            for place, (token, value) in enumerate(likeliest, 1):
+                row.setdefault(token, Logprob(value, place, self._decoded(token)))
+            yield uid, row_ids[0], row
+
+    def _decoded(self, token: int) -> str:
+        text = self._texts.get(token)
+        if text is None:
+            text = self._texts[token] = self.tokenizer.decode([token], skip_special_tokens=False)
+        return text
