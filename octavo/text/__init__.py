@@ -1,0 +1,1 @@
+"""Text in and out of the engine: tokenizers, chat templates, incremental detokenization. No torch."""
