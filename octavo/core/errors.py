@@ -60,6 +60,17 @@ class MethodNotAllowed(RequestError):
     status = 405
     code = "method_not_allowed"
 
+    def __init__(self, allowed: list[str]) -> None:
+        super().__init__(f"This path allows {', '.join(allowed)}.")
+        self.allowed = allowed
+
+
+class BodyTimeout(RequestError):
+    """The body of a request came too slowly."""
+
+    status = 408
+    code = "request_timeout"
+
 
 class RequestTooLarge(RequestError):
     status = 413

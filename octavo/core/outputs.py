@@ -80,6 +80,7 @@ class RequestMetrics:
     """Times of one request, in seconds of `time.monotonic()`."""
 
     arrival_time: float = 0.0
+    scheduled_time: float | None = None  # its first step began
     first_token_time: float | None = None
     finished_time: float | None = None
 

@@ -1,0 +1,1 @@
+"""OpenAI's API over HTTP, in front of an engine. Knows no torch."""

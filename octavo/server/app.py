@@ -1,0 +1,238 @@
+"""The application: a table of routes, and around each request the key, the body, the error shape, the log, the metrics.
+
+It is an ASGI application that can answer before there is an engine (`/livez` is 200 then, all work 503) and after a
+stop was asked for (`drain`): running answers finish, new work is refused with Retry-After so that a balancer moves on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from octavo.core import log
+from octavo.core.config import EngineConfig
+from octavo.core.errors import (
+    Draining,
+    EngineError,
+    EngineUnavailable,
+    InternalError,
+    MethodNotAllowed,
+    ModelNotFound,
+    Overloaded,
+    RequestError,
+    RouteNotFound,
+)
+from octavo.server.auth import Keys
+from octavo.server.chat import chat_completions
+from octavo.server.completions import completions
+from octavo.server.config import ServerConfig
+from octavo.server.engine import Engine
+from octavo.server.http import ClientGone, Exchange, Receive, Response, Scope, Send, Stream, json_response
+from octavo.server.metrics import Metrics
+from octavo.server.protocol import ModelList
+from octavo.server.service import Service
+from octavo.server.tokens import detokenize, tokenize
+from octavo.version import VERSION
+
+ABORT_SECONDS = 5.0  # to tell the clients of a drain that took too long
+
+Work = Callable[[Service, Exchange, bytes], Awaitable[Response | Stream]]
+Info = Callable[[Exchange], Response]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Either `work`, which has a body and needs the engine, or `info`. Only a `public` route is open without a key."""
+
+    method: str
+    path: str
+    work: Work | None = None
+    info: Info | None = None
+    public: bool = False  # a probe: it is not logged either
+
+
+class App:
+    def __init__(self, server: ServerConfig, engine: EngineConfig) -> None:
+        self.server = server
+        self.engine = engine
+        self.keys = Keys(server.api_key)
+        self.metrics = Metrics()
+        self.service: Service | None = None
+        self.draining = False
+        self.live: set[Exchange] = set()  # requests that the engine works for
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.routes = (
+            Route("POST", "/v1/chat/completions", work=chat_completions),
+            Route("POST", "/v1/completions", work=completions),
+            Route("GET", "/v1/models", info=self.models),
+            Route("GET", "/v1/models/{model}", info=self.model),
+            Route("POST", "/tokenize", work=tokenize),
+            Route("POST", "/detokenize", work=detokenize),
+            Route("GET", "/livez", info=self.livez, public=True),
+            Route("GET", "/readyz", info=self.readyz, public=True),
+            Route("GET", "/health", info=self.readyz, public=True),
+            Route("GET", "/metrics", info=self.render_metrics),
+            Route("GET", "/version", info=self.version),
+        )
+        self._table: dict[str, dict[str, Route]] = {}
+        for route in self.routes:
+            self._table.setdefault(route.path, {})[route.method] = route
+
+    def attach(self, llm: Engine) -> None:
+        """From here on there is an engine."""
+        self.service = Service(llm, self.server, self.engine, self.metrics, self.keys)
+
+    async def drain(self, seconds: float) -> None:
+        """Refuses new work; returns when the running answers are complete, or were ended after `seconds`."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(seconds):
+                await self.idle.wait()
+        except TimeoutError:
+            self.abort(Draining("The server stopped before the answer was complete."))
+            try:
+                async with asyncio.timeout(ABORT_SECONDS):
+                    await self.idle.wait()
+            except TimeoutError:
+                log.event("drain", logging.WARNING, still_running=len(self.live))
+
+    def abort(self, cause: RequestError) -> None:
+        for exchange in list(self.live):
+            exchange.interrupt(cause)
+
+    # -- one request
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send)
+        error: RequestError | None = None
+        try:
+            await self._serve(exchange)
+        except ClientGone:
+            pass
+        except asyncio.CancelledError:
+            if exchange.cause is None or exchange.task is None:
+                raise
+            exchange.task.uncancel()
+            if isinstance(exchange.cause, RequestError):
+                error = exchange.cause
+        except RequestError as found:
+            error = found
+        except EngineError as found:
+            log.event("engine_error", logging.ERROR, error=found, id=exchange.request_id)
+            error = EngineUnavailable("The engine stopped; it is being restarted.")
+        except Exception as found:
+            log.event("internal_error", logging.ERROR, error=found, id=exchange.request_id)
+            error = InternalError()
+        if error is not None:
+            await exchange.fail(error)
+        self._record(exchange, error)
+
+    async def _serve(self, exchange: Exchange) -> None:
+        route = self._match(exchange)
+        if isinstance(route, RequestError) or not route.public:
+            exchange.key = self.keys.check(exchange.header(b"authorization"))
+        if isinstance(route, RequestError):  # which paths there are is not for strangers
+            raise route
+        if route.info is not None:
+            await exchange.respond(route.info(exchange))
+        elif route.work is not None:
+            await self._work(route.work, exchange)
+
+    async def _work(self, work: Work, exchange: Exchange) -> None:
+        service = self._available()
+        body = await exchange.body(self.server.max_body_bytes)
+        self._available()  # still
+        self.live.add(exchange)
+        self.idle.clear()
+        try:
+            with exchange.watched():
+                answer = await work(service, exchange, body)
+                if isinstance(answer, Response):
+                    await exchange.respond(answer)
+                else:
+                    async with aclosing(answer.events):
+                        await exchange.stream(answer.events)
+        finally:
+            self.live.discard(exchange)
+            if not self.live:
+                self.idle.set()
+
+    def _available(self) -> Service:
+        if self.draining:
+            raise Draining("The server is shutting down.")
+        if self.service is None:
+            raise EngineUnavailable("The model is being loaded.")
+        if not self.service.llm.ready:
+            raise EngineUnavailable("The engine makes no progress.")
+        return self.service
+
+    def _match(self, exchange: Exchange) -> Route | RequestError:
+        path = exchange.path.removeprefix(self.server.root_path)
+        if path.startswith("/v1/models/"):
+            exchange.argument = path.removeprefix("/v1/models/")
+            path = "/v1/models/{model}"
+        methods = self._table.get(path)
+        if methods is None:
+            return RouteNotFound("There is nothing at this path.")
+        route = methods.get("GET" if exchange.method == "HEAD" else exchange.method)
+        if route is None:
+            return MethodNotAllowed(sorted(methods))
+        exchange.route = route.path
+        exchange.quiet = route.public
+        return route
+
+    def _record(self, exchange: Exchange, error: RequestError | None) -> None:
+        seconds = time.monotonic() - exchange.start
+        status = exchange.status or 499  # nginx's number for a client that left before it was answered
+        self.metrics.on_http(exchange.method, exchange.route or "unmatched", status, seconds)
+        if isinstance(error, (Overloaded, Draining, EngineUnavailable)):
+            self.metrics.rejected[error.code] += 1
+        if exchange.quiet or (error is None and self.server.disable_log_requests):
+            return
+        log.event(
+            "request",
+            logging.WARNING if status >= 500 else logging.INFO,
+            id=exchange.request_id,
+            method=exchange.method,
+            path=exchange.route or exchange.path,
+            status=status,
+            ms=round(seconds * 1000, 1),
+            code=error.code if error is not None else None,
+            param=error.param if error is not None else None,
+            gone=True if isinstance(exchange.cause, ClientGone) else None,
+            **exchange.fields,
+        )
+
+    # -- what can be known of the server
+
+    def livez(self, exchange: Exchange) -> Response:
+        return json_response({"status": "alive"})
+
+    def readyz(self, exchange: Exchange) -> Response:
+        self._available()
+        return json_response({"status": "ready"})
+
+    def version(self, exchange: Exchange) -> Response:
+        return json_response({"version": VERSION})
+
+    def render_metrics(self, exchange: Exchange) -> Response:
+        return Response(self.metrics.render(), media_type=b"text/plain; version=0.0.4; charset=utf-8")
+
+    def models(self, exchange: Exchange) -> Response:
+        return json_response(ModelList(self._loaded().cards()))
+
+    def model(self, exchange: Exchange) -> Response:
+        for card in self._loaded().cards():
+            if card.id == exchange.argument:
+                return json_response(card)
+        raise ModelNotFound("There is no model of this name; GET /v1/models lists those there are.", "model")
+
+    def _loaded(self) -> Service:
+        if self.service is None:
+            raise EngineUnavailable("The model is being loaded.")
+        return self.service

@@ -1,0 +1,223 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from octavo.core.errors import RequestError
+from octavo.core.outputs import CompletionOutput, RequestOutput, TokenLogprobs
+from octavo.core.params import SamplingParams
+from octavo.server import fields
+from octavo.server.generation import (
+    FINGERPRINT,
+    LEAST_LOGPROB,
+    Generation,
+    prompt_logprobs,
+    sampling_params,
+    stream_options,
+    token_text,
+)
+from octavo.server.http import Exchange, Response, Stream, event, json_response
+from octavo.server.protocol import (
+    MAX_PROMPTS,
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionRequest,
+)
+from octavo.server.service import Prompt, Service
+
+_encode = msgspec.json.Encoder().encode
+
+
+async def completions(service: Service, exchange: Exchange, body: bytes) -> Response | Stream:
+    request, _, exchange.ignored = fields.decode(body, CompletionRequest)
+    exchange.take_id(request.request_id)
+    service.model(request.model)
+    options = stream_options(request)
+    params = _params(service, request)
+    special = request.add_special_tokens
+    prompts = [await service.truncate(p, request, params.max_tokens, special) for p in read_prompts(request)]
+    run = Generation(
+        *(service, exchange, request, prompts, params),
+        kind="cmpl",
+        prompt_param="prompt",
+        add_special_tokens=special,
+    )
+    answer = _Answer(service, request, run)
+    if request.stream:
+        return Stream(answer.events(options.include_usage, options.include_usage and options.continuous_usage_stats))
+    return json_response(await answer.whole())
+
+
+def _params(service: Service, request: CompletionRequest) -> SamplingParams:
+    n = 1 if request.n is None else request.n
+    values: dict[str, Any] = {"n": n, "logprobs": request.logprobs}
+    if request.max_tokens is not None:
+        values["max_tokens"] = request.max_tokens
+    if request.echo and (request.logprobs is not None or request.max_tokens == 0) and request.prompt_logprobs is None:
+        values["prompt_logprobs"] = request.logprobs or 0
+    params = sampling_params(request, service.defaults, **values)
+    if request.best_of is None or request.best_of == n:
+        return params
+    if request.best_of < n:
+        raise RequestError(f"best_of ({request.best_of}) is less than n ({n}).", "best_of")
+    if request.stream:
+        raise RequestError("best_of cannot be streamed: the best is known at the end.", "best_of")
+    return params.clone(n=request.best_of, logprobs=params.logprobs or 0)
+
+
+def read_prompts(request: CompletionRequest) -> list[Prompt]:
+    """One text, or list of token ids, a prompt, from any of the four forms that `prompt` may have."""
+    prompt = request.prompt
+    if isinstance(prompt, str):
+        return [_text(prompt)]
+    kinds = {type(item) for item in prompt}
+    if len(kinds) != 1:
+        raise RequestError("prompt must be a string, or a list that is not empty and all of one kind.", "prompt")
+    if kinds == {int}:
+        return [_token_ids(prompt)]
+    if len(prompt) > MAX_PROMPTS:
+        raise RequestError(f"prompt may be a list of {MAX_PROMPTS} prompts, got {len(prompt)}.", "prompt")
+    return [_text(item) if isinstance(item, str) else _token_ids(item) for item in prompt]
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise RequestError("prompt must not be empty.", "prompt")
+    return text
+
+
+def _token_ids(ids: Any) -> list[int]:
+    if not ids or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
+        raise RequestError("prompt must be a list of token ids that is not empty.", "prompt")
+    return ids  # type: ignore[no-any-return]
+
+
+class _Answer:
+    """Formats what a generation yields, whole or as events. Choice p * n + i is answer i to prompt p."""
+
+    def __init__(self, service: Service, request: CompletionRequest, run: Generation) -> None:
+        self.service = service
+        self.request = request
+        self.run = run
+        self.n = request.n or 1
+        self.offsets = [0] * (len(run.prompts) * self.n)  # characters of each choice that were sent
+
+    async def whole(self) -> Completion:
+        finals: dict[int, RequestOutput] = {}
+        async with aclosing(self.run.outputs()) as outputs:
+            async for prompt, output in outputs:
+                finals[prompt] = output
+        choices = []
+        for prompt, output in sorted(finals.items()):
+            pieces = sorted(output.outputs, key=lambda piece: piece.index)
+            if len(pieces) > self.n:
+                pieces = sorted(pieces, key=mean_logprob, reverse=True)[: self.n]
+            for i, piece in enumerate(pieces):
+                choice = self.choice(prompt * self.n + i, piece)
+                self.add_prompt(choice, prompt, output)
+                choices.append(choice)
+        return self.completion(choices, usage=self.run.usage())
+
+    async def events(self, include_usage: bool, continuous: bool) -> AsyncGenerator[bytes, None]:
+        counts = [0] * len(self.offsets)
+        begun: set[int] = set()
+        async with aclosing(self.run.outputs()) as outputs:
+            async for prompt, output in outputs:
+                chunks = []
+                for piece in output.outputs:
+                    index = prompt * self.n + piece.index
+                    counts[index] += len(piece.token_ids)
+                    choice = self.choice(index, piece)
+                    if index not in begun:
+                        begun.add(index)
+                        self.add_prompt(choice, prompt, output)
+                    elif not (choice.text or piece.token_ids or choice.finish_reason):
+                        continue
+                    chunk = self.completion([choice])
+                    if continuous:
+                        chunk.usage = self.run.usage(counts[index])
+                    elif include_usage:
+                        chunk.usage = None
+                    chunks.append(event(_encode(chunk)))
+                if chunks:
+                    yield b"".join(chunks)
+        if include_usage:
+            yield event(_encode(self.completion([], usage=self.run.usage())))
+
+    def completion(self, choices: list[CompletionChoice], **values: Any) -> Completion:
+        return Completion(self.run.id, self.run.created, self.run.model, choices, FINGERPRINT, **values)
+
+    def choice(self, index: int, piece: CompletionOutput) -> CompletionChoice:
+        asked = self.request
+        choice = CompletionChoice(index, piece.text, finish_reason=piece.finish_reason)
+        if piece.finish_reason is not None:
+            choice.stop_reason = piece.stop_reason
+        if asked.return_token_ids:
+            choice.token_ids = piece.token_ids
+        if asked.logprobs is not None and piece.logprobs is not None and (piece.token_ids or not asked.stream):
+            choice.logprobs = CompletionLogprobs([], [], [], [])
+            for token_id, row in zip(piece.token_ids, piece.logprobs, strict=True):
+                self.add_logprob(choice.logprobs, token_id, row, asked.logprobs, index)
+        return choice
+
+    def add_prompt(self, choice: CompletionChoice, prompt: int, output: RequestOutput) -> None:
+        """What was asked to be known of the prompt, with the first piece of each of its answers."""
+        ids, asked = output.prompt_token_ids, self.request
+        if asked.return_token_ids:
+            choice.prompt_token_ids = ids
+        if asked.prompt_logprobs is not None and output.prompt_logprobs is not None:
+            choice.prompt_logprobs = prompt_logprobs(output.prompt_logprobs)
+        if not asked.echo:
+            return
+        choice.text = self.prompt_text(prompt, ids) + choice.text
+        if asked.logprobs is None or output.prompt_logprobs is None:
+            return
+        index, answer = choice.index, choice.logprobs
+        self.offsets[index] = 0
+        both = choice.logprobs = CompletionLogprobs([], [], [], [])
+        for token_id, row in zip(ids, output.prompt_logprobs, strict=True):
+            self.add_logprob(both, token_id, row, asked.logprobs, index)
+        if answer is not None:
+            shift = self.offsets[index]
+            both.text_offset += [shift + offset for offset in answer.text_offset]
+            both.token_logprobs += answer.token_logprobs
+            both.tokens += answer.tokens
+            both.top_logprobs += answer.top_logprobs
+            self.offsets[index] = shift + sum(map(len, answer.tokens))
+
+    def add_logprob(
+        self, to: CompletionLogprobs, token_id: int, row: TokenLogprobs | None, most: int, index: int
+    ) -> None:
+        as_ids = bool(self.request.return_tokens_as_token_ids)
+        if row is None:  # the first token of a prompt follows from nothing
+            text = token_text(self.service, token_id, None, as_ids)
+            logprob, top = None, None
+        else:
+            names = {i: token_text(self.service, i, found.decoded_token, as_ids) for i, found in row.items()}
+            text = names[token_id]
+            logprob = max(row[token_id].logprob, LEAST_LOGPROB)
+            top = {
+                names[i]: max(found.logprob, LEAST_LOGPROB)
+                for i, found in row.items()
+                if i == token_id or (found.rank or 1) <= most
+            }
+        to.text_offset.append(self.offsets[index])
+        to.token_logprobs.append(logprob)
+        to.tokens.append(text)
+        to.top_logprobs.append(top)
+        self.offsets[index] += len(text)
+
+    def prompt_text(self, prompt: int, ids: list[int]) -> str:
+        given = self.run.prompts[prompt]
+        return given if isinstance(given, str) else self.service.llm.tokenizer.decode(ids)
+
+
+def mean_logprob(piece: CompletionOutput) -> float:
+    """How `best_of` ranks answers: logprob per token."""
+    return (piece.cumulative_logprob or 0.0) / max(1, len(piece.token_ids))

@@ -1,0 +1,56 @@
+"""What the HTTP server is told; like `EngineConfig`, every field is a command-line flag."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from octavo.core.config import flag
+from octavo.core.errors import ConfigError
+from octavo.core.log import FORMATS, LEVELS
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    host: str = flag("127.0.0.1", "address to listen on")
+    port: int = flag(8000, "port to listen on (0: any that is free)")
+    api_key: tuple[str, ...] = flag((), "key that clients must send; may be given more than once (or OCTAVO_API_KEY)")
+    insecure: bool = flag(False, "allow an address that others can reach without an API key")
+    served_model_name: tuple[str, ...] = flag((), "name of the model in the API; may be given more than once")
+    root_path: str = flag("", "prefix that a proxy leaves before every path")
+    chat_template: str | None = flag(None, "file of a chat template to use instead of the model's")
+    generation_config: str = flag(
+        "auto", "sampling defaults: auto takes the model's generation_config.json, vllm none", ("auto", "vllm")
+    )
+    shutdown_timeout: float = flag(60.0, "seconds that running requests have to finish after SIGTERM")
+    max_body_bytes: int = flag(8 * 2**20, "largest request body")
+    log_level: str = flag("info", "least important events to log", LEVELS)
+    log_format: str = flag("text", "form of the log on standard error", FORMATS)
+    disable_log_requests: bool = flag(False, "log only requests that fail")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port must be in [0, 65535], got {self.port}")
+        if not 0 <= self.shutdown_timeout <= 86400:
+            raise ConfigError(f"shutdown_timeout must be in [0, 86400] seconds, got {self.shutdown_timeout}")
+        if not 1024 <= self.max_body_bytes <= 2**30:
+            raise ConfigError(f"max_body_bytes must be in [1024, {2**30}], got {self.max_body_bytes}")
+        if any(not key or not key.isascii() or not key.isprintable() for key in self.api_key):
+            raise ConfigError("api_key must be printable ASCII, and not empty")
+        if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
+            raise ConfigError(f"root_path must begin with / and not end with it, got {self.root_path!r}")
+        if not self.api_key and not self.insecure and not is_loopback(self.host):
+            raise ConfigError(
+                f"anyone who reaches {self.host} could use this server: set --api-key (or OCTAVO_API_KEY), "
+                "listen on 127.0.0.1, or say --insecure"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """True only for names and addresses that mean this machine and cannot mean another."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,40 @@
+"""What the server needs of an engine. `octavo.engine.async_llm.AsyncLLM` is one; tests bring their own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Protocol
+
+from octavo.core.outputs import RequestOutput, Stats
+from octavo.core.params import SamplingParams
+from octavo.text.tokenizer import Tokenizer
+
+
+class Engine(Protocol):
+    tokenizer: Tokenizer
+    model_name: str
+    max_model_len: int
+    generation_config: dict[str, Any]  # the model's generation_config.json; {} if it has none
+    stats: Stats
+    listeners: list[Callable[[Stats], None]]  # called after every step
+
+    @property
+    def ready(self) -> bool:
+        """The engine is alive and makes progress."""
+        ...
+
+    def generate(
+        self,
+        prompt: str | list[int],
+        params: SamplingParams,
+        *,
+        request_id: str,
+        priority: int = 0,
+        cache_salt: str = "",
+        prompt_param: str = "prompt",
+        add_special_tokens: bool = True,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Raises RequestError before the first item; closing the generator aborts the request."""
+        ...
+
+    async def shutdown(self) -> None: ...

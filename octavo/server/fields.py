@@ -1,0 +1,144 @@
+"""From a body to a typed request: strict JSON, errors with the path of the field, and no field dropped in silence.
+
+Three kinds of fields are not in `protocol`. Those in `UNSUPPORTED` ask for something that would change the answer and
+that we cannot do: they are refused unless their value asks for nothing. A chat template is code: `FORBIDDEN` keeps it,
+and what only the parts of a cluster may tell each other, from clients. All others are accepted and named in a header.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from octavo.core.errors import RequestError
+
+# Field -> the values, beside null, false and empty ones, that ask for nothing.
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    # OpenAI
+    "audio": (),
+    "function_call": ("none", "auto"),
+    "functions": (),
+    "modalities": (["text"],),
+    "response_format": ({"type": "text"},),
+    "suffix": (),
+    "tool_choice": ("none", "auto"),
+    "tools": (),
+    # vLLM: sampling
+    "length_penalty": (1,),
+    "logprob_token_ids": (),
+    "repetition_detection": (),
+    "stream_interval": (1,),
+    "thinking_token_budget": (),
+    "use_beam_search": (),
+    "watermarking": (),
+    # vLLM: structured output, and its older and other names
+    "ebnf": (),
+    "grammar": (),
+    "guided_choice": (),
+    "guided_decoding_backend": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_whitespace_pattern": (),
+    "json_schema": (),
+    "regex": (),
+    "stop_regex": (),
+    "structural_tag": (),
+    "structured_outputs": (),
+    # vLLM: media, adapters, sessions, reports
+    "include_reasoning": (True,),
+    "lora_path": (),
+    "media_io_kwargs": (),
+    "mm_processor_kwargs": (),
+    "mm_payload": (),
+    "prompt_embeds": (),
+    "return_hidden_states": (),
+    "return_mm_kwargs": (),
+    "return_token_offsets": (),
+    "return_weight_versions": (),
+    "routed_experts_prompt_start": (0,),
+    "session_id": (),
+    "session_params": (),
+    "vllm_xargs": (),
+}
+FORBIDDEN: frozenset[str] = frozenset(
+    {
+        "bootstrap_host",
+        "bootstrap_port",
+        "bootstrap_room",
+        "chat_template",
+        "custom_logit_processor",
+        "data_parallel_rank",
+        "ec_transfer_params",
+        "features",
+        "kv_transfer_params",
+        "mm_hashes",
+    }
+)
+MAX_NAMED = 32  # ignored fields in the header
+_NOT_NAME = re.compile(r"[^A-Za-z0-9_.\[\]-]")
+_AT = re.compile(r"^(.*) - at `(?:(?:key|tag)` in `)?\$\.?([^`]*)`$", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+
+T = TypeVar("T", bound=msgspec.Struct)
+_decoders: dict[type[msgspec.Struct], msgspec.json.Decoder[Any]] = {}
+
+
+def decode(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any], str]:
+    """The request, the same as plain data, and the names of the fields that were ignored, for the header."""
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    try:
+        request: T = decoder.decode(body)
+        # msgspec takes the last of two equal keys, and a proxy before us may have judged by the first.
+        tree: dict[str, Any] = json.loads(body, object_pairs_hook=_unique)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error)) from None
+    except RequestError:
+        raise
+    except (ValueError, RecursionError):  # malformed, not UTF-8, an endless number, a deep nest
+        raise RequestError("The body is not valid JSON in UTF-8.") from None
+    known = kind.__struct_fields__
+    ignored = [name for name, value in tree.items() if name not in known and not _refuse(name, value)]
+    return request, tree, _header_value(ignored) if ignored else ""
+
+
+def _header_value(ignored: list[str]) -> str:
+    """The names as a header may hold them, whatever a client called its fields."""
+    names = [_NOT_NAME.sub("?", name[:64]) or "?" for name in ignored[:MAX_NAMED]]
+    return ",".join(names + ["..."] * (len(ignored) > MAX_NAMED))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise RequestError("An object has the same key twice.", _NOT_NAME.sub("?", twice[:64]))
+    return found
+
+
+def _refuse(name: str, value: Any) -> bool:
+    """True for a field that asks for nothing and need not be named; raises if it asks for what is not to be had."""
+    if name in FORBIDDEN and value is not None:
+        raise RequestError(f"{name} is not accepted from clients.", name)
+    if name not in UNSUPPORTED:
+        return value is None
+    neutral = value in UNSUPPORTED[name] or (value in (None, False, [], {}, "") and True not in UNSUPPORTED[name])
+    if not neutral and value is not None:
+        raise RequestError(f"{name} is not supported by this server.", name)
+    return True
+
+
+def _explain(text: str) -> RequestError:
+    """msgspec's "Expected `int`, got `str` - at `$.stop[0]`" as an error of ours, with the param stop[0]."""
+    at = _AT.match(text)
+    message, param = (at[1], at[2]) if at else (text, "")
+    missing = _MISSING.search(message)
+    if missing:
+        param = f"{param}.{missing[1]}" if param else missing[1]
+    return RequestError(f"{param}: {message}" if param else message, param or None)

@@ -1,0 +1,204 @@
+"""From a request to its answers: sampling parameters, one engine request a prompt, and what the metrics count."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from octavo.core.errors import EngineUnavailable, InternalError, RequestError
+from octavo.core.outputs import CompletionOutput, RequestOutput, TokenLogprobs
+from octavo.core.params import RequestOutputKind, SamplingParams
+from octavo.server.http import Exchange
+from octavo.server.protocol import (
+    GenerationRequest,
+    PromptLogprob,
+    PromptLogprobs,
+    PromptTokensDetails,
+    StreamOptions,
+    Usage,
+)
+from octavo.server.service import Prompt, Service
+from octavo.version import VERSION
+
+FINGERPRINT = f"octavo-{VERSION}"
+_SAMPLING = (
+    *("n", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
+    *("seed", "stop", "stop_token_ids", "include_stop_str_in_output", "ignore_eos", "min_tokens", "logit_bias"),
+    *("allowed_token_ids", "bad_words", "prompt_logprobs", "skip_special_tokens", "spaces_between_special_tokens"),
+)
+LEAST_LOGPROB = -9999.0  # JSON has no -inf: what OpenAI says of a token that could not have been sampled
+# How far answers to one prompt may run ahead of a client that reads slowly; the transport bounds the rest.
+PENDING_OUTPUTS = 16
+
+
+def sampling_params(request: GenerationRequest, defaults: dict[str, Any], **values: Any) -> SamplingParams:
+    """What the client asked for over what the model prefers; `values` are what the two routes spell apart."""
+    asked = {name: value for name in _SAMPLING if (value := getattr(request, name)) is not None}
+    kind = RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
+    return SamplingParams(**{**defaults, **asked, **values, "output_kind": kind})
+
+
+def stream_options(request: GenerationRequest) -> StreamOptions:
+    if request.stream_options is not None and not request.stream:
+        raise RequestError("stream_options needs stream to be true.", "stream_options")
+    return request.stream_options or StreamOptions()
+
+
+class Generation:
+    """The answers to one HTTP request, which may bring several prompts; they all have the same parameters."""
+
+    def __init__(
+        self,
+        service: Service,
+        exchange: Exchange,
+        request: GenerationRequest,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+        *,
+        kind: str,
+        prompt_param: str,
+        add_special_tokens: bool,
+    ) -> None:
+        service.check_priority(request.priority)
+        self.id = f"{kind}-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+        self.model = service.model(request.model)
+        self.params = params
+        self.prompts = prompts
+        self.completion_tokens = 0
+        self.prompt_tokens = [0] * len(prompts)  # known with the first output
+        self.cached_tokens = [0] * len(prompts)
+        self._service = service
+        self._exchange = exchange
+        self._priority = request.priority
+        self._salt = service.keys.salt(exchange.key, request.cache_salt or "")
+        self._prompt_param = prompt_param
+        self._add_special_tokens = add_special_tokens
+
+    async def outputs(self) -> AsyncGenerator[tuple[int, RequestOutput], None]:
+        """(prompt, output) as they come; an error before the first ends all of them."""
+        if len(self.prompts) == 1:
+            async with aclosing(self._answer(0)) as answer:
+                async for output in answer:
+                    yield 0, output
+            return
+        queue: asyncio.Queue[tuple[int, RequestOutput] | Exception | None] = asyncio.Queue(PENDING_OUTPUTS)
+        tasks = [asyncio.create_task(self._pump(i, queue)) for i in range(len(self.prompts))]
+        try:
+            running = len(tasks)
+            while running:
+                item = await queue.get()
+                if isinstance(item, Exception):
+                    raise item
+                if item is None:
+                    running -= 1
+                else:
+                    yield item
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _pump(self, prompt: int, queue: asyncio.Queue[tuple[int, RequestOutput] | Exception | None]) -> None:
+        try:
+            async with aclosing(self._answer(prompt)) as answer:
+                async for output in answer:
+                    await queue.put((prompt, output))
+            await queue.put(None)
+        except Exception as error:  # handed to the request, whose task logs and answers it
+            await queue.put(error)
+
+    async def _answer(self, prompt: int) -> AsyncGenerator[RequestOutput, None]:
+        metrics = self._service.metrics
+        tokens = [0] * self.params.n
+        reasons: dict[int, str] = {}
+        last: dict[int, float] = {}
+        answer = self._service.llm.generate(
+            self.prompts[prompt],
+            self.params,
+            request_id=f"{self.id}-{prompt}",
+            priority=self._priority,
+            cache_salt=self._salt,
+            prompt_param=self._prompt_param,
+            add_special_tokens=self._add_special_tokens,
+        )
+        streams = self.params.output_kind is RequestOutputKind.DELTA
+        begun = finished = False
+        try:
+            async with aclosing(answer):
+                async for output in answer:
+                    if not begun:
+                        begun = True
+                        self.prompt_tokens[prompt] = len(output.prompt_token_ids)
+                        metrics.on_start(self.prompt_tokens[prompt], self.params)
+                    now = time.monotonic()
+                    self.cached_tokens[prompt] = output.num_cached_tokens
+                    for piece in output.outputs:
+                        count = len(piece.token_ids)
+                        tokens[piece.index] += count
+                        self.completion_tokens += count
+                        metrics.generation_tokens += count
+                        if streams and count:
+                            if piece.index in last:
+                                metrics.inter_token.observe(now - last[piece.index])
+                            last[piece.index] = now
+                        if piece.finish_reason is not None:
+                            reasons[piece.index] = finish_reason(piece)
+                    if output.finished:
+                        finished = True
+                        metrics.on_finish(output, tokens, reasons.values())
+                        self._log(output, reasons)
+                    yield output
+        finally:
+            if begun and not finished:
+                metrics.finished["abort"] += self.params.n
+
+    def usage(self, completion_tokens: int | None = None) -> Usage:
+        prompt = sum(self.prompt_tokens)
+        completion = self.completion_tokens if completion_tokens is None else completion_tokens
+        return Usage(prompt, completion, prompt + completion, PromptTokensDetails(sum(self.cached_tokens)))
+
+    def _log(self, output: RequestOutput, reasons: dict[int, str]) -> None:
+        first = output.metrics.first_token_time
+        fields = self._exchange.fields
+        fields["prompt_tokens"] = sum(self.prompt_tokens)
+        fields["cached_tokens"] = sum(self.cached_tokens)
+        fields["completion_tokens"] = self.completion_tokens
+        fields["finish"] = ",".join(sorted(set(reasons.values())))
+        if first is not None:
+            fields.setdefault("first_token_ms", round((first - output.metrics.arrival_time) * 1000, 1))
+
+
+def finish_reason(piece: CompletionOutput) -> str:
+    """stop or length; an answer that ended otherwise is an error of ours."""
+    if piece.finish_reason == "error":
+        raise InternalError
+    if piece.finish_reason == "abort":
+        raise EngineUnavailable("The answer was aborted by the server.")
+    assert piece.finish_reason is not None
+    return piece.finish_reason
+
+
+def token_text(service: Service, token_id: int, decoded: str | None, as_ids: bool) -> str:
+    """A token as logprobs name it. `decoded` is None where it is part of a character."""
+    if as_ids:
+        return f"token_id:{token_id}"
+    if decoded is None:
+        return service.llm.tokenizer.token_bytes(token_id).decode(errors="replace")
+    return decoded
+
+
+def prompt_logprobs(rows: Sequence[TokenLogprobs | None]) -> PromptLogprobs:
+    return [
+        None
+        if row is None
+        else {
+            str(i): PromptLogprob(max(found.logprob, LEAST_LOGPROB), found.rank, found.decoded_token)
+            for i, found in row.items()
+        }
+        for row in rows
+    ]

@@ -1,0 +1,215 @@
+"""HTTP as the routes see it: an `Exchange` comes in, a `Response` or a `Stream` goes out, errors are raised.
+
+This is the whole web framework. The routes need a table, a body with limits, one error shape and server-sent
+events; for a streamed token, a general framework's layers would cost more than everything else we do with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from octavo.core.errors import BodyTimeout, Draining, MethodNotAllowed, RequestError, RequestTooLarge, ServerError
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+BODY_SECONDS = 30.0  # a body has this long, and a second more for every
+BODY_BYTES_PER_SECOND = 16 * 1024
+# A client that is still sending does not read an answer: this many times the limit is read and thrown away first.
+DISCARD_FACTOR = 8
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+CLOSE: Header = (b"connection", b"close")
+
+
+@dataclass(slots=True)
+class Response:
+    body: bytes
+    status: int = 200
+    media_type: bytes = b"application/json"
+    headers: list[Header] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Stream:
+    """Server-sent events. Nothing is sent before the first item, so an error until then is an ordinary answer."""
+
+    events: AsyncGenerator[bytes, None]
+
+
+class ClientGone(Exception):
+    """The client closed the connection; nobody is there to answer."""
+
+
+class Exchange:
+    """One request and what becomes of it. Slots are filled in as it is served and read by the log and the metrics."""
+
+    __slots__ = (
+        "argument",
+        "cause",
+        "fields",
+        "headers",
+        "ignored",
+        "key",
+        "method",
+        "named",
+        "path",
+        "quiet",
+        "receive",
+        "request_id",
+        "route",
+        "send",
+        "start",
+        "started",
+        "status",
+        "task",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers: list[Header] = scope["headers"]
+        self.receive = receive
+        self.send = send
+        self.start = time.monotonic()
+        self.task = asyncio.current_task()
+        given = self.header(b"x-request-id")
+        self.named = given is not None and REQUEST_ID.fullmatch(given) is not None
+        self.request_id = given.decode() if given and self.named else uuid.uuid4().hex
+        self.cause: Exception | None = None  # why the task was cancelled
+        self.started = False  # the head of the answer is out
+        self.status = 0
+        self.route = ""  # the path of the matched route: a closed set, unlike the request's
+        self.quiet = False  # not worth a line in the log
+        self.argument = ""  # what the route's path leaves open
+        self.key = b""  # the API key that opened the door
+        self.ignored = ""  # names of the fields that were accepted and have no effect
+        self.fields: dict[str, Any] = {}  # for the log line
+
+    def header(self, name: bytes) -> bytes | None:
+        return next((value for key, value in self.headers if key == name), None)
+
+    def take_id(self, given: str | None) -> None:
+        """The id that the body gives, unless a header gave one."""
+        if given is not None and not self.named:
+            self.request_id = given
+
+    def interrupt(self, cause: Exception) -> None:
+        """Ends the request wherever it stands, as if `cause` had been raised there."""
+        if self.cause is None and self.task is not None:
+            self.cause = cause
+            self.task.cancel()
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body: RequestTooLarge over the limit; a client slower than the floor is taken for gone."""
+        declared = self.header(b"content-length")
+        size = int(declared) if declared else 0  # httptools has checked that it is a number
+        refused = size > limit * DISCARD_FACTOR
+        parts: list[bytes] = []
+        received, more = 0, True
+        try:
+            async with asyncio.timeout(BODY_SECONDS) as deadline:
+                begin = deadline.when() or 0.0
+                while more and not refused:
+                    message = await self.receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    received += len(message["body"])
+                    more = message["more_body"]
+                    if received <= limit:
+                        parts.append(message["body"])
+                    else:
+                        parts.clear()
+                        refused = received > limit * DISCARD_FACTOR
+                    if more:
+                        deadline.reschedule(begin + received / BODY_BYTES_PER_SECOND)
+        except TimeoutError:
+            raise BodyTimeout("The body did not arrive in time.") from None
+        if refused or received > limit:
+            raise RequestTooLarge(f"The body may have {limit} bytes.")
+        return b"".join(parts)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Interrupts the request when its client leaves. Only after the body: both read from `receive`."""
+        watcher = asyncio.get_running_loop().create_task(self._watch())
+        try:
+            yield
+        finally:
+            watcher.cancel()
+
+    async def _watch(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.interrupt(ClientGone())
+
+    async def respond(self, response: Response) -> None:
+        body = response.body
+        headers = [(b"content-length", str(len(body)).encode())]
+        await self._start(response.status, response.media_type, headers + response.headers)
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def stream(self, events: AsyncGenerator[bytes, None]) -> None:
+        chunk = await anext(events)
+        # A proxy that collected the answer would undo the streaming: x-accel-buffering tells nginx so.
+        headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+        await self._start(200, b"text/event-stream; charset=utf-8", headers)
+        await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
+        async for chunk in events:
+            await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await self.send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+    async def fail(self, error: RequestError) -> None:
+        """The error as an answer, or as the last event of a stream, which then has no [DONE]."""
+        if self.started:
+            await self.send({"type": "http.response.body", "body": event(error_body(error))})
+            return
+        headers: list[Header] = []
+        if isinstance(error, ServerError) and error.retry_after is not None:
+            headers.append((b"retry-after", str(error.retry_after).encode()))
+        if error.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        if isinstance(error, (BodyTimeout, RequestTooLarge, Draining)):
+            headers.append(CLOSE)  # the rest of the body is not wanted; or the next request belongs to a replica
+        if isinstance(error, MethodNotAllowed):
+            headers.append((b"allow", ", ".join(error.allowed).encode()))
+        await self.respond(Response(error_body(error), error.status, headers=headers))
+
+    async def _start(self, status: int, media_type: bytes, headers: list[Header]) -> None:
+        headers += [(b"content-type", media_type), (b"x-request-id", self.request_id.encode())]
+        if self.ignored:
+            headers.append((b"x-octavo-ignored", self.ignored.encode()))
+        self.started = True
+        self.status = status
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def error_body(error: RequestError) -> bytes:
+    """The one shape of every error, here and in OpenAI's API."""
+    shape = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    try:
+        return _encode({"error": shape})
+    except UnicodeEncodeError:  # half a character that the client sent and the message quotes
+        return _encode({"error": {**shape, "message": error.message.encode(errors="replace").decode()}})
+
+
+def event(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    return Response(_encode(value), status)

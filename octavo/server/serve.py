@@ -1,0 +1,152 @@
+"""`octavo serve`: the socket, then HTTP, then the engine; and the way back down.
+
+The port is taken first, so that a wrong one costs no model load. HTTP answers while the model loads. SIGTERM or Ctrl-C
+drains (readiness is 503 at once, the listener stays open, running answers finish); a second one ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shlex
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
+
+import msgspec
+import uvicorn
+
+from octavo.core import log
+from octavo.core.config import EngineConfig
+from octavo.core.errors import Draining
+from octavo.server.app import App
+from octavo.server.config import ServerConfig
+from octavo.server.engine import Engine
+from octavo.server.transport import Connection, bind
+from octavo.version import VERSION
+
+CLOSE_SECONDS = 5  # that connections have to send what is left, once every answer is complete
+KEEP_ALIVE_SECONDS = 75  # longer than the pools of common clients keep an idle connection
+
+R = TypeVar("R")
+StartEngine = Callable[[EngineConfig, ServerConfig], Awaitable[Engine]]
+
+
+def serve(engine: EngineConfig, server: ServerConfig, start: StartEngine | None = None) -> int:
+    """Runs until a signal; returns the exit status. OctavoError if it cannot start."""
+    import uvloop
+
+    log.setup(server.log_level, server.log_format)
+    with bind(server.host, server.port) as sock, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Serving(engine, server, start or start_engine).run(sock))
+
+
+async def start_engine(engine: EngineConfig, server: ServerConfig) -> Engine:
+    from octavo.engine.async_llm import AsyncLLM
+
+    return await AsyncLLM.start(engine, log_level=server.log_level, log_format=server.log_format)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: it would close the listener at the first signal."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Serving:
+    def __init__(self, engine: EngineConfig, server: ServerConfig, start: StartEngine) -> None:
+        self.engine = engine
+        self.server = server
+        self.start = start
+        self.app = App(server, engine)
+        self.stop = asyncio.Event()
+        self.kill = asyncio.Event()
+
+    async def run(self, sock: socket.socket) -> int:
+        began = time.monotonic()
+        url = base_url(sock)
+        say(f"Octavo {VERSION} at {url}: loading {self.engine.model or 'the demo model'}")
+        self.handle_signals()
+        http = Server(
+            uvicorn.Config(
+                self.app,
+                http=Connection,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=CLOSE_SECONDS,
+            )
+        )
+        listening = asyncio.create_task(http.serve(sockets=[sock]))
+        llm: Engine | None = None
+        try:
+            llm = await first(self.start(self.engine, self.server), self.stop)
+            if llm is not None:
+                self.app.attach(llm)
+                say(f"Ready in {time.monotonic() - began:.1f} s. Try:\n\n{curl(url, self.app)}\n")
+                await self.stop.wait()
+                say(f"Stopping: running requests have {self.server.shutdown_timeout:g} s. Once more to stop at once.")
+                await first(self.app.drain(self.server.shutdown_timeout), self.kill)
+                self.app.abort(Draining("The server was stopped."))
+        finally:
+            http.should_exit = True
+            http.force_exit = self.kill.is_set() or llm is None
+            await listening
+            if llm is not None:
+                await llm.shutdown()
+        return 1 if self.kill.is_set() else 0
+
+    def handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.on_signal)
+
+    def on_signal(self) -> None:
+        if self.stop.is_set():
+            self.kill.set()
+        self.stop.set()
+
+
+async def first(work: Awaitable[R], event: asyncio.Event) -> R | None:
+    """The result of `work`; None, with the work cancelled, if the event comes before it."""
+    task = asyncio.ensure_future(work)
+    waiter = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for each in (task, waiter):
+            each.cancel()
+        await asyncio.gather(task, waiter, return_exceptions=True)
+
+
+def base_url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if sock.family == socket.AF_INET6 else f"http://{host}:{port}"
+
+
+def curl(url: str, app: App) -> str:
+    """A request to copy. The key is not printed: it would end in a log."""
+    assert app.service is not None
+    body = {"model": app.service.names[0], "messages": [{"role": "user", "content": "Hello! Who are you?"}]}
+    path = "chat/completions" if app.service.llm.tokenizer.chat_template else "completions"
+    if path == "completions":
+        body = {"model": app.service.names[0], "prompt": "Once upon a time"}
+    key = ' -H "Authorization: Bearer $OCTAVO_API_KEY"' if app.server.api_key else ""
+    url = url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+    data = shlex.quote(msgspec.json.encode(body).decode())
+    return f"  curl {url}/v1/{path}{key} -H 'Content-Type: application/json' -d {data}"
+
+
+def say(text: str) -> None:
+    """To the person who started us; the log is for machines."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,114 @@
+"""What every route shares: the engine, its names and limits, the sampling defaults, and how a prompt becomes tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from octavo.core.config import EngineConfig
+from octavo.core.errors import ConfigError, ModelNotFound, RequestError
+from octavo.core.params import SamplingParams
+from octavo.server.auth import Keys
+from octavo.server.config import ServerConfig
+from octavo.server.engine import Engine
+from octavo.server.metrics import Metrics
+from octavo.server.protocol import GenerationRequest, ModelCard
+
+DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+# Text longer than this is rendered and tokenized in a thread: a few hundred KB take longer than a token may wait.
+SHORT_TEXT = 16 * 1024
+
+Prompt = str | list[int]
+R = TypeVar("R")
+
+
+class Service:
+    def __init__(self, llm: Engine, server: ServerConfig, engine: EngineConfig, metrics: Metrics, keys: Keys) -> None:
+        self.llm = llm
+        self.server = server
+        self.engine = engine
+        self.metrics = metrics
+        self.keys = keys
+        # A folder's place on our disk is nobody's business, but clients of other servers know a model by it.
+        self.names = server.served_model_name or (Path(llm.model_name).name,)
+        self.aliases = {*self.names, *(() if server.served_model_name else (llm.model_name,))}
+        self.created = int(time.time())
+        self.defaults = sampling_defaults(llm.generation_config if server.generation_config == "auto" else {})
+        self.template = read_template(server.chat_template, llm) if server.chat_template else None
+        cache = {
+            "block_size": engine.block_size,
+            "enable_prefix_caching": engine.enable_prefix_caching,
+            "gpu_memory_utilization": engine.gpu_memory_utilization,
+        }
+        metrics.attach(self.names[0], llm.max_model_len, cache)
+        llm.listeners.append(metrics.on_step)
+
+    def model(self, asked: str | None) -> str:
+        """The name to answer under; a request need not name the one model there is."""
+        if asked is None:
+            return self.names[0]
+        if asked not in self.aliases:
+            raise ModelNotFound("There is no model of this name; GET /v1/models lists those there are.", "model")
+        return asked if asked in self.names else self.names[0]
+
+    def cards(self) -> list[ModelCard]:
+        root = self.names[0]
+        return [ModelCard(name, self.created, self.llm.max_model_len, root) for name in self.names]
+
+    def check_priority(self, priority: int) -> None:
+        if priority and self.engine.scheduling_policy != "priority":
+            raise RequestError("priority needs a server started with --scheduling-policy priority.", "priority")
+
+    def render(self, messages: Sequence[dict[str, Any]], **options: Any) -> str:
+        return self.llm.tokenizer.chat_template.render(messages, template=self.template, **options)
+
+    async def truncate(
+        self, prompt: Prompt, request: GenerationRequest, max_tokens: int | None, add_special_tokens: bool
+    ) -> Prompt:
+        """The prompt cut to what the client allows: its end is kept unless the client says otherwise."""
+        most = request.truncate_prompt_tokens
+        if most is None:
+            return prompt
+        if most == -1:
+            most = self.llm.max_model_len - (1 if max_tokens is None else max_tokens)
+        if most < 1:
+            raise RequestError("truncate_prompt_tokens must be -1 or at least 1.", "truncate_prompt_tokens")
+        ids = await self.encode(prompt, add_special_tokens) if isinstance(prompt, str) else prompt
+        return ids[:most] if request.truncation_side == "right" else ids[-most:]
+
+    async def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return await offload(len(text), lambda: self.llm.tokenizer.encode(text, add_special_tokens))
+
+
+async def offload(size: int, work: Callable[[], R]) -> R:
+    """Long work goes to a thread, so that other streams go on; short work is done at once."""
+    return work() if size <= SHORT_TEXT else await asyncio.to_thread(work)
+
+
+def sampling_defaults(generation_config: dict[str, Any]) -> dict[str, Any]:
+    """The model's own sampling defaults, checked once."""
+    found = {name: generation_config[name] for name in DEFAULTS if generation_config.get(name) is not None}
+    try:
+        SamplingParams(**found)
+    except RequestError as error:
+        raise ConfigError(
+            f"generation_config.json: {error.message}; start with --generation-config vllm to leave it out"
+        ) from None
+    return found
+
+
+def read_template(path: str, llm: Engine) -> str:
+    """The chat template of --chat-template; a ConfigError if it cannot be read or compiled."""
+    try:
+        source = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--chat-template {path}: {error}") from None
+    try:
+        llm.tokenizer.chat_template.render([{"role": "user", "content": "-"}], template=source)
+    except RequestError as error:
+        if error.param == "chat_template":  # it has an error; to refuse this message is its right
+            raise ConfigError(f"--chat-template {path}: {error.message}") from None
+    return source

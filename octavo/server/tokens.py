@@ -1,0 +1,44 @@
+"""POST /tokenize and /detokenize: the model's tokenizer over HTTP."""
+
+from __future__ import annotations
+
+from octavo.core.errors import RequestError
+from octavo.server import fields
+from octavo.server.http import Exchange, Response, json_response
+from octavo.server.protocol import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
+from octavo.server.service import Service, offload
+
+
+async def tokenize(service: Service, exchange: Exchange, body: bytes) -> Response:
+    request, tree, exchange.ignored = fields.decode(body, TokenizeRequest)
+    service.model(request.model)
+    if (request.prompt is None) == (request.messages is None):
+        raise RequestError("Send either prompt or messages.", "prompt")
+    text, special = request.prompt, True
+    if text is None:
+        goes_on, begins = request.continue_final_message, request.add_generation_prompt
+        special = False
+        text = await offload(
+            len(body),
+            lambda: service.render(
+                tree["messages"],
+                add_generation_prompt=not goes_on if begins is None else begins,
+                continue_final_message=goes_on,
+                variables=request.chat_template_kwargs,
+            ),
+        )
+    if request.add_special_tokens is not None:
+        special = request.add_special_tokens
+    ids = await service.encode(text, special)
+    answer = Tokenized(len(ids), service.llm.max_model_len, ids)
+    if request.return_token_strs:
+        answer.token_strs = [service.llm.tokenizer.id_to_token(i) or "" for i in ids]
+    return json_response(answer)
+
+
+async def detokenize(service: Service, exchange: Exchange, body: bytes) -> Response:
+    request, _, exchange.ignored = fields.decode(body, DetokenizeRequest)
+    service.model(request.model)
+    tokens = request.tokens
+    text = await offload(len(tokens), lambda: service.llm.tokenizer.decode(tokens, skip_special_tokens=False))
+    return json_response(Detokenized(text))
