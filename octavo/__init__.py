@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from octavo.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from octavo.core.config import EngineConfig
     from octavo.core.errors import ConfigError, EngineError, OctavoError, RequestError
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from octavo.core.params import BeamSearchParams, RequestOutputKind, SamplingParams
     from octavo.engine.async_llm import AsyncLLM
     from octavo.llm import LLM
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "LLM": "octavo.llm",

@@ -77,4 +77,5 @@ class Beams:
         return BeamSearchOutput(best)
 
     def _score(self, beam: BeamSearchSequence) -> float:
-        return beam.cum_logprob / max(1, len(beam.tokens) - self._prompt_len) ** self.params.length_penalty
+        length = max(1, len(beam.tokens) - self._prompt_len)
+        return float(beam.cum_logprob / length**self.params.length_penalty)
