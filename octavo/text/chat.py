@@ -106,9 +106,8 @@ class ChatTemplate:
 def _compile(source: str, param: str) -> _Compiled:
     try:
         tree = sandbox.parse(source)
-        loops = _loops_over_parts(tree)
-        takes_strings = any(test.name == "string" for test in tree.find_all(nodes.Test))
-        return _Compiled(sandbox.compile_template(tree), loops, takes_strings)
+        loops_over_parts, takes_strings = _content_format(tree)
+        return _Compiled(sandbox.compile_template(tree), loops_over_parts, takes_strings)
     except jinja2.TemplateSyntaxError as error:
         raise RequestError(f"the chat template has an error in line {error.lineno}: {error.message}", param) from error
     except (jinja2.TemplateError, RecursionError, ValueError) as error:
@@ -218,7 +217,7 @@ def _content(content: Any, compiled: _Compiled, name: str) -> Any:
         if isinstance(part, str):
             part = {"type": "text", "text": part}
         kind = part.get("type", "text") if isinstance(part, dict) else None
-        text = part.get(_TEXT_PARTS[kind]) if kind in _TEXT_PARTS else None
+        text = part.get(_TEXT_PARTS.get(kind)) if isinstance(kind, str) else None
         if not isinstance(text, str):
             raise RequestError(f"{name}[{i}] must be a text part: this model takes text only", f"{name}[{i}]")
         texts.append(text)
@@ -250,8 +249,11 @@ def _add_reasoning(message: dict[str, Any]) -> dict[str, Any]:
     return {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
-def _loops_over_parts(tree: nodes.Template) -> bool:
-    """Does the template loop over the content of a message? Followed through {% set %} and macro parameters."""
+def _content_format(tree: nodes.Template) -> tuple[bool, bool]:
+    """Does the template loop over the content of a message, and does it ask whether the content is a string?
+
+    Content is followed through {% set %} and macro parameters.
+    """
     names: set[str] = set()
     macros = {macro.name: macro for macro in tree.find_all(nodes.Macro)}
 
@@ -276,4 +278,6 @@ def _loops_over_parts(tree: nodes.Template) -> bool:
             macro = macros.get(call.node.name) if isinstance(call.node, nodes.Name) else None
             if macro is not None:
                 names.update(param.name for param, arg in zip(macro.args, call.args, strict=False) if is_content(arg))
-    return any(is_content(loop.iter) for loop in tree.find_all(nodes.For))
+    loops = any(is_content(loop.iter) for loop in tree.find_all(nodes.For))
+    asks = any(test.name == "string" and is_content(test.node) for test in tree.find_all(nodes.Test))
+    return loops, asks

@@ -64,15 +64,17 @@ class PieceTable(dict[int, Piece]):
         layout: Layout,
         token: Callable[[int], str | None],
         join: Callable[[list[str]], str],
-        hidden: frozenset[int] = frozenset(),
+        anchor: str,
+        hidden: frozenset[int],
     ) -> None:
-        """`join` is the decoder itself, from tokens to text; ids in `hidden` are not shown."""
+        """`join` is the decoder itself, from tokens to text, and `anchor` a token that it leaves alone; ids in
+        `hidden` are not shown."""
         super().__init__()
         self.layout = layout
         self._token = token
         self._join = join
         self._hidden = hidden
-        self._anchor = next(letter for letter in "abcdefghijklmnopqrstuvwxyz" if join([letter]) == letter)
+        self._anchor = anchor
 
     def __missing__(self, token_id: int) -> Piece:
         piece = self._make(int(token_id))

@@ -2,9 +2,8 @@
 
 Jinja's immutable sandbox keeps templates from Python's internals. Beyond it, everything a template can repeat (loop
 turns, calls, string operations) is charged to a budget, no string may grow beyond the limit on the output, and numbers
-that size things are capped: for a request of ordinary size, a template is stopped within half a second. Code cannot
-be interrupted from within, so a server that takes templates from strangers should still render them in a process of
-their own.
+that size things are capped: for a request of ordinary size, a template is stopped within about a second. Python cannot
+interrupt itself, so a server that takes templates from strangers should still render them in a process of their own.
 """
 
 from __future__ import annotations
@@ -92,11 +91,17 @@ def _check(function: str, subject: Any, args: Sequence[Any]) -> None:
     if function in _SIZED and any(isinstance(value, int) and abs(value) > MAX_WIDTH for value in args):
         raise OverBudget("a number is too large")
     if function in ("replace", "join"):  # can be as long as two of their arguments multiplied
-        sizes = sorted(len(value) for value in (subject, *args) if isinstance(value, (str, list, tuple)))
-        if len(sizes) > 1 and sizes[-1] * sizes[-2] > 4 * _budget.get().limit:
+        *_, second, first = sorted([1, 1, *map(_length, (subject, *args))])
+        if second * first > 4 * _budget.get().limit:
             raise OverBudget("a string becomes too long")
     if function in ("format", "format_map") and isinstance(subject, str) and _LONG_NUMBER.search(subject):
         raise OverBudget("a number is too large")
+
+
+def _length(value: Any) -> int:
+    if isinstance(value, Iterator):  # of another filter: nobody knows
+        return 10_000
+    return len(value) if isinstance(value, (str, list, tuple, dict, range)) else 1
 
 
 def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -202,8 +207,9 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     # The name of the first parameter is taken out of the way of template variables.
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        subject = getattr(__obj, "__self__", None)
-        _check(getattr(__obj, "__name__", ""), subject, (*args, *kwargs.values()))
+        method = getattr(__obj, "__wrapped__", __obj)  # Jinja wraps str.format
+        subject = getattr(method, "__self__", None)
+        _check(getattr(method, "__name__", ""), subject, (*args, *kwargs.values()))
         result = super().call(__context, __obj, *args, **kwargs)
         _budget.get().charge(result)
         return result

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, Protocol
 
 from tokenizers import AddedToken, decoders, pre_tokenizers
@@ -142,9 +143,10 @@ class Tokenizer:
 
     def _make_pieces(self, hidden: frozenset[int]) -> PieceTable | None:
         backend = self._backend
-        if backend.layout is None:
+        anchor = next((letter for letter in ascii_lowercase if backend.join([letter]) == letter), None)
+        if backend.layout is None or anchor is None:
             return None
-        return PieceTable(backend.layout, backend.id_to_token, backend.join, hidden)
+        return PieceTable(backend.layout, backend.id_to_token, backend.join, anchor, hidden)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -294,6 +296,7 @@ def _read_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     value = templates or config.get("chat_template") or read_json(folder / "chat_template.json").get("chat_template")
     if isinstance(value, str):
         return {"default": value}
-    if isinstance(value, list):
-        value = {item["name"]: item["template"] for item in value}
-    return dict(value or {})
+    try:
+        return {item["name"]: item["template"] for item in value} if isinstance(value, list) else dict(value or {})
+    except (TypeError, KeyError, ValueError) as error:
+        raise ConfigError(f"the chat templates in {folder} cannot be read: {error!r}") from error

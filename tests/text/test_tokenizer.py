@@ -155,6 +155,8 @@ def test_templates_are_found_where_they_may_be(tmp_path: Path) -> None:
     assert templates(chat_template="config") == {"default": "config"}
     named = [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]
     assert templates(chat_template=named) == {"default": "a", "tool_use": "b"}
+    with pytest.raises(ConfigError, match="chat templates"):
+        templates(chat_template=[{"name": "default"}])
     (tmp_path / "chat_template.jinja").write_text("file")
     assert templates(chat_template="config") == {"default": "file"}
     (tmp_path / "additional_chat_templates").mkdir()
