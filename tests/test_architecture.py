@@ -76,7 +76,9 @@ def test_imports(path: Path):
             assert here not in TORCH_FREE, f"{here} must not import torch"
             assert not module.startswith("torch.distributed") or here in ("parallel", "runner")
         if head in OPTIONAL:
-            assert not top or here in OPTIONAL_ROOMS, f"{module} is optional: import it inside the function that needs it"
+            assert not top or here in OPTIONAL_ROOMS, (
+                f"{module} is optional: import it inside the function that needs it"
+            )
 
 
 def test_every_room_is_known():

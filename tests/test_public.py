@@ -54,4 +54,6 @@ def test_import_is_light():
 
 
 def test_front_end_runs_without_torch():
-    assert not {"torch", "transformers"} & loaded_by("from octavo import AsyncLLM, SamplingParams; import octavo.cli.main")
+    assert not {"torch", "transformers"} & loaded_by(
+        "from octavo import AsyncLLM, SamplingParams; import octavo.cli.main"
+    )

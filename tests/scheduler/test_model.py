@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from octavo.core.config import CacheConfig, SchedulerConfig
 from octavo.core.params import SamplingParams
@@ -21,7 +28,9 @@ def build(num_blocks=12, block_size=4, rows=5, budget=16, chunk=0, overlap=True,
     return Engine(scheduler, StampedRunner(cache), overlap)
 
 
-def make(uid, prompt, max_tokens=8, *, n=1, stop=(), seed=0, priority=0, salt="", stream=True, min_tokens=0, skip=False):
+def make(
+    uid, prompt, max_tokens=8, *, n=1, stop=(), seed=0, priority=0, salt="", stream=True, min_tokens=0, skip=False
+):
     params = SamplingParams(
         n=n, seed=seed, max_tokens=max_tokens, min_tokens=min_tokens, skip_reading_prefix_cache=skip
     )
@@ -57,7 +66,7 @@ class Walk(RuleBasedStateMachine):
     @rule(
         head=st.integers(0, 2),
         length=st.integers(1, 40),
-        most=st.integers(1, 24),
+        most=st.integers(1, 60),
         n=st.sampled_from([1, 1, 1, 2, 3]),
         stops=st.sampled_from([(), (), (3, 7, 11)]),
         priority=st.integers(-1, 1),
@@ -73,7 +82,16 @@ class Walk(RuleBasedStateMachine):
         if most < 1:
             return
         request = make(
-            self.uid, prompt, most, n=n, stop=stops, seed=self.uid, priority=priority, salt=salt, stream=stream, skip=skip
+            self.uid,
+            prompt,
+            most,
+            n=n,
+            stop=stops,
+            seed=self.uid,
+            priority=priority,
+            salt=salt,
+            stream=stream,
+            skip=skip,
         )
         self.uid += n
         self.engine.scheduler.add(request)
@@ -81,7 +99,7 @@ class Walk(RuleBasedStateMachine):
             self.wanted[uid] = reference(request, seed)
         self.totals["forks"] += n - 1
 
-    @rule(count=st.integers(1, 8))
+    @rule(count=st.integers(1, 24))
     def step(self, count):
         for _ in range(count):
             self.engine.step()
@@ -126,13 +144,13 @@ def test_random_walks():
     run_state_machine_as_test(
         Walk,
         settings=settings(
-            max_examples=300,
+            max_examples=500,
             stateful_step_count=60,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             derandomize=True,
         ),
     )
+    assert Walk.totals["steps"] >= 200_000, Walk.totals
     # The walks must have been where it hurts.
     assert min(Walk.totals.values()) > 100, Walk.totals
-    print(Walk.totals)
