@@ -18,6 +18,7 @@ class Attention:
     __slots__ = (
         "head_dim",
         "heads",
+        "joint_heads",
         "layer",
         "num_kv_heads",
         "o",
@@ -25,7 +26,6 @@ class Attention:
         "qkv",
         "rope",
         "scale",
-        "splits",
         "window",
     )
 
@@ -47,7 +47,7 @@ class Attention:
         self.layer = layer
         self.head_dim = head_dim
         self.heads = (num_heads, num_kv_heads)
-        self.splits = ((num_heads + num_kv_heads) * head_dim, num_kv_heads * head_dim)
+        self.joint_heads = (num_heads + num_kv_heads, num_kv_heads)
         self.scale = head_dim**-0.5
         self.window = window
         self.rope = rope
@@ -58,10 +58,9 @@ class Attention:
             self.qk_norm = QKNorm(num_heads, num_kv_heads, head_dim, qk_norm_eps, dtype, device)
 
     def __call__(self, x_TE: Tensor, rotation: Rotation, batch: ForwardBatch) -> Tensor:
-        qk, v = self.qkv(x_TE).split_with_sizes(self.splits, -1)
-        qk_TJD = qk.view(len(qk), -1, self.head_dim)
+        qkv = self.qkv(x_TE)
+        qk_TJD, v_TKD = qkv.view(len(qkv), -1, self.head_dim).split_with_sizes(self.joint_heads, 1)
         if self.qk_norm is not None:
             qk_TJD = self.qk_norm(qk_TJD)
         q_THD, k_TKD = self.rope(qk_TJD, rotation).split_with_sizes(self.heads, 1)
-        v_TKD = v.view(len(v), -1, self.head_dim)
         return self.o(batch.attention.run(self.layer, q_THD, k_TKD, v_TKD, batch, self.scale, self.window))

@@ -12,15 +12,24 @@ class RMSNorm:
     Returns (norm of the stream, stream). `x` may be overwritten; without a residual the stream begins with it.
     """
 
-    __slots__ = ("eps", "size", "weight_E")
+    __slots__ = ("eps", "mirror", "mirror_size", "size", "weight_E")
 
     def __init__(self, size: int, eps: float, dtype: torch.dtype, device: torch.device) -> None:
-        self.weight_E = torch.ones(size, dtype=dtype, device=device)
+        weight_F = torch.zeros(2 * size, dtype=dtype, device=device)  # F = 2 E
+        self.weight_E = weight_F[:size].fill_(1.0)
+        self.mirror = weight_F if device.type == "cpu" else None
+        self.mirror_size = (2 * size,)
         self.size = (size,)
         self.eps = eps
 
     def __call__(self, x_TE: Tensor, residual_TE: Tensor | None = None) -> tuple[Tensor, Tensor]:
         stream_TE = x_TE if residual_TE is None else x_TE.add_(residual_TE)
+        if self.mirror is not None and len(stream_TE) == 1:
+            # On a CPU rms_norm is eight small operations (12 us), layer_norm is one. The layer norm of a vector and
+            # its negative side by side is the vector's RMS norm, as their mean is zero: 6 us in all, for one token.
+            both_TF = torch.cat((stream_TE, -stream_TE), -1)
+            normed_TF = torch.layer_norm(both_TF, self.mirror_size, self.mirror, None, self.eps)
+            return normed_TF[:, : self.size[0]], stream_TE
         return torch.rms_norm(stream_TE, self.size, self.weight_E, self.eps), stream_TE
 
     def names(self, path: str) -> dict[str, Tensor]:

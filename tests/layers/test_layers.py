@@ -44,10 +44,11 @@ def test_qkv_shapes() -> None:
     }
 
 
-def test_the_norm_step_adds_then_normalizes() -> None:
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_the_norm_step_adds_then_normalizes(tokens: int) -> None:
     norm = RMSNorm(32, 1e-5, *ON)
     norm.weight_E.normal_()
-    x, residual = torch.randn(2, 5, 32).unbind()
+    x, residual = (torch.randn(2, tokens, 32) * 1e-2).unbind()
     stream = x + residual
     expected = stream * torch.rsqrt(stream.pow(2).mean(-1, keepdim=True) + 1e-5) * norm.weight_E
     normed, new_stream = norm(x.clone(), residual)
@@ -59,10 +60,11 @@ def test_the_norm_step_adds_then_normalizes() -> None:
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_norms_do_their_sums_in_float32(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_norms_do_their_sums_in_float32(dtype: torch.dtype, tokens: int) -> None:
     """Values whose squares overflow float16 and whose sum of squares loses digits in bfloat16."""
     norm = RMSNorm(4096, 1e-6, dtype, torch.device("cpu"))
-    x = (torch.randn(3, 4096) * 1000).to(dtype)
+    x = (torch.randn(tokens, 4096) * 1000).to(dtype)
     wide = x.double()
     expected = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
     torch.testing.assert_close(norm(x)[0], expected.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
