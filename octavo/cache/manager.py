@@ -14,7 +14,7 @@ import numpy as np
 from octavo.cache.pool import BlockPool
 from octavo.cache.prefix import PrefixIndex
 from octavo.core.config import CacheConfig
-from octavo.core.plan import IntArray, no_ints
+from octavo.core.plan import NO_INTS, IntArray
 
 
 class KVCacheManager:
@@ -35,7 +35,7 @@ class KVCacheManager:
 
     def lookup(self, hashes: Sequence[bytes]) -> IntArray:
         """Blocks of the longest cached prefix. Not held yet: valid until the next call that takes blocks."""
-        return self.index.lookup(hashes) if self.config.prefix_caching else no_ints()
+        return self.index.lookup(hashes) if self.config.prefix_caching else NO_INTS
 
     def fits(self, num_blocks: int, hits: IntArray, spare: int) -> bool:
         """Whether a row of `num_blocks`, the first of them `hits`, can be admitted and leave `spare` blocks."""
@@ -94,15 +94,16 @@ class KVCacheManager:
     def take_changes(self) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
         """What changed since the last call: table rows, indices and blocks, and block copies (from, to)."""
         changes, self._changes = self._changes, []
-        copies, self._copies = self._copies, []
-        if not changes:
-            rows = index = blocks = no_ints()
-        elif len(changes) == 1:
+        rows = index = blocks = NO_INTS
+        if len(changes) == 1:
             rows, index, blocks = changes[0]
-        else:
+        elif changes:
             rows, index, blocks = (np.concatenate([change[i] for change in changes]) for i in range(3))
-        pairs = np.array(copies, np.int32).reshape(-1, 2)
-        return rows, index, blocks, pairs[:, 0], pairs[:, 1]
+        if not self._copies:
+            return rows, index, blocks, NO_INTS, NO_INTS
+        sources, copies = np.array(self._copies, np.int32).T
+        self._copies = []
+        return rows, index, blocks, sources, copies
 
     def waste(self, num_tokens: int) -> float:
         """Share of the held slots that hold no token, when the rows' tokens in the cache are `num_tokens` in all."""

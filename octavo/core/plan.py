@@ -22,8 +22,7 @@ LongArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 
 
-def no_ints() -> IntArray:
-    return np.empty(0, np.int32)
+NO_INTS: IntArray = np.empty(0, np.int32)  # shared: nothing can be written into it
 
 
 @dataclass(slots=True)
@@ -50,14 +49,14 @@ class StepPlan:
     sampled_S: IntArray  # indices into rows_N whose next token is sampled, ascending
     steady: bool  # the same rows as in the step before, one token each: nothing to upload but new blocks
     joins: list[RowJoin] = field(default_factory=list)
-    table_rows_D: IntArray = field(default_factory=no_ints)  # block table changes: table[row, index] = block
-    table_index_D: IntArray = field(default_factory=no_ints)
-    table_blocks_D: IntArray = field(default_factory=no_ints)
-    copy_src_P: IntArray = field(default_factory=no_ints)  # whole-block copies, all read before any is written,
-    copy_dst_P: IntArray = field(default_factory=no_ints)  # before this step's first write
+    table_rows_D: IntArray = field(default_factory=lambda: NO_INTS)  # block table changes: table[row, index] = block
+    table_index_D: IntArray = field(default_factory=lambda: NO_INTS)
+    table_blocks_D: IntArray = field(default_factory=lambda: NO_INTS)
+    copy_src_P: IntArray = field(default_factory=lambda: NO_INTS)  # whole-block copies, all read before any is written,
+    copy_dst_P: IntArray = field(default_factory=lambda: NO_INTS)  # before this step's first write
     # Tokens that must not be sampled in this step, as pairs: indices into sampled_S, and token ids.
-    banned_rows: IntArray = field(default_factory=no_ints)
-    banned_tokens: IntArray = field(default_factory=no_ints)
+    banned_rows: IntArray = field(default_factory=lambda: NO_INTS)
+    banned_tokens: IntArray = field(default_factory=lambda: NO_INTS)
 
     @property
     def num_tokens(self) -> int:

@@ -27,6 +27,7 @@ class RowTable:
         self.uid = np.zeros(max_rows, np.int64)
         self.stream = np.zeros(max_rows, np.bool_)
         self.lockstep = np.zeros(max_rows, np.bool_)  # planned only when its last token is known here
+        self.num_lockstep = 0
         self.owner: list[Sequence | None] = [None] * max_rows
         self._free = list(range(max_rows - 1, -1, -1))
 
@@ -50,6 +51,7 @@ class RowTable:
         self.uid[row] = seq.uid
         self.stream[row] = seq.request.stream
         self.lockstep[row] = bool(seq.request.bad_sequences)
+        self.num_lockstep += bool(seq.request.bad_sequences)
         self._set_stop_ids(row, seq.request.stop_ids)
         self.owner[row] = seq
         seq.row = row
@@ -69,6 +71,8 @@ class RowTable:
         self.owner[row] = None
         self.epoch[row] += 1
         self.computed[row] = 0
+        self.num_lockstep -= int(self.lockstep[row])
+        self.lockstep[row] = False
         seq.row = -1
         self._free.append(row)
         return seq
@@ -87,6 +91,7 @@ class RowTable:
 
     def check_integrity(self) -> None:
         free = set(self._free)
+        assert self.num_lockstep == self.lockstep.sum(), "rows in lockstep miscounted"
         assert len(free) == len(self._free), "a row is free twice"
         for row, seq in enumerate(self.owner):
             assert (seq is None) == (row in free), "a row is lost, or owned while free"

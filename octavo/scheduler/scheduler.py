@@ -20,7 +20,7 @@ from octavo.cache.manager import KVCacheManager
 from octavo.cache.prefix import chain_hashes, root_hash
 from octavo.core.config import CacheConfig, SchedulerConfig
 from octavo.core.outputs import Finished, FinishReason, Stats, StepOutputs
-from octavo.core.plan import IntArray, RowJoin, StepPlan, StepResult, no_ints
+from octavo.core.plan import NO_INTS, IntArray, RowJoin, StepPlan, StepResult
 from octavo.core.request import EngineRequest
 from octavo.scheduler.queue import WaitingQueue
 from octavo.scheduler.report import pack_logprobs, pack_prompt_logprobs
@@ -41,9 +41,9 @@ class Scheduler:
         self._sequences: dict[int, Sequence] = {}  # every live one, by uid
         self._forks: dict[int, list[Sequence]] = {}  # by the uid of the parent whose prompt they wait for
         self._released_forks: list[Sequence] = []
-        self._decoding = no_ints()  # rows that compute one token a step, in the order they came
+        self._decoding = NO_INTS  # rows that compute one token a step, in the order they came
         self._prefilling: list[int] = []  # rows whose known tokens are partly computed
-        self._last_rows: IntArray | None = None  # rows of the step before, if it was all decodes
+        self._last_plan: StepPlan | None = None  # the step before, if it was all decodes
         self._stuck = (-1, -1)  # state in which nothing more could be admitted
         self._arrivals = 0
         self._random = np.random.default_rng(config.seed)
@@ -98,18 +98,19 @@ class Scheduler:
 
         decodes, starts = self._plan_decodes()
         chunks = self._plan_chunks(self.config.max_tokens_per_step - len(decodes))
-        if len(decodes) == 0 and not chunks:
-            self._last_rows = None
-            return None
-        steady = not chunks and self._last_rows is not None and np.array_equal(self._last_rows, decodes)
-        self._last_rows = None if chunks else decodes
-        return self._describe(decodes, starts, chunks, steady)
+        last, plan = self._last_plan, None
+        if chunks:
+            plan = self._describe_mixed(decodes, starts, chunks)
+        elif len(decodes):
+            plan = self._describe_decodes(decodes, starts, last)
+        self._last_plan = None if chunks else plan
+        return plan
 
     def _plan_decodes(self) -> tuple[IntArray, IntArray]:
         """Rows that compute the token sampled last, and its position. Makes room by preemption."""
         while True:
             rows = self._decoding
-            if self.rows.lockstep.any():
+            if self.rows.num_lockstep:
                 rows = rows[~self.rows.lockstep[rows] | (self.rows.length[rows] > self.rows.computed[rows])]
             starts = self.rows.computed[rows]
             crossing = self.cache.crossing(rows, starts)
@@ -226,53 +227,51 @@ class Scheduler:
         self.waiting.add(seq)
         self._stats.preemptions += 1
 
-    def _describe(
-        self, decodes: IntArray, starts: IntArray, chunks: list[tuple[int, int, int]], steady: bool
-    ) -> StepPlan:
+    def _describe_decodes(self, rows: IntArray, starts: IntArray, last: StepPlan | None) -> StepPlan:
+        # `_decoding` is replaced whenever a row comes or goes, so the same array means the same owners.
+        steady = last is not None and last.rows_N is rows
+        if steady and last is not None:
+            counts, epochs, sampled = last.counts_N, last.epochs_N, last.sampled_S
+        else:
+            counts, epochs = np.ones(len(rows), np.int32), self.rows.epoch[rows]
+            sampled = np.arange(len(rows), dtype=np.int32)
+        return self._plan(rows, starts, counts, epochs, len(rows), NO_INTS, NO_INTS, sampled, steady)
+
+    def _describe_mixed(self, decodes: IntArray, starts: IntArray, chunks: list[tuple[int, int, int]]) -> StepPlan:
         # Chunks of one token go first: attention treats them like decodes.
         chunks.sort(key=lambda chunk: chunk[2] != 1)
-        table_rows, table_index, table_blocks, copy_src, copy_dst = self.cache.take_changes()
+        new_rows, new_starts, new_counts = np.array(chunks, np.int32).T
+        rows, starts = np.concatenate((decodes, new_rows)), np.concatenate((starts, new_starts))
+        counts = np.concatenate((np.ones(len(decodes), np.int32), new_counts))
+        length = self.rows.length[new_rows]
+        tokens = np.concatenate([self.rows.tokens[row, start : start + count] for row, start, count in chunks])
+        # The token that follows each one; unknown after the last known token, which is sampled from.
+        following = _spans(new_starts, new_counts) + 1
+        inside = following < np.repeat(length, new_counts)
+        owners = np.repeat(new_rows, new_counts)
+        targets = np.where(inside, self.rows.tokens[owners, np.where(inside, following, 0)], np.int32(-1))
+        ends = np.concatenate((np.ones(len(decodes), np.bool_), new_starts + new_counts == length))
+        sampled = np.flatnonzero(ends).astype(np.int32)
+        return self._plan(rows, starts, counts, self.rows.epoch[rows], len(decodes), tokens, targets, sampled, False)
+
+    def _plan(
+        self,
+        rows: IntArray,
+        starts: IntArray,
+        counts: IntArray,
+        epochs: IntArray,
+        num_decodes: int,
+        tokens: IntArray,
+        targets: IntArray,
+        sampled: IntArray,
+        steady: bool,
+    ) -> StepPlan:
         joins, self._joins = self._joins, []
-        if not chunks:
-            rows, counts = decodes, np.ones(len(decodes), np.int32)
-            tokens = targets = no_ints()
-            sampled = np.arange(len(rows), dtype=np.int32)
-        else:
-            new_rows, new_starts, new_counts = np.array(chunks, np.int32).T
-            rows, starts = np.concatenate((decodes, new_rows)), np.concatenate((starts, new_starts))
-            counts = np.concatenate((np.ones(len(decodes), np.int32), new_counts))
-            pieces = [self.rows.tokens[row, start : start + count] for row, start, count in chunks]
-            tokens = np.concatenate(pieces)
-            # The token that follows each one; unknown after the last known token, which is sampled from.
-            known = np.repeat(self.rows.length[new_rows], new_counts)
-            positions = _spans(new_starts, new_counts)
-            owners = np.repeat(new_rows, new_counts)
-            inside = positions + 1 < known
-            targets = np.where(inside, self.rows.tokens[owners, np.where(inside, positions + 1, 0)], np.int32(-1))
-            ends = np.concatenate(
-                (np.ones(len(decodes), np.bool_), new_starts + new_counts == self.rows.length[new_rows])
-            )
-            sampled = np.flatnonzero(ends).astype(np.int32)
-        banned_rows, banned_tokens = self._banned(rows[sampled]) if self.rows.lockstep.any() else (no_ints(), no_ints())
+        banned = self._banned(rows[sampled]) if self.rows.num_lockstep else (NO_INTS, NO_INTS)
         return StepPlan(
-            rows_N=rows,
-            starts_N=starts,
-            counts_N=counts,
-            epochs_N=self.rows.epoch[rows],
-            num_decodes=len(decodes),
-            chunk_tokens_C=tokens,
-            chunk_targets_C=targets,
-            sampled_S=sampled,
-            steady=steady and not joins,
-            joins=joins,
-            table_rows_D=table_rows,
-            table_index_D=table_index,
-            table_blocks_D=table_blocks,
-            copy_src_P=copy_src,
-            copy_dst_P=copy_dst,
-            banned_rows=banned_rows,
-            banned_tokens=banned_tokens,
-        )
+            rows, starts, counts, epochs, num_decodes, tokens, targets, sampled, steady, joins,
+            *self.cache.take_changes(), *banned,
+        )  # fmt: skip
 
     def _banned(self, rows: IntArray) -> tuple[IntArray, IntArray]:
         """The last tokens of the bad words whose other tokens the answer now ends with."""
@@ -294,16 +293,15 @@ class Scheduler:
     def update(self, plan: StepPlan, result: StepResult) -> StepOutputs:
         """Appends the sampled tokens, ends what is to end, and says what clients must hear."""
         table, outputs = self.rows, StepOutputs()
-        alive_N = table.epoch[plan.rows_N] == plan.epochs_N
-        current = plan.rows_N[alive_N]
-        table.written[current] = (plan.starts_N + plan.counts_N)[alive_N]
-        for i in range(plan.num_decodes, len(plan.rows_N)):
+        rows_N, ends_N = plan.rows_N, plan.starts_N + plan.counts_N
+        alive_N = table.epoch[rows_N] == plan.epochs_N
+        table.written[rows_N[alive_N]] = ends_N[alive_N]
+        for i in range(plan.num_decodes, len(rows_N)):
             if alive_N[i]:
-                self._chunk_done(int(plan.rows_N[i]), outputs)
+                self._chunk_done(int(rows_N[i]), outputs)
 
         alive_S = alive_N[plan.sampled_S]
-        rows = plan.rows_N[plan.sampled_S][alive_S]
-        tokens = result.tokens_S[alive_S]
+        rows, tokens = rows_N[plan.sampled_S][alive_S], result.tokens_S[alive_S]
         length = table.length[rows]
         # max_tokens = 0 asks for the prompt's logprobs only: such a row is full before it samples.
         good = (tokens >= 0) & (length < table.limit[rows])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -144,7 +142,7 @@ def test_random_walks():
     run_state_machine_as_test(
         Walk,
         settings=settings(
-            max_examples=500,
+            max_examples=700,
             stateful_step_count=60,
             deadline=None,
             suppress_health_check=list(HealthCheck),
