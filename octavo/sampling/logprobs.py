@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from octavo.core.plan import IntArray, LogprobRows
+from octavo.core.plan import IntArray
 from octavo.sampling import blocks
 
 
@@ -25,12 +25,6 @@ class DeviceLogprobs:
     ids_MK: Tensor  # int32
     logprobs_MK: Tensor  # float32
     ranks_M: Tensor  # int32
-
-    def wait(self) -> LogprobRows:
-        """Copied to the host."""
-        return LogprobRows(
-            self.index_M, self.ids_MK.cpu().numpy(), self.logprobs_MK.cpu().numpy(), self.ranks_M.cpu().numpy()
-        )
 
 
 def logprobs(

@@ -26,7 +26,7 @@ _ROUND = _signed(0xD1B54A32D192ED03)  # odd, unlike the golden ratio: keys of ro
 
 def key_of(seed: int) -> int:
     """What is kept of a seed: seeds that differ by little give keys that differ in half their bits. On the host."""
-    z = seed % _WRAP
+    z = (seed + _GOLDEN) % _WRAP  # the mix of 0 is 0, which the seed 0 must not be left with
     z = (z ^ z >> 30) * (_FIRST % _WRAP) % _WRAP
     z = (z ^ z >> 27) * (_SECOND % _WRAP) % _WRAP
     return _signed(z ^ z >> 31)

@@ -4,7 +4,7 @@
     sampler.join(join)            # RowJoin: a sequence takes a row; everything kept of the row's last owner is gone
     sampled = sampler.sample(logits_SV, rows_S, positions_S, rows_host, banned, steady)
     sampled.tokens_S              # int64 on the device; -1 where the logits were not finite
-    sampled.logprobs              # DeviceLogprobs | None, on the device too; .wait() copies to the host
+    sampled.logprobs              # DeviceLogprobs | None, on the device too
     sampler.prompt_logprobs(logits_MV, targets_M, k, index_M)
 
 `logits_SV` is of any float type, and is as it was when `sample` returns. `rows_S` and `positions_S` are int64 on the
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -45,25 +46,37 @@ from octavo.sampling.state import Edit, Int, Real, RowTable, Selection, upload
 # Logits worked on at once: on a CPU what stays in its caches (4 MB of float32), on a GPU what bounds scratch memory.
 _CHUNK_CPU = 1 << 20
 _CHUNK_GPU = 1 << 25
-_FEW = 256  # rows that keep more tokens than this are not put beside those that keep few
-_LEAST_TOP_P = 1e-30  # top_p as float32 must not become 0, which no token would satisfy
 
 
 class Mode(IntEnum):
     GREEDY = 0
     ALL = 1  # any token may be drawn, or any above min_p
     NUCLEUS = 2  # top_p without top_k
-    FEW = 3  # top_k, and top_p among those
-    MANY = 4  # the same with a large k
+    TOP_K = 3  # top_k, and top_p among those
+
+
+class Kind(NamedTuple):
+    """What must be done to a row. Rows of one kind form a group; as a number it fits into a byte."""
+
+    mode: Mode
+    edited: bool  # some edit applies
+    candidates: int = 1  # of top_k: a power of two
+
+    def code(self) -> int:
+        return self.mode << 6 | self.edited << 5 | self.candidates.bit_length() - 1
+
+    @classmethod
+    def of(cls, code: int) -> Kind:
+        return cls(Mode(code >> 6), bool(code >> 5 & 1), 1 << (code & 31))
 
 
 @dataclass(slots=True)
 class Group:
-    """Rows of a batch that take the same path: a slice of the batch in sorted order."""
+    """A slice of the batch in sorted order."""
 
     start: int
     stop: int
-    mode: Mode
+    kind: Kind
     edits: tuple[Edit, ...]
     rows: Selection
 
@@ -94,7 +107,7 @@ class Sampler:
         self.host_loops = self.device.type == "cpu"  # where looking at a result costs nothing
         self.chunk_rows = max(1, (_CHUNK_CPU if self.device.type == "cpu" else _CHUNK_GPU) // vocab_size)
         self.table = RowTable(max_rows, self.device)
-        self.kinds = np.zeros(max_rows, np.uint8)  # 2 * mode + whether any edit applies
+        self.kinds = np.zeros(max_rows, np.uint8)  # codes of `Kind`
         self.min_tokens = MinTokens(self.table)
         self.edits: tuple[Edit, ...] = tuple(
             feature(vocab_size, self.table) for feature in (AllowedTokens, LogitBias, Penalties)
@@ -107,7 +120,8 @@ class Sampler:
         self.table.reset(row)
         reals, ints = self.table.reals[row], self.table.ints[row]
         reals[Real.TEMPERATURE] = params.temperature or 1.0  # the greedy never divide by it
-        reals[Real.TOP_P] = max(params.top_p, _LEAST_TOP_P)
+        # Some token has at least 1 / V of the mass: a smaller top_p keeps the likeliest alone, as this does.
+        reals[Real.TOP_P] = max(params.top_p, 0.5 / self.vocab_size)
         reals[Real.MIN_P] = params.min_p
         ints[Int.KEY] = key_of(join.seed)
         ints[Int.TOP_K] = params.top_k if 0 < params.top_k < self.vocab_size else 0
@@ -115,15 +129,14 @@ class Sampler:
         self.min_tokens.join(join)
         for edit in self.edits:
             edit.join(join)
-        edited = any(ints[edit.slot] for edit in self.edits)
-        self.kinds[row] = 2 * self._mode(params) + edited
+        self.kinds[row] = self._kind(params, any(ints[edit.slot] for edit in self.edits)).code()
 
-    def _mode(self, params: SamplingParams) -> Mode:
+    def _kind(self, params: SamplingParams, edited: bool) -> Kind:
         if params.greedy:
-            return Mode.GREEDY
+            return Kind(Mode.GREEDY, edited)
         if 0 < params.top_k < self.vocab_size:
-            return Mode.FEW if params.top_k <= _FEW else Mode.MANY
-        return Mode.NUCLEUS if params.top_p < 1 else Mode.ALL
+            return Kind(Mode.TOP_K, edited, truncation.candidates_for(params.top_k))
+        return Kind(Mode.NUCLEUS if params.top_p < 1 else Mode.ALL, edited)
 
     @torch.no_grad()
     def sample(
@@ -174,13 +187,13 @@ class Sampler:
         groups = []
         start = 0
         for end in ends:
-            mode, edited = Mode(int(kinds[start]) // 2), int(kinds[start]) % 2
-            at_once = self.chunk_rows if edited or mode is not Mode.GREEDY else end - start
+            kind = Kind.of(int(kinds[start]))
+            at_once = self.chunk_rows if kind.edited or kind.mode is not Mode.GREEDY else end - start
             while start < end:
                 stop = min(start + at_once, end)
                 selection = self.table.select(sorted_rows[start:stop], sorted_rows_S[start:stop])
                 edits = tuple(edit for edit in self.edits if selection.uses(edit.slot))
-                groups.append(Group(start, stop, mode, edits, selection))
+                groups.append(Group(start, stop, kind, edits, selection))
                 start = stop
         ints = self.table.ints[rows]
         asking = np.flatnonzero(ints[:, Int.LOGPROBS] >= 0)
@@ -215,31 +228,30 @@ class Sampler:
             logits_GV = logits_GV.to(torch.float32, copy=order_S is None)
             for edit in group.edits:
                 edit.apply(logits_GV, rows)
-        if group.mode is Mode.GREEDY:
+        if group.kind.mode is Mode.GREEDY:
             best_G, tokens_G = blocks.argmax(logits_GV)
             bad_G = blocks.not_finite(best_G)
         else:
-            tokens_G, bad_G = self._draw(logits_GV.float(), group.mode, rows, positions_G)
+            tokens_G, bad_G = self._draw(logits_GV.float(), group.kind, rows, positions_G)
         tokens_G.masked_fill_(bad_G, -1)
         for edit in group.edits:
             edit.observe(tokens_G, positions_G, rows)
         return tokens_G
 
-    def _draw(self, logits_GV: Tensor, mode: Mode, rows: Selection, positions_G: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw(self, logits_GV: Tensor, kind: Kind, rows: Selection, positions_G: Tensor) -> tuple[Tensor, Tensor]:
         keys_G = streams(rows.int(Int.KEY), positions_G)
         temperature_G1, top_p_G1 = rows.real(Real.TEMPERATURE), rows.real(Real.TOP_P)
-        if mode in (Mode.FEW, Mode.MANY):
-            most = int(rows.host_ints[:, Int.TOP_K].max())
-            min_p_G1 = rows.real(Real.MIN_P)
+        if kind.mode is Mode.TOP_K:
+            top_k_G, min_p_G1 = rows.int(Int.TOP_K), rows.real(Real.MIN_P)
             return truncation.draw_top_k(
-                logits_GV, most, rows.int(Int.TOP_K), temperature_G1, min_p_G1, top_p_G1, keys_G
+                logits_GV, kind.candidates, top_k_G, temperature_G1, min_p_G1, top_p_G1, keys_G
             )
         if (rows.host_reals[:, Real.TEMPERATURE] != 1).any():
             logits_GV = logits_GV / temperature_G1
         p_GV = torch.softmax(logits_GV, dim=-1)
         if rows.host_reals[:, Real.MIN_P].any():
             p_GV = truncation.drop_below_min_p(p_GV, rows.real(Real.MIN_P))
-        if mode is Mode.ALL:
+        if kind.mode is Mode.ALL:
             return truncation.draw_all(p_GV, keys_G)
         rounds = 0 if self.host_loops else truncation.rounds_for(float(rows.host_reals[:, Real.TOP_P].min()))
         return truncation.draw_nucleus(p_GV, top_p_G1.squeeze(1), keys_G, rounds)
