@@ -25,10 +25,10 @@ logger = logging.getLogger("octavo")
 
 
 def setup(level: str = "info", format: str = "text", stream: TextIO | None = None) -> None:
-    """Sends our log, and uvicorn's warnings, to `stream` (default: standard error). Safe to call again."""
+    """Sends our log, and uvicorn's errors, to `stream` (default: standard error). Safe to call again."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines() if format == "json" else TextLines())
-    for name, floor in (("octavo", level.upper()), ("uvicorn.error", "WARNING")):
+    for name, floor in (("octavo", level.upper()), ("uvicorn.error", "ERROR")):
         target = logging.getLogger(name)
         target.handlers[:] = [handler]
         target.setLevel(floor)

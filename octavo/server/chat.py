@@ -128,6 +128,13 @@ class _Answer:
     async def events(self, include_usage: bool, continuous: bool) -> AsyncGenerator[bytes, None]:
         run = self.run
         counts = [0] * run.params.n
+
+        def chunk(choice: ChatChunkChoice) -> ChatChunk:
+            found = self.chunk([choice])
+            if include_usage:  # null in all but the last, as OpenAI has it
+                found.usage = run.usage(counts[choice.index]) if continuous else None
+            return found
+
         begun = False
         async with aclosing(run.outputs()) as outputs:
             async for _, output in outputs:
@@ -135,24 +142,17 @@ class _Answer:
                 if not begun:
                     begun = True
                     role = Delta("assistant", self.echo)
-                    chunks = [self.chunk([ChatChunkChoice(i, role)]) for i in range(run.params.n)]
+                    chunks = [chunk(ChatChunkChoice(i, role)) for i in range(run.params.n)]
                     self.add_prompt(chunks[0], output)
                 for piece in output.outputs:
                     counts[piece.index] += len(piece.token_ids)
-                    for choice in self.choices(piece):
-                        chunks.append(self.chunk([choice]))
-                if continuous:
-                    for chunk in chunks:
-                        chunk.usage = run.usage(counts[chunk.choices[0].index])
-                elif include_usage:
-                    for chunk in chunks:
-                        chunk.usage = None
+                    chunks += map(chunk, self.choices(piece))
                 if chunks:
-                    yield b"".join([event(_encode(chunk)) for chunk in chunks])
+                    yield b"".join([event(_encode(each)) for each in chunks])
         if include_usage:
-            chunk = self.chunk([])
-            chunk.usage = run.usage()
-            yield event(_encode(chunk))
+            last = self.chunk([])
+            last.usage = run.usage()
+            yield event(_encode(last))
 
     def chunk(self, choices: list[ChatChunkChoice]) -> ChatChunk:
         return ChatChunk(self.run.id, self.run.created, self.run.model, choices, FINGERPRINT)

@@ -11,14 +11,15 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from octavo.core.params import MAX_LOGPROBS, MAX_N
+from octavo.core.params import MAX_N
 
 MAX_PROMPTS = 256
+MAX_LOGPROBS = 20  # a token, as in OpenAI's API; the engine itself knows more
 Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Salt = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~=+:-]{1,256}\Z")]
 RequestId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,128}\Z")]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+LogprobCount = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
 
 # -- requests
 
@@ -52,7 +53,7 @@ class GenerationRequest(Struct, kw_only=True):
     logit_bias: dict[str, float] | None = None
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
-    prompt_logprobs: int | None = None
+    prompt_logprobs: LogprobCount | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     truncate_prompt_tokens: int | None = None
@@ -68,7 +69,7 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     prompt: str | list[str | int | list[TokenId]]
     best_of: Annotated[int, Meta(ge=1, le=MAX_N)] | None = None
     echo: bool | None = False
-    logprobs: int | None = None
+    logprobs: LogprobCount | None = None
     add_special_tokens: bool = True
 
 
@@ -120,7 +121,7 @@ class ChatRequest(GenerationRequest, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: int | None = None
     logprobs: bool | None = False
-    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    top_logprobs: LogprobCount | None = None
     echo: bool | None = False
     add_generation_prompt: bool | None = None  # None: unless the last message is continued
     continue_final_message: bool = False

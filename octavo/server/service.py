@@ -33,7 +33,8 @@ class Service:
         self.metrics = metrics
         self.keys = keys
         # A folder's place on our disk is nobody's business, but clients of other servers know a model by it.
-        self.names = server.served_model_name or (Path(llm.model_name).name,)
+        folder = Path(llm.model_name)
+        self.names = server.served_model_name or (folder.resolve().name if folder.is_dir() else llm.model_name,)
         self.aliases = {*self.names, *(() if server.served_model_name else (llm.model_name,))}
         self.created = int(time.time())
         self.defaults = sampling_defaults(llm.generation_config if server.generation_config == "auto" else {})

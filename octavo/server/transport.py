@@ -91,9 +91,9 @@ class Connection(HttpToolsProtocol):
         self.refuse(self.refusal)
 
     def refuse(self, status: int) -> None:
-        """Answers without the application and closes. An answer that is under way is cut: nothing may mix with it."""
+        """Answers without the application and closes. An answer that has begun is cut: nothing may mix with it."""
         self._cancel_head_timer()
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
             self.transport.abort()
             return
         reason, code, message = REFUSALS[status]

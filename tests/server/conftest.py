@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -22,6 +23,12 @@ from octavo.server.config import ServerConfig
 from octavo.server.serve import Serving
 from octavo.server.transport import bind
 from tests.server.fake_engine import FakeLLM
+
+
+@functools.cache
+def _pool(port: int) -> httpx.Client:
+    """One for each server: making a client loads the system's certificates, which takes longer than most tests."""
+    return httpx.Client(timeout=20)
 
 
 class Running:
@@ -50,9 +57,9 @@ class Running:
 
     def start(self) -> None:
         self._thread.start()
-        wait_for(lambda: httpx.get(f"{self.url}/livez").status_code == 200)
+        wait_for(lambda: self.get("/livez").status_code == 200)
         if self.llm is not None:
-            wait_for(lambda: httpx.get(f"{self.url}/readyz").status_code == 200)
+            wait_for(lambda: self.get("/readyz").status_code == 200)
 
     def call(self, function: Callable[[], Any]) -> Any:
         async def run() -> Any:
@@ -83,13 +90,17 @@ class Running:
 
     # -- clients
 
-    def client(self, **options: Any) -> openai.OpenAI:
-        options = {"api_key": "none", "max_retries": 0, "timeout": 20, **options}
-        return openai.OpenAI(base_url=f"{self.url}/v1", **options)
+    def client(self, api_key: str = "none") -> openai.OpenAI:
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, http_client=_pool(self.port), timeout=20
+        )
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return httpx.post(self.url + path, content=content, timeout=20, **options)
+        return _pool(self.port).post(self.url + path, content=content, **options)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return _pool(self.port).get(self.url + path, **options)
 
     def chat(self, say: str = "hello", **fields: Any) -> httpx.Response:
         return self.post("/v1/chat/completions", {"messages": [{"role": "user", "content": f"say:{say}"}], **fields})

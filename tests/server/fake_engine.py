@@ -131,7 +131,7 @@ class FakeLLM:
         if len(self.live) >= self.most:
             raise Overloaded("the queue is full")
         ids = self.intake.encode(prompt, prompt_param, add_special_tokens)
-        request = self.intake.build(ids, params, priority=priority, salt=cache_salt, label=request_id)
+        request = self.intake.build(ids, params, priority=priority, salt=cache_salt, param=prompt_param)
         self.seen.append(params)
         self.salts.append(cache_salt)
         self.priorities.append(priority)

@@ -1,0 +1,104 @@
+"""`octavo serve | run | chat | version`. Imports nothing heavy until it knows what to do."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from octavo.cli.flags import Parser, add_flags, number, read_flags
+from octavo.core.config import EngineConfig
+from octavo.core.errors import OctavoError
+from octavo.server.config import ServerConfig
+from octavo.version import VERSION
+
+KEY_VARIABLE = "OCTAVO_API_KEY"  # several keys are separated by commas
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0 is success, 1 an error that one line on standard error explains, 2 a wrong flag."""
+    options = _parser().parse_args(argv)
+    try:
+        return int(options.action(options))
+    except OctavoError as error:
+        print(f"octavo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="octavo", description="LLM inference and serving on a paged KV cache.")
+    top.add_argument("--version", action="version", version=VERSION)
+    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+
+    serve = commands.add_parser("serve", help="an OpenAI-compatible server")
+    _add_model(serve)
+    add_flags(serve, ServerConfig, "server")
+    add_flags(serve, EngineConfig, "engine", skip=("model",))
+    serve.set_defaults(action=_serve)
+
+    run = commands.add_parser("run", help="one answer in the terminal")
+    run.add_argument("prompt", metavar="PROMPT", help="what to say to the model; - reads it from standard input")
+    run.add_argument("--model", help="Hugging Face id or a folder; the demo model when it is left out")
+    run.add_argument("--raw", action="store_true", help="continue the text as it is, without the chat template")
+    chat = commands.add_parser("chat", help="a conversation in the terminal")
+    _add_model(chat)
+    for parser, action in ((run, _run), (chat, _chat)):
+        group = parser.add_argument_group("sampling")
+        group.add_argument("--system", metavar="TEXT", help="system message")
+        group.add_argument("--max-tokens", type=number, metavar="N", help="longest answer (default: what fits)")
+        group.add_argument("--temperature", type=float, metavar="X", help="0 is greedy (default: the model's)")
+        group.add_argument("--top-p", type=float, metavar="X", help="(default: the model's)")
+        add_flags(parser, EngineConfig, "engine", skip=("model",))
+        parser.set_defaults(action=action)
+
+    commands.add_parser("version", help="the version").set_defaults(action=_version)
+    return top
+
+
+def _add_model(parser: Parser) -> None:
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="Hugging Face id or a folder; the demo model when it is left out"
+    )
+    parser.add_argument("--model", dest="model_flag", metavar="MODEL", help="the same, as a flag")
+
+
+def _engine_config(options: argparse.Namespace) -> EngineConfig:
+    flagged = getattr(options, "model_flag", None)
+    if flagged is not None:
+        options.model = flagged
+    return read_flags(EngineConfig, options)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    keys = tuple(key for key in os.environ.get(KEY_VARIABLE, "").split(",") if key)
+    engine, server = _engine_config(options), read_flags(ServerConfig, options, api_key=keys)
+    from octavo.server.serve import serve
+
+    return serve(engine, server)
+
+
+def _run(options: argparse.Namespace) -> int:
+    engine = _engine_config(options)
+    from octavo.cli.terminal import run
+
+    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    return run(engine, prompt, options)
+
+
+def _chat(options: argparse.Namespace) -> int:
+    engine = _engine_config(options)
+    from octavo.cli.terminal import chat
+
+    return chat(engine, options)
+
+
+def _version(options: argparse.Namespace) -> int:
+    print(VERSION)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
