@@ -291,7 +291,9 @@ class _WindowStream:
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], skip_special: bool) -> None:
         self._decode = tokenizer.decode
         self._skip_special = skip_special
-        self._ids = [int(token_id) for token_id in prompt[-self._CONTEXT :]]
+        hidden = tokenizer.all_special_ids if skip_special else frozenset()
+        shown = [int(token_id) for token_id in prompt[-64:] if token_id not in hidden]
+        self._ids = shown[-self._CONTEXT :]
         self._read = len(self._ids)  # tokens whose text was shown
         self._before = self._decode(self._ids, skip_special)
 
