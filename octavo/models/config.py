@@ -6,7 +6,6 @@ A key that is absent and a key that is null are the same, as in transformers.
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +56,11 @@ class ConfigReader:
             raise self.error(key, f"must be an integer in [{low}, {high}], got {value!r:.80}")
         return value
 
-    def number(self, key: str, default: Any = _REQUIRED, low: float = 0.0, high: float = math.inf) -> float:
-        """A finite number in the open range (low, high)."""
+    def number(self, key: str, default: Any = _REQUIRED, low: float = 0.0, high: float = 1e30) -> float:
+        """A number in (low, high]."""
         value = self.raw(key, default)
-        if type(value) not in (int, float) or not low < value < high:
-            raise self.error(key, f"must be a number between {low:g} and {high:g}, got {value!r:.80}")
+        if type(value) not in (int, float) or not low < value <= high:
+            raise self.error(key, f"must be a number above {low:g} and up to {high:g}, got {value!r:.80}")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
@@ -76,12 +75,19 @@ class ConfigReader:
             raise self.error(key, f"must be a string, got {value!r:.80}")
         return value
 
-    def items(self, key: str, kinds: tuple[type, ...], default: Any = _REQUIRED) -> list[Any]:
-        value = self.raw(key, default)
-        if type(value) is not list or any(type(item) not in kinds for item in value):
-            names = " or ".join(kind.__name__ for kind in kinds)
-            raise self.error(key, f"must be a list of {names}, got {value!r:.80}")
+    def texts(self, key: str) -> list[str]:
+        value = self.raw(key)
+        if type(value) is not list or any(type(item) is not str for item in value):
+            raise self.error(key, f"must be a list of strings, got {value!r:.80}")
         return value
+
+    def numbers(self, key: str, count: int) -> tuple[float, ...]:
+        """So many positive numbers."""
+        value = self.raw(key)
+        if type(value) is not list or len(value) != count:
+            raise self.error(key, f"must be a list of {count} numbers, got {value!r:.80}")
+        each = ConfigReader({f"{key}[{i}]": item for i, item in enumerate(value)}, self.where)
+        return tuple(each.number(name) for name in each.values)
 
     def section(self, key: str) -> ConfigReader:
         """A nested object; empty if it is absent."""

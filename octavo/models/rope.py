@@ -48,24 +48,23 @@ class RopeSpec:
     @classmethod
     def from_config(cls, config: ConfigReader, head_dim: int, max_position: int) -> RopeSpec:
         """Reads `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
-        scaling = config.section("rope_scaling" if config.has("rope_scaling") else "rope_parameters")
+        key = "rope_scaling" if config.values.get("rope_scaling") else "rope_parameters"
+        scaling = config.section(key)
         kind = scaling.text("rope_type" if scaling.has("rope_type") else "type", "default")
         kind = _OLD_NAMES.get(kind, kind)
         if kind not in KINDS:
             raise scaling.error("rope_type", f"must be one of {', '.join(KINDS)}, got {kind!r:.80}")
-        if any(isinstance(value, dict) for value in scaling.values.values()):
-            raise config.error(
-                scaling.where.rsplit(" ", 1)[-1], "differs by kind of layer, which is not supported here"
-            )
+        if any(type(value) is dict for value in scaling.values.values()):
+            raise config.error(key, "differs by kind of layer, which is not supported here")
         theta = (scaling if scaling.has("rope_theta") else config).number("rope_theta", 10000.0, low=1.0)
         source = scaling if scaling.has("partial_rotary_factor") else config
-        rotary_dim = int(head_dim * source.number("partial_rotary_factor", 1.0, high=1.0 + 1e-9))
+        rotary_dim = int(head_dim * source.number("partial_rotary_factor", 1.0, high=1.0))
         if rotary_dim < 4 or rotary_dim % 2:
             raise config.error(
                 "partial_rotary_factor", f"leaves {rotary_dim} of a head to rotate: not an even number >= 4"
             )
         source = config if config.has("original_max_position_embeddings") else scaling
-        original = source.integer("original_max_position_embeddings", max_position, high=2**30)
+        original = source.integer("original_max_position_embeddings", max_position, low=2, high=2**30)
         spec = cls(kind, theta, rotary_dim, max_position, original)
         return spec._scaled(scaling) if kind != "default" else spec
 
@@ -92,16 +91,10 @@ class RopeSpec:
                 self,
                 factor=factor,
                 attention_factor=scaling.number("attention_factor", grown),
-                short_factor=self._factors(scaling, "short_factor"),
-                long_factor=self._factors(scaling, "long_factor"),
+                short_factor=scaling.numbers("short_factor", self.rotary_dim // 2),
+                long_factor=scaling.numbers("long_factor", self.rotary_dim // 2),
             )
         return replace(self, factor=factor)
-
-    def _factors(self, scaling: ConfigReader, key: str) -> tuple[float, ...]:
-        values = scaling.items(key, (int, float))
-        if len(values) != self.rotary_dim // 2 or not all(0 < value < math.inf for value in values):
-            raise scaling.error(key, f"must be {self.rotary_dim // 2} positive numbers")
-        return tuple(float(value) for value in values)
 
     def frequencies(self, max_len: int) -> Tensor:
         """The angle that a position adds to each rotated pair: float32 [rotary_dim / 2]. `max_len`: see the module."""

@@ -47,7 +47,7 @@ class ModelSpec:
         if config.has("quantization_config"):
             method = config.section("quantization_config").raw("quant_method", "unknown")
             raise config.error("quantization_config", f"is not supported: the weights are quantised ({method!s:.40})")
-        names = config.items("architectures", (str,))
+        names = config.texts("architectures")
         if not names:
             raise config.error("architectures", "is empty")
         generation = folder / "generation_config.json"
@@ -78,7 +78,7 @@ class ModelSpec:
         if rope.kind == "yarn":  # the config may give either the original or the extended context
             max_position = max(max_position, int(rope.factor * rope.original_max_position))
         return cls(
-            architecture=config.items("architectures", (str,))[0],
+            architecture=config.texts("architectures")[0],
             vocab_size=vocab_size,
             hidden_size=hidden_size,
             intermediate_size=config.integer("intermediate_size", high=2**22),
@@ -110,7 +110,7 @@ def layer_windows(config: ConfigReader, num_layers: int, first: int) -> tuple[in
     if not config.has("layer_types"):
         return tuple(window if layer >= first else None for layer in range(num_layers))
     kinds: dict[str, int | None] = {"full_attention": None, "sliding_attention": window}
-    types = config.items("layer_types", (str,))
+    types = config.texts("layer_types")
     if len(types) != num_layers:
         raise config.error("layer_types", f"must have one entry for each of {num_layers} layers, got {len(types)}")
     if unknown := set(types) - set(kinds):

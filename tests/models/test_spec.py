@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from octavo.core.errors import ModelError
 from octavo.models.registry import ARCHITECTURES, load_class
@@ -120,6 +122,12 @@ def test_windows_by_family(tmp_path: Path) -> None:
         ({"rope_scaling": {"type": "mrope"}}, "rope_type"),
         ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
         ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor"),
+        ({"rope_scaling": {"type": "linear", "factor": 10**400}}, "factor"),
+        ({"rope_scaling": {"type": "yarn", "factor": "4"}}, "factor"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": "1"}}, "mscale_all_dim"),
+        ({"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 1}}, "original_max_position_embeddings"),
+        ({"rope_scaling": {"type": "su", "short_factor": [1.0] * 63 + [0], "long_factor": []}}, r"short_factor\[63\]"),
+        ({"rope_scaling": {"type": "su", "short_factor": [1.0] * 63 + ["1"], "long_factor": []}}, "short_factor"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters differs"),
         ({"partial_rotary_factor": 1.5}, "partial_rotary_factor"),
         ({"partial_rotary_factor": 0.01}, "partial_rotary_factor"),
@@ -177,6 +185,54 @@ def test_unknown_architectures_get_a_hint() -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_registered_class_exists(architecture: str) -> None:
     assert callable(load_class(architecture).configure)
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from([10**400, -(10**400)]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+SCALING_KEYS = ["factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow", "attention_factor", "truncate"] + [
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+    "rope_theta",
+    "partial_rotary_factor",
+    "short_factor",
+    "long_factor",
+]
+
+
+@settings(deadline=None)
+@given(
+    architecture=st.sampled_from(sorted(ARCHITECTURES)),
+    changes=st.dictionaries(
+        st.sampled_from(
+            [*LLAMA_2, "layer_types", "sliding_window", "use_sliding_window", "generation_config", "head_dim"]
+        ),
+        JSON_VALUES,
+        max_size=3,
+    ),
+    kind=st.sampled_from(["default", "linear", "dynamic", "yarn", "llama3", "longrope"]),
+    scaling=st.dictionaries(st.sampled_from(SCALING_KEYS), JSON_VALUES | st.floats(0.001, 1e6), max_size=6),
+)
+def test_any_config_is_a_spec_or_a_model_error(
+    tmp_path_factory: pytest.TempPathFactory, architecture: str, changes: dict, kind: str, scaling: dict
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    config = {**LLAMA_2, "architectures": [architecture], "rope_scaling": {"rope_type": kind, **scaling}, **changes}
+    try:
+        spec = spec_of(folder, config=config)
+    except ModelError as error:
+        assert "config.json: " in str(error) or "architecture " in str(error)
+    else:
+        assert len(spec.windows) == spec.num_layers
+        assert spec.rope.frequencies(64).shape == (spec.rope.rotary_dim // 2,)
 
 
 SCALED = [
