@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from octavo.core.params import SamplingParams
-from octavo.core.plan import RowJoin, no_ints
+from octavo.core.plan import NO_INTS, RowJoin
 from octavo.sampling.sampler import Sampler
 
 CASES: dict[str, dict[str, Any]] = {
@@ -60,7 +60,7 @@ def step(size: int, logits_SV: Tensor, params: SamplingParams) -> Callable[[], o
     rows = np.arange(size, dtype=np.int32)
     rows_S = torch.arange(size, device=device)
     positions_S = torch.full((size,), PROMPT, device=device)
-    banned = (no_ints(), no_ints())
+    banned = (NO_INTS, NO_INTS)
 
     def one() -> object:
         sampled = sampler.sample(logits_SV, rows_S, positions_S, rows, banned, True)
