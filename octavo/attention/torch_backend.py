@@ -1,0 +1,395 @@
+"""Attention in plain torch: the reference on every device, and the fast path on a CPU.
+
+The cache of a layer is [K, 2, blocks, block size, D], keys and values of a head beside each other, so that one
+`index_select` collects whole blocks of many sequences and a sequence whose blocks lie in a row needs no copy at all.
+Scores and softmax are in float32: `scaled_dot_product_attention` never rounds them (a bfloat16 `bmm` is twice as
+fast on a CPU and four times as wrong).
+
+The work of a step is a list of jobs, planned once for all layers with the same window and kept while the step is
+steady: a few groups of single-token sequences of similar length, runs of chunks that have nothing cached before
+them, and each other chunk by itself. Planning is numpy on the host.
+
+Legend: T tokens, N sequences of a job, L context of a job, K key/value heads, G query heads of each, D head size,
+S slots, B blocks, X = 2K, Y = block size * D.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from octavo.attention.base import AttentionSpec, ForwardBatch
+
+IntArray = np.typing.NDArray[np.int64]
+
+GROUP_BYTES = 2 << 20  # of keys and values that a group collects: they stay in the cores' caches until they are read
+WASTE_BYTES = 128 << 10  # of padding in a group; more costs more time than another group's 20 microseconds
+PIECE = 256  # queries of a chunk at a time, where a mask is needed
+MASK_BYTES = 64 << 20  # of a chunk's mask; the contexts of larger ones get smaller pieces
+
+
+class _Layer:
+    """The views of one layer's cache that are used again and again."""
+
+    __slots__ = ("blocks_XBY", "keys_1KSD", "keys_SKD", "values_1KSD", "values_SKD")
+
+    def __init__(self, cache_K2BMD: Tensor) -> None:
+        heads, _, blocks, size, dim = cache_K2BMD.shape
+        self.blocks_XBY = cache_K2BMD.view(2 * heads, blocks, size * dim)
+        self.keys_1KSD, self.values_1KSD = cache_K2BMD.view(1, heads, 2, blocks * size, dim).unbind(2)
+        self.keys_SKD, self.values_SKD = self.keys_1KSD[0].transpose(0, 1), self.values_1KSD[0].transpose(0, 1)
+
+
+class _Job(Protocol):
+    def attend(self, layer: _Layer, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scale: float, out_THD: Tensor) -> None:
+        """Fills the rows of `out_THD` that are this job's."""
+
+
+class TorchAttention:
+    name = "torch"
+
+    @staticmethod
+    def supports(spec: AttentionSpec) -> str | None:
+        return None if spec.dtype.is_floating_point else f"it cannot compute in {spec.dtype}"
+
+    def __init__(self, spec: AttentionSpec, num_blocks: int) -> None:
+        self.spec = spec
+        self.group = spec.num_heads // spec.num_kv_heads
+        # A single query row in half precision takes torch's matrix-vector path, which is three times as slow as two.
+        self.twice = self.group == 1 and spec.device.type == "cpu" and spec.dtype != torch.float32
+        self.token_bytes = 2 * spec.num_kv_heads * spec.head_dim * spec.dtype.itemsize
+        shape = (spec.num_layers, spec.num_kv_heads, 2, num_blocks, spec.block_size, spec.head_dim)
+        self.layers = [_Layer(cache) for cache in _zeros(shape, spec)]
+        self.positions_L = torch.arange(spec.max_model_len + spec.block_size, device=spec.device)
+        self.seen = torch.zeros((), dtype=spec.dtype, device=spec.device)
+        self.hidden = torch.full((), -torch.inf, dtype=spec.dtype, device=spec.device)
+        self._workspace = torch.empty(0, dtype=spec.dtype, device=spec.device)
+        self._bands: dict[int | None, Tensor] = {}
+
+    def plan(self, batch: ForwardBatch) -> None:
+        """A steady step extends the plan that the step before left in the same batch."""
+        if batch.steady and batch.plan is not None:
+            batch.plan.advance(batch)
+        else:
+            batch.plan = _Plan(self, batch)
+
+    def run(
+        self,
+        layer: int,
+        q_THD: Tensor,
+        k_TKD: Tensor,
+        v_TKD: Tensor,
+        batch: ForwardBatch,
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
+        cache = self.layers[layer]
+        cache.keys_SKD.index_copy_(0, batch.slots_T, k_TKD)
+        cache.values_SKD.index_copy_(0, batch.slots_T, v_TKD)
+        out_THD = q_THD.new_empty(q_THD.shape)
+        for job in batch.plan.jobs(window):
+            job.attend(cache, q_THD, k_TKD, v_TKD, scale, out_THD)
+        return out_THD.flatten(1)
+
+    def copy_blocks(self, src_P: Tensor, dst_P: Tensor) -> None:
+        for layer in self.layers:
+            layer.blocks_XBY.index_copy_(1, dst_P.long(), layer.blocks_XBY.index_select(1, src_P))
+
+    def workspace(self, size: int) -> Tensor:
+        """Room for `size` elements, the same for all jobs: each uses it from its collecting to its attention."""
+        if len(self._workspace) < size:
+            self._workspace = self._workspace.new_empty(size)
+        return self._workspace[:size]
+
+    def band(self, window: int | None, columns: int) -> Tensor:
+        """A mask of up to `PIECE` queries against `columns` keys or more: the last query is at the last key.
+
+        Any smaller piece is a corner of it, at the bottom right.
+        """
+        band = self._bands.get(window)
+        if band is None or band.shape[1] < columns:
+            columns = 1 << (columns - 1).bit_length()
+            rows = max(1, min(PIECE, MASK_BYTES // (columns * self.spec.dtype.itemsize)))
+            key_L = torch.arange(columns, device=self.spec.device)
+            query_Q1 = key_L.new_tensor(range(columns - rows, columns)).unsqueeze(1)
+            seen = key_L <= query_Q1
+            if window is not None:
+                seen &= key_L > query_Q1 - window
+            band = self._bands[window] = torch.where(seen, self.seen, self.hidden)
+        return band
+
+
+def _zeros(shape: tuple[int, ...], spec: AttentionSpec) -> Tensor:
+    """The cache. Padding is read and then masked, so it must be finite.
+
+    A CPU's comes from the kernel as untouched pages: start-up does not wait for gigabytes of zeros, and memory is
+    taken when blocks are first used.
+    """
+    size = int(np.prod(shape)) * spec.dtype.itemsize
+    if spec.device.type != "cpu" or size == 0:
+        return torch.zeros(shape, dtype=spec.dtype, device=spec.device)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=spec.dtype).view(shape)
+
+
+class _Plan:
+    """The jobs of a step, for each window that a layer asks for."""
+
+    __slots__ = ("_backend", "_batch", "_contexts_N", "_jobs", "_table_NB")
+
+    def __init__(self, backend: TorchAttention, batch: ForwardBatch) -> None:
+        self._backend = backend
+        self._batch = batch
+        self._contexts_N = batch.context_lens_N[: batch.num_single].cpu().numpy().astype(np.int64)
+        self._table_NB = batch.block_table_NB.cpu().numpy()
+        self._jobs: dict[int | None, list[_Job]] = {}
+
+    def jobs(self, window: int | None) -> list[_Job]:
+        found = self._jobs.get(window)
+        if found is None:
+            found = self._jobs[window] = [*self._groups(window), *self._chunks(window)]
+        return found
+
+    def advance(self, batch: ForwardBatch) -> None:
+        self._batch = batch
+        self._contexts_N += 1
+        self._table_NB = batch.block_table_NB.cpu().numpy()
+        for window, jobs in list(self._jobs.items()):
+            if not all(isinstance(job, _Group) and job.advance(self._table_NB) for job in jobs):
+                del self._jobs[window]
+
+    def _groups(self, window: int | None) -> list[_Group]:
+        """Single-token sequences, longest first, cut where a group gets too large or too much of it is padding."""
+        if not len(self._contexts_N):
+            return []
+        backend = self._backend
+        length_N = self._contexts_N
+        if window is not None:
+            length_N = np.minimum(length_N, window + backend.spec.block_size)
+        order_N = np.argsort(-length_N, kind="stable")
+        room, spare = GROUP_BYTES // backend.token_bytes, WASTE_BYTES // backend.token_bytes
+        starts, longest, padding = [0], int(length_N[order_N[0]]), 0
+        for i, length in enumerate(length_N[order_N].tolist()):
+            padding += longest - length
+            if (i + 1 - starts[-1]) * longest > room and i > starts[-1] or padding > spare:
+                starts.append(i)
+                longest, padding = length, 0
+        parts = np.split(order_N, starts[1:])
+        return [_Group(backend, rows_N, self._contexts_N[rows_N], self._table_NB, window) for rows_N in parts]
+
+    def _chunks(self, window: int | None) -> list[_Job]:
+        batch, jobs = self._batch, list[_Job]()
+        start = batch.num_single
+        fresh: _Fresh | None = None
+        for i, (count, context) in enumerate(zip(batch.query_lens, batch.context_lens, strict=True)):
+            if count < context or (window is not None and count > window):
+                row_B = self._table_NB[batch.num_single + i]
+                jobs.append(_Chunk(self._backend, start, count, context, row_B, window))
+                fresh = None
+            elif fresh is not None and fresh.count == count:
+                fresh.number += 1
+            else:
+                fresh = _Fresh(start, count, self._backend.group)
+                jobs.append(fresh)
+            start += count
+        return jobs
+
+
+class _Context:
+    """Blocks of N sequences, padded to the longest, and how a layer's keys and values in them are read."""
+
+    __slots__ = ("_first", "_index_B", "_k_NKLD", "_part", "_v_NKLD", "_views", "_work_XBY")
+
+    def __init__(self, backend: TorchAttention, blocks_NB: IntArray) -> None:
+        spec = backend.spec
+        number, blocks = blocks_NB.shape
+        self._first: int | None = None
+        if number == 1 and np.array_equal(blocks_NB[0], np.arange(blocks) + blocks_NB[0, 0]):
+            self._first = int(blocks_NB[0, 0]) * spec.block_size
+        else:
+            self._index_B = torch.from_numpy(blocks_NB.reshape(-1)).to(spec.device)
+            work = backend.workspace(2 * spec.num_kv_heads * blocks_NB.size * spec.block_size * spec.head_dim)
+            self._work_XBY = work.view(2 * spec.num_kv_heads, blocks_NB.size, -1)
+            work_K2NLD = work.view(spec.num_kv_heads, 2, number, blocks * spec.block_size, spec.head_dim)
+            self._k_NKLD, self._v_NKLD = work_K2NLD.permute(1, 2, 0, 3, 4).unbind(0)
+        self.use(0, blocks * spec.block_size)
+
+    def use(self, begin: int, end: int) -> None:
+        """The tokens that `read` returns, counted from the start of the first block."""
+        self._part = (begin, end - begin)
+        if self._first is None:
+            self._views = (self._k_NKLD.narrow(2, *self._part), self._v_NKLD.narrow(2, *self._part))
+
+    def read(self, layer: _Layer) -> tuple[Tensor, Tensor]:
+        """Keys and values as [N, K, L, D]; valid until the next read of any context."""
+        if self._first is None:
+            torch.index_select(layer.blocks_XBY, 1, self._index_B, out=self._work_XBY)
+            return self._views
+        begin, length = self._part
+        begin += self._first
+        return layer.keys_1KSD.narrow(2, begin, length), layer.values_1KSD.narrow(2, begin, length)
+
+
+class _Group:
+    """Sequences with one token each, of similar context lengths.
+
+    The G query heads of a key/value head take the place of a sequence's queries: nothing is repeated.
+    """
+
+    __slots__ = (
+        "_backend",
+        "_base_N",
+        "_context",
+        "_even",
+        "_left",
+        "_length_N",
+        "_mask_N11L",
+        "_most",
+        "_part",
+        "_rows_N",
+        "_table_rows_N",
+        "_window",
+    )
+
+    def __init__(
+        self, backend: TorchAttention, rows_N: IntArray, length_N: IntArray, table_NB: IntArray, window: int | None
+    ) -> None:
+        self._backend = backend
+        self._window = window
+        self._table_rows_N = rows_N
+        self._length_N = length_N
+        self._even = bool((length_N == length_N[0]).all())
+        in_a_row = np.array_equal(rows_N, np.arange(len(rows_N)) + rows_N[0])
+        self._rows_N = None if in_a_row else torch.from_numpy(rows_N).to(backend.spec.device)
+        self._part = (int(rows_N[0]), len(rows_N))  # the same, if they lie in a row
+        self._mask_N11L: Tensor | None = None
+        blocks = self._collect(table_NB)
+        self._most = blocks + max(4, blocks // 4)
+        self._trim()
+
+    def advance(self, table_NB: IntArray) -> bool:
+        """Every sequence is one token longer. False if the group has grown so much that it should be cut anew."""
+        self._length_N += 1
+        self._left -= 1
+        if self._left < 0 and self._collect(table_NB) > self._most:
+            return False
+        self._trim()
+        return True
+
+    def _collect(self, table_NB: IntArray) -> int:
+        """Finds the blocks that are needed until a sequence enters its next one. Returns how many of each."""
+        size = self._backend.spec.block_size
+        end_N = -(-self._length_N // size)
+        first_N = np.zeros_like(end_N)
+        if self._window is not None:
+            first_N = np.maximum(self._length_N - self._window, 0) // size
+        blocks = int((end_N - first_N).max())
+        index_NB = np.minimum(first_N[:, None] + np.arange(blocks), end_N[:, None] - 1)  # padding: its own last block
+        self._context = _Context(self._backend, table_NB[self._table_rows_N[:, None], index_NB])
+        self._base_N = first_N * size
+        self._left = int((end_N * size - self._length_N).min())
+        return blocks
+
+    def _trim(self) -> None:
+        """Fits what is read, and the mask over it, to this step's lengths."""
+        end_N = self._length_N - self._base_N
+        longest = int(end_N.max())
+        if self._even:
+            self._context.use(0 if self._window is None else max(0, longest - self._window), longest)
+            return
+        self._context.use(0, longest)
+        backend = self._backend
+        end_N1 = torch.from_numpy(end_N).to(backend.spec.device).unsqueeze(1)
+        position_L = backend.positions_L[:longest]
+        seen_NL = position_L < end_N1
+        if self._window is not None:
+            seen_NL &= position_L >= end_N1 - self._window
+        self._mask_N11L = torch.where(seen_NL, backend.seen, backend.hidden)[:, None, None]
+
+    def attend(self, layer: _Layer, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scale: float, out_THD: Tensor) -> None:
+        k_NKLD, v_NKLD = self._context.read(layer)
+        shape = (-1, k_NKLD.shape[1], self._backend.group, k_NKLD.shape[3])
+        rows_N = self._rows_N
+        if rows_N is None:
+            q_NHD, out_NHD = q_THD.narrow(0, *self._part), out_THD.narrow(0, *self._part)
+        else:
+            q_NHD = q_THD.index_select(0, rows_N)
+        q_NKGD = q_NHD.view(shape)
+        if self._backend.twice:
+            q_NKGD = q_NKGD.repeat(1, 1, 2, 1)
+        o_NKGD = scaled_dot_product_attention(q_NKGD, k_NKLD, v_NKLD, self._mask_N11L, scale=scale)
+        if self._backend.twice:
+            o_NKGD = o_NKGD[:, :, :1]
+        if rows_N is None:
+            out_NHD.view(shape).copy_(o_NKGD)
+        else:
+            out_THD.view(shape).index_copy_(0, rows_N, o_NKGD)
+
+
+class _Fresh:
+    """Neighbouring chunks of the same number of tokens, with nothing before them: their own keys are all there are."""
+
+    __slots__ = ("_group", "_start", "count", "number")
+
+    def __init__(self, start: int, count: int, group: int) -> None:
+        self._start = start
+        self._group = group
+        self.count = count
+        self.number = 1
+
+    def attend(self, layer: _Layer, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scale: float, out_THD: Tensor) -> None:
+        part = slice(self._start, self._start + self.number * self.count)
+        heads = k_TKD.shape[1]
+        shape = (self.number, self.count, heads, -1, k_TKD.shape[2])
+        # [N, K, G, L, D], with keys and values that are the same for all G without being repeated.
+        q, out = (x[part].view(shape).permute(0, 2, 3, 1, 4) for x in (q_THD, out_THD))
+        k, v = (x[part].view(shape).permute(0, 2, 3, 1, 4).expand(-1, -1, self._group, -1, -1) for x in (k_TKD, v_TKD))
+        # torch takes two leading dimensions: a call for each sequence or for each head, whichever are fewer.
+        dim = 0 if self.number < heads else 1
+        for i in range(min(self.number, heads)):
+            o = scaled_dot_product_attention(
+                q.select(dim, i), k.select(dim, i), v.select(dim, i), is_causal=True, scale=scale
+            )
+            out.select(dim, i).copy_(o)
+
+
+class _Chunk:
+    """Several tokens of one sequence, with cached ones before them or with a window shorter than they are."""
+
+    __slots__ = ("_backend", "_base", "_context", "_count", "_prefix", "_start", "_window")
+
+    def __init__(
+        self, backend: TorchAttention, start: int, count: int, context: int, row_B: IntArray, window: int | None
+    ) -> None:
+        self._backend = backend
+        self._window = window
+        self._start = start
+        self._count = count
+        self._prefix = context - count
+        size = backend.spec.block_size
+        first = 0 if window is None else max(0, self._prefix - window + 1) // size
+        self._base = first * size
+        self._context = _Context(backend, row_B[None, first : -(-context // size)])
+
+    def attend(self, layer: _Layer, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scale: float, out_THD: Tensor) -> None:
+        k_1KLD, v_1KLD = self._context.read(layer)
+        k_KGLD, v_KGLD = (x[0].unsqueeze(1).expand(-1, self._backend.group, -1, -1) for x in (k_1KLD, v_1KLD))
+        window, base = self._window, self._base
+        reach = self._prefix + self._count - base
+        band = self._backend.band(window, reach if window is None else min(reach, window + PIECE))
+        for done in range(0, self._count, len(band)):
+            count = min(len(band), self._count - done)
+            begin = base if window is None else max(base, self._prefix + done - window + 1)
+            keys = slice(begin - base, self._prefix + done + count - base)
+            rows = slice(self._start + done, self._start + done + count)
+            q_KGQD, out_KGQD = (
+                x[rows].view(count, k_KGLD.shape[0], -1, x.shape[2]).permute(1, 2, 0, 3) for x in (q_THD, out_THD)
+            )
+            mask_QL = band[-count:, keys.start - keys.stop :]
+            o_KGQD = scaled_dot_product_attention(q_KGQD, k_KGLD[:, :, keys], v_KGLD[:, :, keys], mask_QL, scale=scale)
+            out_KGQD.copy_(o_KGQD)

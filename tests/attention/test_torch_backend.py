@@ -1,0 +1,397 @@
+"""The torch backend against dense attention in float64, over caches with scattered blocks full of noise."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from octavo.attention import select, torch_backend
+from octavo.attention.base import AttentionSpec, ForwardBatch
+from octavo.attention.select import select_backend
+from octavo.attention.torch_backend import TorchAttention
+from octavo.core.errors import ConfigError
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
+
+
+def dense(q_QHD: Tensor, k_LKD: Tensor, v_LKD: Tensor, scale: float, window: int | None) -> Tensor:
+    """The queries are the last ones of the context. One query and head at a time, in float64."""
+    count, heads, _ = q_QHD.shape
+    group = heads // k_LKD.shape[1]
+    out = torch.empty(q_QHD.shape, dtype=torch.float64)
+    for query in range(count):
+        position = len(k_LKD) - count + query
+        first = 0 if window is None else max(0, position + 1 - window)
+        for head in range(heads):
+            keys = k_LKD[first : position + 1, head // group].double()
+            weights = torch.softmax(keys @ q_QHD[query, head].double() * scale, 0)
+            out[query, head] = weights @ v_LKD[first : position + 1, head // group].double()
+    return out.flatten(1)
+
+
+class World:
+    """Sequences over one backend: feeds it steps like a runner does and checks every output."""
+
+    def __init__(
+        self, *, dtype=torch.float32, heads=(4, 2), dim=8, block_size=4, windows=(None,), blocks=256, seed=0
+    ) -> None:
+        self.random = random.Random(seed)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.spec = AttentionSpec(
+            num_layers=len(windows),
+            num_heads=heads[0],
+            num_kv_heads=heads[1],
+            head_dim=dim,
+            dtype=dtype,
+            device=torch.device("cpu"),
+            block_size=block_size,
+            max_model_len=blocks * block_size,
+            windows=tuple(dict.fromkeys(windows)),
+        )
+        self.layer_windows = windows
+        self.backend = TorchAttention(self.spec, blocks)
+        self.tables: list[list[int]] = []
+        self.history: list[list[tuple[Tensor, Tensor]]] = []  # of a sequence, of a layer
+        self.free = list(range(blocks))
+        self.batch: ForwardBatch | None = None
+        self._fill_with_noise(blocks * block_size)
+        self.random.shuffle(self.free)
+
+    def _fill_with_noise(self, slots: int) -> None:
+        """Whatever is read and should not be is large."""
+        row = self.add(in_order=True)
+        batch = self._build([row], [slots])
+        self.backend.plan(batch)
+        noise = torch.full((slots, self.spec.num_kv_heads, self.spec.head_dim), 30.0).to(self.spec.dtype)
+        q = torch.zeros(slots, self.spec.num_heads, self.spec.head_dim, dtype=self.spec.dtype)
+        for layer in range(self.spec.num_layers):
+            self.backend.run(layer, q, noise, noise, batch, 1.0, 1)
+        self.free = self.tables.pop()
+        self.history.pop()
+
+    def add(self, in_order: bool = False) -> int:
+        if in_order:
+            self.free.sort(reverse=True)
+        self.tables.append([])
+        none = torch.empty(0, self.spec.num_kv_heads, self.spec.head_dim, dtype=self.spec.dtype)
+        self.history.append([(none, none)] * self.spec.num_layers)
+        return len(self.tables) - 1
+
+    def fork(self, row: int) -> int:
+        """A sequence that shares the full blocks of `row` and has its own copy of the last, partial one."""
+        child = self.add()
+        self.history[child] = list(self.history[row])
+        self.tables[child] = list(self.tables[row])
+        if len(self.history[row][0][0]) % self.spec.block_size:
+            self.tables[child][-1] = self.free.pop()
+            self.backend.copy_blocks(torch.tensor(self.tables[row][-1:]), torch.tensor(self.tables[child][-1:]))
+        return child
+
+    def _normal(self, tokens: int, heads: int) -> Tensor:
+        # Values of a fused projection are a view with gaps.
+        size = (tokens, heads + 1, self.spec.head_dim)
+        return torch.randn(size, generator=self.generator).to(self.spec.dtype)[:, :heads]
+
+    def _build(self, rows: list[int], counts: list[int]) -> ForwardBatch:
+        size = self.spec.block_size
+        slots, positions, contexts = [], [], []
+        for row, count in zip(rows, counts, strict=True):
+            start, table = len(self.history[row][0][0]), self.tables[row]
+            while len(table) * size < start + count:
+                table.append(self.free.pop())
+            positions += range(start, start + count)
+            slots += [table[p // size] * size + p % size for p in range(start, start + count)]
+            contexts.append(start + count)
+        width = max(-(-c // size) for c in contexts)
+        tables = [(self.tables[row] + [0] * width)[:width] for row in rows]
+        single = sum(count == 1 for count in counts)
+        return ForwardBatch(
+            token_ids_T=torch.zeros(len(slots), dtype=torch.int64),
+            positions_T=torch.tensor(positions),
+            slots_T=torch.tensor(slots),
+            query_start_N1=torch.tensor([0, *counts]).cumsum(0).int(),
+            context_lens_N=torch.tensor(contexts, dtype=torch.int32),
+            block_table_NB=torch.tensor(tables, dtype=torch.int32),
+            num_single=single,
+            max_query_len=max(counts),
+            max_context_len=max(contexts),
+            attention=self.backend,
+            query_lens=counts[single:],
+            context_lens=contexts[single:],
+        )
+
+    def step(self, parts: list[tuple[int, int]], check: bool = True) -> None:
+        """(sequence, tokens) of a step, single tokens first."""
+        parts = sorted(parts, key=lambda part: part[1] > 1)
+        rows, counts = [row for row, _ in parts], [count for _, count in parts]
+        self.batch = self._build(rows, counts)
+        self._run(rows, counts, check)
+
+    def steady(self, rows: list[int], check: bool = True) -> None:
+        """One more token of each sequence of the step before, in the same batch object."""
+        assert self.batch is not None
+        new = self._build(rows, [1] * len(rows))
+        for field in ("slots_T", "positions_T", "context_lens_N", "block_table_NB", "max_context_len"):
+            setattr(self.batch, field, getattr(new, field))
+        self.batch.steady = True
+        self._run(rows, [1] * len(rows), check)
+
+    def _run(self, rows: list[int], counts: list[int], check: bool) -> None:
+        spec, tokens, batch = self.spec, sum(counts), self.batch
+        scale = 1.3 / math.sqrt(spec.head_dim)
+        self.backend.plan(batch)
+        for layer, window in enumerate(self.layer_windows):
+            q = self._normal(tokens, spec.num_heads)
+            k, v = self._normal(tokens, spec.num_kv_heads), self._normal(tokens, spec.num_kv_heads)
+            out = self.backend.run(layer, q, k, v, batch, scale, window)
+            assert out.shape == (tokens, spec.num_heads * spec.head_dim) and out.dtype == spec.dtype
+            start = 0
+            for row, count in zip(rows, counts, strict=True):
+                part = slice(start, start + count)
+                old_k, old_v = self.history[row][layer]
+                keys, values = torch.cat((old_k, k[part])), torch.cat((old_v, v[part]))
+                self.history[row][layer] = (keys, values)
+                start += count
+                if check:
+                    expected = dense(q[part], keys, values, scale, window)
+                    error = (out[part].double() - expected).abs().max().item()
+                    assert error <= TOLERANCE[spec.dtype], f"layer {layer}, sequence {row}: {error}"
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("block_size", [1, 3, 16])
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (6, 1)])
+def test_mixed_steps(dtype, block_size, heads):
+    world = World(dtype=dtype, block_size=block_size, heads=heads, windows=(None, 5, None, 1))
+    a, b, c, d = (world.add() for _ in range(4))
+    world.step([(a, 1)])  # a prompt of one token
+    world.step([(a, 1), (b, 7), (c, 7), (d, 7)])
+    world.step([(a, 1), (b, 1), (c, 9), (d, 2)])
+    world.step([(b, 1), (a, 1), (d, 1), (c, 1)])
+    world.step([(c, 20), (a, 3)])
+    world.step([(a, 1), (b, 1), (c, 1), (d, 17)])
+
+
+@pytest.mark.parametrize("heads", [(2, 2), (8, 2)])
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_fresh_prompts_of_equal_length(heads, number):
+    """More and fewer sequences than key/value heads, next to ones of other lengths."""
+    world = World(heads=heads)
+    rows = [world.add() for _ in range(number + 2)]
+    world.step([(rows[0], 3), *((row, 11) for row in rows[1:-1]), (rows[-1], 4)])
+
+
+@pytest.mark.parametrize("window", [None, 4, 33])
+@pytest.mark.parametrize("in_order", [True, False])
+def test_steady_steps(window, in_order):
+    """Over many steps: across blocks, past the window, and with groups that are cut anew."""
+    world = World(block_size=4, windows=(window,), heads=(2, 1), blocks=400)
+    rows = [world.add(in_order) for _ in range(4)]
+    world.step([(row, 2 + 3 * i) for i, row in enumerate(rows)])
+    world.step([(row, 1) for row in rows])
+    for _ in range(70):
+        world.steady(rows)
+    world.step([(row, 1) for row in rows[1:]])  # one left
+    world.steady(rows[1:])
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("window", [None, 6])
+def test_one_sequence(in_order, window):
+    """Blocks in a row are read in place, others are collected."""
+    world = World(block_size=4, windows=(window, None))
+    row = world.add(in_order)
+    world.step([(row, 5)])
+    world.step([(row, 9)])
+    world.step([(row, 1)])
+    for _ in range(30):
+        world.steady([row])
+
+
+def test_unequal_lengths_are_cut_into_groups(monkeypatch):
+    monkeypatch.setattr(torch_backend, "GROUP_BYTES", 4096)
+    monkeypatch.setattr(torch_backend, "WASTE_BYTES", 1024)
+    world = World(windows=(None, 10))
+    lengths = [40, 3, 17, 41, 2, 16, 39, 18, 1, 5]
+    rows = [world.add() for _ in lengths]
+    world.step([(row, length) for row, length in zip(rows, lengths, strict=True)])
+    world.step([(row, 1) for row in rows])
+    jobs = world.batch.plan.jobs(None)
+    assert 3 <= len(jobs) < len(rows)
+    for _ in range(10):
+        world.steady(rows)
+
+
+@pytest.mark.parametrize("window", [None, 3, 20])
+def test_a_long_chunk_goes_in_pieces(monkeypatch, window):
+    monkeypatch.setattr(torch_backend, "PIECE", 8)
+    world = World(windows=(window,))
+    row, other = world.add(), world.add()
+    world.step([(row, 21), (other, 30)])
+    world.step([(row, 29), (other, 8)])
+
+
+def test_a_mask_is_never_large(monkeypatch):
+    monkeypatch.setattr(torch_backend, "MASK_BYTES", 1024)
+    masks = []
+
+    def watch(q, k, v, mask=None, **options):
+        masks.append(0 if mask is None else mask.nbytes)
+        return real(q, k, v, mask, **options)
+
+    real = torch_backend.scaled_dot_product_attention
+    monkeypatch.setattr(torch_backend, "scaled_dot_product_attention", watch)
+    world = World()
+    row = world.add()
+    world.step([(row, 40)])
+    world.step([(row, 50)])
+    assert 0 < max(masks) <= 1024
+
+
+def test_forks_share_blocks_and_copy_the_last():
+    world = World(block_size=3, windows=(None, 4))
+    parent = world.add()
+    world.step([(parent, 8)])
+    children = [world.fork(parent) for _ in range(3)]
+    for _ in range(5):
+        world.step([(row, 1) for row in (parent, *children)])
+    world.step([(children[1], 1), (parent, 5)])
+
+
+def test_blocks_are_read_before_any_is_written():
+    world = World(block_size=2)
+    a, b = world.add(), world.add()
+    world.step([(a, 2), (b, 2)])
+    (block_a,), (block_b,) = world.tables
+    world.backend.copy_blocks(torch.tensor([block_a, block_b]), torch.tensor([block_b, block_a]))
+    world.tables.reverse()
+    world.step([(a, 1), (b, 1)])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_steps(data):
+    heads, group = data.draw(st.sampled_from([1, 2, 3])), data.draw(st.sampled_from([1, 2, 4]))
+    world = World(
+        dtype=data.draw(st.sampled_from(list(TOLERANCE))),
+        heads=(heads * group, heads),
+        dim=data.draw(st.sampled_from([4, 16])),
+        block_size=data.draw(st.sampled_from([1, 2, 3, 5, 16])),
+        windows=tuple(data.draw(st.lists(st.sampled_from([None, 1, 2, 7, 12]), min_size=1, max_size=2))),
+        seed=data.draw(st.integers(0, 99)),
+    )
+    rows = [world.add(data.draw(st.booleans())) for _ in range(data.draw(st.integers(1, 4)))]
+    for _ in range(data.draw(st.integers(1, 3))):
+        chosen = data.draw(st.permutations(rows))[: data.draw(st.integers(1, len(rows)))]
+        world.step([(row, data.draw(st.one_of(st.just(1), st.integers(1, 14)))) for row in chosen])
+    world.step([(row, 1) for row in rows])
+    for _ in range(data.draw(st.integers(0, 6))):
+        world.steady(rows)
+
+
+def reveal_a_key(q, k, v, mask=None, is_causal=False, scale=None):
+    if mask is not None:
+        mask = mask.clone()
+        first = mask.eq(-torch.inf).flatten().nonzero()
+        if len(first):
+            mask.view(-1)[first[0]] = 0
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scale)
+
+
+def hide_a_key(q, k, v, mask=None, is_causal=False, scale=None):
+    return torch.nn.functional.scaled_dot_product_attention(
+        q, k[:, :, 1:], v[:, :, 1:], None if mask is None else mask[..., 1:], is_causal=is_causal, scale=scale
+    )
+
+
+def forget_the_order(q, k, v, mask=None, is_causal=False, scale=None):
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=scale)
+
+
+def decode(world: World) -> None:
+    a, b = world.add(), world.add()
+    world.step([(a, 5), (b, 9)], check=False)
+    world.step([(a, 1), (b, 1)])
+
+
+def prefix(world: World) -> None:
+    row = world.add()
+    world.step([(row, 5)], check=False)
+    world.step([(row, 6)])
+
+
+def fresh(world: World) -> None:
+    world.step([(world.add(), 7)])
+
+
+@pytest.mark.parametrize(
+    "case, planted",
+    [
+        (decode, reveal_a_key),
+        (decode, hide_a_key),
+        (prefix, reveal_a_key),
+        (prefix, hide_a_key),
+        (fresh, forget_the_order),
+    ],
+)
+def test_a_planted_error_is_seen(monkeypatch, case: Callable[[World], None], planted):
+    case(World())
+    monkeypatch.setattr(torch_backend, "scaled_dot_product_attention", planted)
+    with pytest.raises(AssertionError, match="layer 0, sequence"):
+        case(World())
+
+
+@pytest.mark.parametrize("by", [-1, 1])
+@pytest.mark.parametrize("case", [decode, prefix])
+def test_a_window_off_by_one_is_seen(case, by):
+    world = World(windows=(4,))
+    real = world.backend.run
+    world.backend.run = lambda *args: real(*args[:-1], args[-1] + by)
+    with pytest.raises(AssertionError, match="layer 0, sequence"):
+        case(world)
+
+
+def spec_for(device: str = "cpu", dtype: torch.dtype = torch.float32) -> AttentionSpec:
+    return AttentionSpec(1, 4, 2, 8, dtype, torch.device(device), 16, 128)
+
+
+def test_selection_says_why_others_lost():
+    backend, lost = select_backend("auto", spec_for())
+    assert backend is TorchAttention
+    assert [line.split(":")[0] for line in lost] == ["triton cannot"]
+    assert select_backend("torch", spec_for()) == (TorchAttention, [])
+
+
+def test_a_backend_that_is_asked_for_must_be_able():
+    with pytest.raises(ConfigError, match="triton cannot: "):
+        select_backend("triton", spec_for())
+    with pytest.raises(ConfigError, match="torch cannot: it cannot compute in torch.int8"):
+        select_backend("torch", spec_for(dtype=torch.int8))
+    with pytest.raises(ConfigError, match="one of auto, triton, torch, got 'flash'"):
+        select_backend("flash", spec_for())
+
+
+def test_a_module_that_is_missing_is_a_reason(monkeypatch):
+    monkeypatch.setattr(select, "BACKENDS", (("gone", "octavo.attention.gone", "Gone"), *select.BACKENDS[1:]))
+    backend, (line,) = select_backend("auto", spec_for())
+    assert backend is TorchAttention
+    assert line == "gone cannot: No module named 'octavo.attention.gone'"
+
+
+def test_a_plan_belongs_to_its_batch():
+    """A batch that is steady but new, without a plan, gets one."""
+    world = World()
+    row = world.add()
+    world.step([(row, 3)])
+    world.step([(row, 1)])
+    world.batch = copy.copy(world.batch)
+    world.batch.plan = None
+    world.steady([row])
