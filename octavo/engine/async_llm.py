@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from octavo.core.config import EngineConfig
-from octavo.core.errors import ConfigError, EngineError, EngineUnavailable, Overloaded
+from octavo.core.errors import ConfigError, EngineError, EngineUnavailable, ModelError, Overloaded
 from octavo.core.hub import resolve_model
 from octavo.core.outputs import RequestOutput, Stats, StepOutputs
 from octavo.core.params import SamplingParams
@@ -74,6 +74,8 @@ class AsyncLLM:
     async def start(cls, config: EngineConfig, *, log_level: str = "info", log_format: str = "text") -> AsyncLLM:
         """Starts the engine process and returns when it can answer. ConfigError if it cannot be started as asked."""
         folder = await asyncio.to_thread(resolve_model, config.model, config.revision)
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder} has no config.json: it does not hold a model")
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -91,7 +93,7 @@ class AsyncLLM:
                 raise ConfigError(reason) if known else EngineError(f"the engine cannot start: {reason}")
         except BaseException:
             writer.close()
-            await _end(process)
+            await _end(process, patience=0)
             raise
         return cls(config, folder, tokenizer, message.info, process, reader, writer)
 
@@ -219,9 +221,9 @@ async def _read_message(reader: asyncio.StreamReader, codec: Codec) -> Ready | S
         return None
 
 
-async def _end(process: Process) -> None:
+async def _end(process: Process, patience: float = EXIT_SECONDS) -> None:
     try:
-        await asyncio.wait_for(process.wait(), EXIT_SECONDS)
+        await asyncio.wait_for(process.wait(), patience)
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
