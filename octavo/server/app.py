@@ -87,6 +87,10 @@ class App:
         """From here on there is an engine."""
         self.service = Service(llm, self.server, self.engine, self.metrics, self.keys)
 
+    def detach(self) -> None:
+        """The engine is gone; all work is refused until there is another."""
+        self.service = None
+
     async def drain(self, seconds: float) -> None:
         """Refuses new work; returns when the running answers are complete, or were ended after `seconds`."""
         self.draining = True

@@ -20,7 +20,7 @@ class Engine(Protocol):
 
     @property
     def ready(self) -> bool:
-        """The engine is alive and makes progress."""
+        """The engine is alive. Once False, it stays so."""
         ...
 
     def generate(
@@ -34,7 +34,10 @@ class Engine(Protocol):
         prompt_param: str = "prompt",
         add_special_tokens: bool = True,
     ) -> AsyncGenerator[RequestOutput, None]:
-        """Raises RequestError before the first item; closing the generator aborts the request."""
+        """Raises RequestError before the first item; closing the generator aborts the request.
+
+        `request_id` is what the log calls it: several may have the same.
+        """
         ...
 
     async def shutdown(self) -> None: ...

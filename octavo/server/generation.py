@@ -120,7 +120,7 @@ class Generation:
         answer = self._service.llm.generate(
             self.prompts[prompt],
             self.params,
-            request_id=f"{self.id}-{prompt}",
+            request_id=self._exchange.request_id,
             priority=self._priority,
             cache_salt=self._salt,
             prompt_param=self._prompt_param,

@@ -94,6 +94,9 @@ class Metrics(Collector):
         self._set_token_bounds(1)
 
     def attach(self, model_name: str, max_model_len: int, cache_config: dict[str, Any]) -> None:
+        """There is an engine; a later one goes on counting where the first ended."""
+        if self.labels:
+            return
         self.labels = {"model_name": model_name, "engine": "0"}
         self.cache_config = {name: str(value) for name, value in cache_config.items()}
         self._set_token_bounds(max_model_len)

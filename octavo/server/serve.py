@@ -1,6 +1,7 @@
 """`octavo serve`: the socket, then HTTP, then the engine; and the way back down.
 
-The port is taken first, so that a wrong one costs no model load. HTTP answers while the model loads. SIGTERM or Ctrl-C
+The port is taken first, so that a wrong one costs no model load. HTTP answers while the model loads, and while an
+engine that died is started again; requests are not repeated, their clients get an error. SIGTERM or Ctrl-C
 drains (readiness is 503 at once, the listener stays open, running answers finish); a second one ends at once.
 """
 
@@ -8,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import shlex
 import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
@@ -21,13 +24,16 @@ import uvicorn
 
 from octavo.core import log
 from octavo.core.config import EngineConfig
-from octavo.core.errors import Draining
+from octavo.core.errors import Draining, EngineError, OctavoError
 from octavo.server.app import App
 from octavo.server.config import ServerConfig
 from octavo.server.engine import Engine
 from octavo.server.transport import Connection, bind
 from octavo.version import VERSION
 
+POLL_SECONDS = 0.25  # between two looks at whether the engine is alive
+# The first restart is at once, the next ones after 1, 2 and 4 seconds; an engine that dies once more will not live.
+MAX_DEATHS, DEATHS_SECONDS, BACK_OFF_SECONDS = 5, 600.0, 1.0
 CLOSE_SECONDS = 5  # that connections have to send what is left, once every answer is complete
 KEEP_ALIVE_SECONDS = 75  # longer than the pools of common clients keep an idle connection
 
@@ -64,15 +70,14 @@ class Serving:
         self.server = server
         self.start = start
         self.app = App(server, engine)
+        self.llm: Engine | None = None
         self.stop = asyncio.Event()
         self.kill = asyncio.Event()
 
     async def run(self, sock: socket.socket) -> int:
-        began = time.monotonic()
-        url = base_url(sock)
-        say(f"Octavo {VERSION} at {url}: loading {self.engine.model or 'the demo model'}")
+        say(f"Octavo {VERSION} at {base_url(sock)}: loading {self.engine.model or 'the demo model'}")
         self.handle_signals()
-        http = Server(
+        self.http = Server(
             uvicorn.Config(
                 self.app,
                 http=Connection,
@@ -86,24 +91,50 @@ class Serving:
                 timeout_graceful_shutdown=CLOSE_SECONDS,
             )
         )
-        listening = asyncio.create_task(http.serve(sockets=[sock]))
-        llm: Engine | None = None
+        listening = asyncio.create_task(self.http.serve(sockets=[sock]))
         try:
-            llm = await first(self.start(self.engine, self.server), self.stop)
-            if llm is not None:
-                self.app.attach(llm)
-                say(f"Ready in {time.monotonic() - began:.1f} s. Try:\n\n{curl(url, self.app)}\n")
-                await self.stop.wait()
+            await first(self._keep_engine(base_url(sock)), self.stop)
+            if self.app.service is not None:
                 say(f"Stopping: running requests have {self.server.shutdown_timeout:g} s. Once more to stop at once.")
                 await first(self.app.drain(self.server.shutdown_timeout), self.kill)
                 self.app.abort(Draining("The server was stopped."))
         finally:
-            http.should_exit = True
-            http.force_exit = self.kill.is_set() or llm is None
+            self.http.should_exit = True
+            self.http.force_exit = self.kill.is_set() or self.app.service is None
             await listening
-            if llm is not None:
-                await llm.shutdown()
+            if self.llm is not None:
+                await self.llm.shutdown()
         return 1 if self.kill.is_set() else 0
+
+    async def _keep_engine(self, url: str) -> None:
+        """Starts the engine, and again whenever it has died; EngineError when it dies too often.
+
+        An engine that cannot be started at all is the user's to mend: that error is raised at once.
+        """
+        deaths: deque[float] = deque(maxlen=MAX_DEATHS)
+        while True:
+            began = time.monotonic()
+            try:
+                self.llm = await self.start(self.engine, self.server)
+            except OctavoError as error:
+                if not deaths:
+                    raise
+                log.event("engine_start", logging.ERROR, reason=str(error))
+            else:
+                self.app.attach(self.llm)
+                say(f"Ready in {time.monotonic() - began:.1f} s. Try:\n\n{curl(url, self.app)}\n")
+                while self.llm.ready:
+                    await asyncio.sleep(POLL_SECONDS)
+                self.app.detach()
+                await self.llm.shutdown()
+                self.llm = None
+            deaths.append(time.monotonic())
+            if len(deaths) == MAX_DEATHS and deaths[-1] - deaths[0] < DEATHS_SECONDS:
+                raise EngineError(f"the engine stopped {MAX_DEATHS} times in {DEATHS_SECONDS / 60:g} minutes")
+            recent = sum(deaths[-1] - death < DEATHS_SECONDS for death in deaths)
+            pause = 0 if recent == 1 else BACK_OFF_SECONDS * 2 ** (recent - 2)
+            log.event("engine_restart", logging.ERROR, in_seconds=pause)
+            await asyncio.sleep(pause)
 
     def handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError, ModelNotFound, RequestError
 from octavo.core.params import SamplingParams
+from octavo.engine.defaults import default_sampling
 from octavo.server.auth import Keys
 from octavo.server.config import ServerConfig
 from octavo.server.engine import Engine
 from octavo.server.metrics import Metrics
 from octavo.server.protocol import GenerationRequest, ModelCard
 
-DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 # Text longer than this is rendered and tokenized in a thread: a few hundred KB take longer than a token may wait.
 SHORT_TEXT = 16 * 1024
 
@@ -91,7 +91,7 @@ async def offload(size: int, work: Callable[[], R]) -> R:
 
 def sampling_defaults(generation_config: dict[str, Any]) -> dict[str, Any]:
     """The model's own sampling defaults, checked once."""
-    found = {name: generation_config[name] for name in DEFAULTS if generation_config.get(name) is not None}
+    found = default_sampling(generation_config)
     try:
         SamplingParams(**found)
     except RequestError as error:

@@ -51,7 +51,7 @@ class Running:
             self.status = runner.run(self.serving.run(self.sock))
 
     async def _start(self, engine: EngineConfig, server: ServerConfig) -> Any:
-        while self.llm is None:
+        while self.llm is None or not self.llm.ready:
             await asyncio.sleep(0.01)
         return self.llm
 
@@ -105,8 +105,8 @@ class Running:
     def chat(self, say: str = "hello", **fields: Any) -> httpx.Response:
         return self.post("/v1/chat/completions", {"messages": [{"role": "user", "content": f"say:{say}"}], **fields})
 
-    def complete(self, prompt: Any = "say:hello", **fields: Any) -> httpx.Response:
-        return self.post("/v1/completions", {"prompt": prompt, **fields})
+    def complete(self, prompt: Any = "say:hello", *, headers: Any = None, **fields: Any) -> httpx.Response:
+        return self.post("/v1/completions", {"prompt": prompt, **fields}, headers=headers)
 
     def raw(self, data: bytes, seconds: float = 5.0) -> bytes:
         """Sends bytes, returns all that comes back until the server closes or is quiet."""

@@ -191,7 +191,7 @@ class FakeLLM:
         uids, tokens, out = [], [], StepOutputs()
         logprobs: list[tuple[int, int]] = []
         prompts: list[tuple[int, int]] = []
-        prefilled = 0
+        prefilled = sampled = 0
         for uid, (state, scripts) in self.live.items():
             if not scripts[0].said and not state.metrics.scheduled_time:
                 state.metrics.scheduled_time = time.monotonic()
@@ -204,6 +204,7 @@ class FakeLLM:
                     continue
                 token, reason = script.step(self.tokenizer.eos_id or 0)
                 if token is not None:
+                    sampled += 1
                     if state.params.logprobs is not None:
                         logprobs.append((script.uid, token))
                     if state.request.stream:
@@ -215,11 +216,12 @@ class FakeLLM:
                     out.finished.append(Finished(script.uid, reason, stop, len(script.said), said))
         out.uids, out.tokens = np.array(uids, np.int64).tobytes(), np.array(tokens, np.int32).tobytes()
         out.logprobs, out.prompt_logprobs = self.rows(logprobs), self.rows(prompts)
-        running = sum(not state.finished for state, _ in self.live.values())
+        answers = [answer for state, _ in self.live.values() for answer in state.answers]
+        running = sum(answer.finish_reason is None for answer in answers) - len(out.finished)
         hits = sum(cached for _, cached in out.started)
         out.stats = self.stats = Stats(
             running=running, kv_used_blocks=running, kv_total_blocks=100, prefix_queries=prefilled, prefix_hits=hits,
-            step_tokens=prefilled + len(tokens),
+            step_tokens=prefilled + sampled,
         )  # fmt: skip
         changed, _ = self.outputs.process(out)
         for state in changed:

@@ -114,21 +114,15 @@ def test_no_way_around_the_key(locked: Running, head: bytes) -> None:
 
 def test_keys_part_their_caches(start_server: StartServer) -> None:
     server = start_server(api_key=("a", "b"))
-    for key, salt in (("a", None), ("b", None), ("a", "x"), ("a", None)):
-        server.chat(**({"cache_salt": salt} if salt else {}))  # without a key: refused
-        response = server.post(
-            "/v1/completions",
-            {"prompt": "say:x", **({"cache_salt": salt} if salt else {})},
-            headers={"Authorization": f"Bearer {key}"},
-        )
-        assert response.status_code == 200
+    for key, body in (("a", {}), ("b", {}), ("a", {"cache_salt": "x"}), ("a", {})):
+        answer = server.complete(**body, headers={"Authorization": f"Bearer {key}"})
+        assert answer.status_code == 200
     assert server.llm is not None
     first, other, salted, again = server.llm.salts
     assert first == again
     assert len({first, other, salted}) == 3
     single = start_server(api_key=("a",))
-    single.complete(headers=None)
-    single.post("/v1/completions", {"prompt": "x", "cache_salt": "s"}, headers={"Authorization": "Bearer a"})
+    single.complete(cache_salt="s", headers={"Authorization": "Bearer a"})
     assert single.llm is not None and single.llm.salts == ["s"]
 
 
@@ -147,7 +141,10 @@ def test_unknown_paths_and_methods(server: Running) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        *(b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        b"hello\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost x\r\n\r\n",
         b"GET / HTTP/1.1\r\n: x\r\n\r\n",
         b"GET / HTTP/1.1\r\nA: x\0y\r\n\r\n",
