@@ -25,6 +25,7 @@ from octavo.demo.corpus import Skill
 
 END_ID, START_ID, STOP_ID = range(3)
 WIDTH = 4  # tokens that the draft proposes at a time
+LATE = 1024  # where a long chat begins
 SEED = 1_000_000_007  # far from the seeds of the training batches
 # Skills whose answer is determined by the question, so that a right answer can be told from a wrong one.
 CHECKED: tuple[Skill, ...] = (
@@ -95,16 +96,18 @@ def answer_mask(ids: Sequence[int], assistant: int) -> list[bool]:
 
 
 @torch.inference_mode()
-def score(model: net.Llama, tokenizer: Tokenizer, texts: Iterable[str]) -> Score:
-    """How well the model foresees the texts, each from its second token to the end mark."""
+def score(model: net.Llama, tokenizer: Tokenizer, texts: Iterable[str], start: int = 1) -> Score:
+    """How well the model foresees the texts, each from token `start` to its end mark. `bytes` are of whole texts."""
     total, assistant = Score(), tokenizer.get_vocab()["assistant"]
     for text in texts:
         ids = [*tokenizer.encode(text).ids, END_ID][: model.shape.context]
-        logits_TV = model(torch.tensor([ids[:-1]]))[0]
-        bits_T = F.cross_entropy(logits_TV, torch.tensor(ids[1:]), reduction="none") / math.log(2)
-        mask_T = torch.tensor(answer_mask(ids, assistant)[1:])
+        if len(ids) <= start:
+            continue
+        logits_TV = model(torch.tensor([ids[:-1]]))[0, start - 1 :]
+        bits_T = F.cross_entropy(logits_TV, torch.tensor(ids[start:]), reduction="none") / math.log(2)
+        mask_T = torch.tensor(answer_mask(ids, assistant)[start:])
         total.bits += bits_T.sum().item()
-        total.tokens += len(ids) - 1
+        total.tokens += len(ids) - start
         total.bytes += len(text.encode())
         total.answer_bits += bits_T[mask_T].sum().item()
         total.answer_tokens += int(mask_T.sum())
@@ -186,7 +189,9 @@ def main() -> None:
         s = score(network, tokenizer, texts)
         print(f"{name}: {s.tokens} tokens, {s.bytes} bytes, {s.answer_tokens} tokens of answers")
         print(f"  perplexity {s.perplexity:.4f} a token, {2**s.bits_per_byte:.4f} a byte", flush=True)
-        print(f"  perplexity {s.answer_perplexity:.4f} a token of the answers", flush=True)
+        print(f"  perplexity {s.answer_perplexity:.4f} a token of the answers")
+        late = score(network, tokenizer, texts, start=LATE)
+        print(f"  perplexity {late.answer_perplexity:.4f} of {late.answer_tokens} past token {LATE}", flush=True)
     same, per_step, length = agreement(model, draft, tokenizer, texts[: args.documents // 2])
     print(f"draft: its first choice is the model's for {same:.4f} of {length:.1f} tokens an answer")
     print(f"  {per_step:.3f} tokens a step when it proposes {WIDTH}", flush=True)
