@@ -43,7 +43,8 @@ from octavo.sampling.penalties import Penalties
 from octavo.sampling.random import key_of, streams
 from octavo.sampling.state import Edit, Int, Real, RowTable, Selection, upload
 
-# Logits worked on at once: on a CPU what stays in its caches (4 MB of float32), on a GPU what bounds scratch memory.
+# Logits worked on at once: on a CPU, for each thread, what stays in its caches (4 MB of float32); on a GPU what bounds
+# scratch memory.
 _CHUNK_CPU = 1 << 20
 _CHUNK_GPU = 1 << 25
 
@@ -90,7 +91,7 @@ class Batch:
     groups: list[Group]
     min_tokens: Selection | None
     asking: IntArray  # the rows that want logprobs, as indices into the batch
-    asking_M: Tensor | None
+    asking_M: Tensor | None  # None where all of them do, or none
     logprobs_k: int
 
 
@@ -105,7 +106,8 @@ class Sampler:
         self.device = torch.device(device)
         self.vocab_size = vocab_size
         self.host_loops = self.device.type == "cpu"  # where looking at a result costs nothing
-        self.chunk_rows = max(1, (_CHUNK_CPU if self.device.type == "cpu" else _CHUNK_GPU) // vocab_size)
+        chunk = _CHUNK_CPU * torch.get_num_threads() if self.device.type == "cpu" else _CHUNK_GPU
+        self.chunk_rows = max(1, chunk // vocab_size)
         self.table = RowTable(max_rows, self.device)
         self.kinds = np.zeros(max_rows, np.uint8)  # codes of `Kind`
         self.min_tokens = MinTokens(self.table)
@@ -163,10 +165,10 @@ class Sampler:
             tokens_S = torch.empty_like(tokens_S).index_copy_(0, order_S, tokens_S)
         for mask in reversed(hidden):
             mask.show(logits_SV)
-        asking_M = batch.asking_M
-        if asking_M is None:
+        if not len(batch.asking):
             return Sampled(tokens_S)
-        own_M = tokens_S[asking_M]
+        asking_M = batch.asking_M  # None: all of them
+        own_M = tokens_S if asking_M is None else tokens_S[asking_M]
         return Sampled(tokens_S, logprobs(logits_SV, asking_M, own_M, batch.logprobs_k, self.chunk_rows, batch.asking))
 
     @torch.no_grad()
@@ -203,7 +205,7 @@ class Sampler:
             groups,
             self.table.select(rows, rows_S) if ints[:, Int.STOPS_SLOT].any() else None,
             asking.astype(np.int32),
-            upload(asking, self.device) if len(asking) else None,
+            upload(asking, self.device) if 0 < len(asking) < len(rows) else None,
             int(ints[asking, Int.LOGPROBS].max(initial=0)),
         )
 

@@ -59,6 +59,7 @@ def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
 class RowTable:
     def __init__(self, max_rows: int, device: torch.device) -> None:
         self.device = device
+        self.shared = device.type == "cpu"
         self.reals = np.zeros((max_rows, len(Real)), np.float32)
         self.ints = np.zeros((max_rows, len(Int)), np.int64)
         self._reals_R = upload(self.reals, device)
@@ -72,7 +73,7 @@ class RowTable:
         self._changed.add(row)
 
     def flush(self) -> None:
-        if self._changed and self.device.type != "cpu":
+        if self._changed and not self.shared:
             rows = np.fromiter(self._changed, np.int64)
             index = upload(rows, self.device)
             self._reals_R.index_copy_(0, index, upload(self.reals[rows], self.device))

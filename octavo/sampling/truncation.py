@@ -97,14 +97,14 @@ def _redraw_few(
     """Replace the tokens outside the nucleus, in place, looking at their rows only."""
     # What is likelier than a token cannot reach the limit if the token's own weight exceeds the rest.
     rows = (weights_G <= total_G - limit_G).nonzero().squeeze(1)
-    left = p_GV if len(rows) == len(p_GV) else p_GV[rows]
+    left = p_GV if len(rows) == len(p_GV) else p_GV.index_select(0, rows)
     turn = 0
     while len(rows):
         turn += 1
         left = blocks.heavier(left, weights_G[rows])
         masses = blocks.sums(left)
         rejected = (masses.sum(-1) >= limit_G[rows]).nonzero().squeeze(1)
-        rows, left, masses = rows[rejected], left[rejected], masses[rejected]
+        rows, left, masses = rows[rejected], left.index_select(0, rejected), masses[rejected]
         if len(rows):
             tokens_G[rows], weights_G[rows] = draw(left, masses, later(keys_G[rows], turn))
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from octavo.core.params import SamplingParams
+from octavo.sampling import state
 from octavo.sampling.sampler import Kind, Mode, Sampler
 from tests.sampling.reference import edited, join, p_value, probabilities, step
 
@@ -212,6 +213,18 @@ def test_other_types_of_logits_give_what_their_values_give(dtype: torch.dtype) -
             sampler.join(join(row, asked[row], prompt=[row], seed=row, stop_ids=[1]))
         found.append(step(sampler, given, list(range(8)), [1] * 8).tokens_S.tolist())
     assert found[0] == found[1]
+
+
+def test_a_device_with_memory_of_its_own_sees_every_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the tables of host and device are two: here both are on the CPU, and only `upload` connects them."""
+    asked, rows = mixed(16), list(range(16))
+    together = Sampler(16, V, "cpu")
+    monkeypatch.setattr(state, "upload", lambda array, device: torch.from_numpy(array.copy()))
+    apart = Sampler(16, V, "cpu")
+    apart.table.shared = False
+    for _ in range(2):  # the second time every row is taken over
+        assert np.array_equal(generate(together, asked, rows, 5, 0), generate(apart, asked, rows, 5, 0))
+        asked = asked[1:] + asked[:1]
 
 
 @pytest.mark.gpu
