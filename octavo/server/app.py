@@ -25,6 +25,7 @@ from octavo.core.errors import (
     Overloaded,
     RequestError,
     RouteNotFound,
+    ServerError,
 )
 from octavo.server.auth import Keys
 from octavo.server.chat import chat_completions
@@ -52,7 +53,7 @@ class Route:
     path: str
     work: Work | None = None
     info: Info | None = None
-    public: bool = False  # a probe: it is not logged either
+    public: bool = False  # a probe, which would fill the log
 
 
 class App:
@@ -187,7 +188,8 @@ class App:
         if route is None:
             return MethodNotAllowed(sorted(methods))
         exchange.route = route.path
-        exchange.quiet = route.public
+        exchange.public = route.public
+        exchange.quiet = route.work is None or self.server.disable_log_requests
         return route
 
     def _record(self, exchange: Exchange, error: RequestError | None) -> None:
@@ -196,11 +198,11 @@ class App:
         self.metrics.on_http(exchange.method, exchange.route or "unmatched", status, seconds)
         if isinstance(error, (Overloaded, Draining, EngineUnavailable)):
             self.metrics.rejected[error.code] += 1
-        if exchange.quiet or (error is None and self.server.disable_log_requests):
+        if exchange.quiet and (error is None or exchange.public):
             return
         log.event(
             "request",
-            logging.WARNING if status >= 500 else logging.INFO,
+            logging.WARNING if isinstance(error, ServerError) else logging.INFO,
             id=exchange.request_id,
             method=exchange.method,
             path=exchange.route or exchange.path,

@@ -56,7 +56,9 @@ async def completions(service: Service, exchange: Exchange, body: bytes) -> Resp
 
 def _params(service: Service, request: CompletionRequest) -> SamplingParams:
     n = 1 if request.n is None else request.n
-    values: dict[str, Any] = {"n": n, "logprobs": request.logprobs}
+    values: dict[str, Any] = {"n": n}
+    if request.max_tokens != 0:
+        values["logprobs"] = request.logprobs
     if request.max_tokens is not None:
         values["max_tokens"] = request.max_tokens
     if request.echo and (request.logprobs is not None or request.max_tokens == 0) and request.prompt_logprobs is None:
