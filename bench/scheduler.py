@@ -71,7 +71,11 @@ def main() -> None:
             f"{r['batch']:>6} {r['mean_us']:>10.1f} {r['median_us_no_new_block']:>14.1f} {r['median_us_new_blocks']:>12.1f}"
         )
     if args.json:
-        record = {"date": date.today().isoformat(), "machine": platform.processor() or platform.machine(), "rows": results}
+        record = {
+            "date": date.today().isoformat(),
+            "machine": platform.processor() or platform.machine(),
+            "rows": results,
+        }
         with open(args.json, "w") as file:
             json.dump(record, file, indent=1)
 
