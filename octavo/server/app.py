@@ -22,7 +22,6 @@ from octavo.core.errors import (
     InternalError,
     MethodNotAllowed,
     ModelNotFound,
-    Overloaded,
     RequestError,
     RouteNotFound,
     ServerError,
@@ -53,7 +52,7 @@ class Route:
     path: str
     work: Work | None = None
     info: Info | None = None
-    public: bool = False  # a probe, which would fill the log
+    public: bool = False  # a probe: it would fill the log, too
 
 
 class App:
@@ -114,9 +113,10 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
+        route = self._match(exchange)
         error: RequestError | None = None
         try:
-            await self._serve(exchange)
+            await self._serve(exchange, route)
         except ClientGone:
             pass
         except asyncio.CancelledError:
@@ -135,10 +135,9 @@ class App:
             error = InternalError()
         if error is not None:
             await exchange.fail(error)
-        self._record(exchange, error)
+        self._record(exchange, route, error)
 
-    async def _serve(self, exchange: Exchange) -> None:
-        route = self._match(exchange)
+    async def _serve(self, exchange: Exchange, route: Route | RequestError) -> None:
         if isinstance(route, RequestError) or not route.public:
             exchange.key = self.keys.check(exchange.header(b"authorization"))
         if isinstance(route, RequestError):  # which paths there are is not for strangers
@@ -149,9 +148,9 @@ class App:
             await self._work(route.work, exchange)
 
     async def _work(self, work: Work, exchange: Exchange) -> None:
-        service = self._available()
+        self._available()
         body = await exchange.body(self.server.max_body_bytes)
-        self._available()  # still
+        service = self._available()  # still, or again
         self.live.add(exchange)
         self.idle.clear()
         try:
@@ -187,25 +186,24 @@ class App:
         route = methods.get("GET" if exchange.method == "HEAD" else exchange.method)
         if route is None:
             return MethodNotAllowed(sorted(methods))
-        exchange.route = route.path
-        exchange.public = route.public
-        exchange.quiet = route.work is None or self.server.disable_log_requests
         return route
 
-    def _record(self, exchange: Exchange, error: RequestError | None) -> None:
+    def _record(self, exchange: Exchange, route: Route | RequestError, error: RequestError | None) -> None:
         seconds = time.monotonic() - exchange.start
         status = exchange.status or 499  # nginx's number for a client that left before it was answered
-        self.metrics.on_http(exchange.method, exchange.route or "unmatched", status, seconds)
-        if isinstance(error, (Overloaded, Draining, EngineUnavailable)):
+        known = route if isinstance(route, Route) else None
+        self.metrics.on_http(exchange.method, known.path if known else "unmatched", status, seconds)
+        works = known is not None and known.work is not None
+        if works and status == 503 and error is not None:
             self.metrics.rejected[error.code] += 1
-        if exchange.quiet and (error is None or exchange.public):
+        if known is not None and (known.public or (error is None and (not works or self.server.disable_log_requests))):
             return
         log.event(
             "request",
             logging.WARNING if isinstance(error, ServerError) else logging.INFO,
             id=exchange.request_id,
             method=exchange.method,
-            path=exchange.route or exchange.path,
+            path=known.path if known else exchange.path,
             status=status,
             ms=round(seconds * 1000, 1),
             code=error.code if error is not None else None,

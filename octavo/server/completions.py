@@ -23,6 +23,7 @@ from octavo.server.generation import (
 )
 from octavo.server.http import Exchange, Response, Stream, event, json_response
 from octavo.server.protocol import (
+    MAX_ANSWERS,
     MAX_PROMPTS,
     Completion,
     CompletionChoice,
@@ -41,7 +42,10 @@ async def completions(service: Service, exchange: Exchange, body: bytes) -> Resp
     options = stream_options(request)
     params = _params(service, request)
     special = request.add_special_tokens
-    prompts = [await service.truncate(p, request, params.max_tokens, special) for p in read_prompts(request)]
+    given = read_prompts(request)
+    if len(given) * params.n > MAX_ANSWERS:
+        raise RequestError(f"{len(given)} prompts with n = {params.n} are more than {MAX_ANSWERS} answers.", "n")
+    prompts = [await service.truncate(prompt, request, params.max_tokens, special) for prompt in given]
     run = Generation(
         *(service, exchange, request, prompts, params),
         kind="cmpl",

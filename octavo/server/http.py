@@ -65,11 +65,8 @@ class Exchange:
         "method",
         "named",
         "path",
-        "public",
-        "quiet",
         "receive",
         "request_id",
-        "route",
         "send",
         "start",
         "started",
@@ -91,9 +88,6 @@ class Exchange:
         self.cause: Exception | None = None  # why the task was cancelled
         self.started = False  # the head of the answer is out
         self.status = 0
-        self.route = ""  # the path of the matched route: a closed set, unlike the request's
-        self.public = False  # it needed no key
-        self.quiet = False  # a success is not worth a line in the log
         self.argument = ""  # what the route's path leaves open
         self.key = b""  # the API key that opened the door
         self.ignored = ""  # names of the fields that were accepted and have no effect

@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from octavo.core.params import MAX_N
 
 MAX_PROMPTS = 256
+MAX_ANSWERS = 2048  # prompts times n: each answer is a sequence in the engine from the start
 MAX_LOGPROBS = 20  # a token, as in OpenAI's API; the engine itself knows more
 Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Salt = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~=+:-]{1,256}\Z")]

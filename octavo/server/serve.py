@@ -168,10 +168,11 @@ def base_url(sock: socket.socket) -> str:
 def curl(url: str, app: App) -> str:
     """A request to copy. The key is not printed: it would end in a log."""
     assert app.service is not None
-    body = {"model": app.service.names[0], "messages": [{"role": "user", "content": "Hello! Who are you?"}]}
-    path = "chat/completions" if app.service.llm.tokenizer.chat_template else "completions"
-    if path == "completions":
-        body = {"model": app.service.names[0], "prompt": "Once upon a time"}
+    body: dict[str, object] = {"model": app.service.names[0]}
+    if app.service.llm.tokenizer.chat_template:
+        path, body["messages"] = "chat/completions", [{"role": "user", "content": "Hello! Who are you?"}]
+    else:
+        path, body["prompt"] = "completions", "Once upon a time"
     key = ' -H "Authorization: Bearer $OCTAVO_API_KEY"' if app.server.api_key else ""
     url = url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
     data = shlex.quote(msgspec.json.encode(body).decode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +13,14 @@ import pytest
 from octavo.cli import terminal
 from octavo.core.config import EngineConfig
 from octavo.core.errors import RequestError
+from tests.server.conftest import own_log
 from tests.server.fake_engine import FakeLLM
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    with own_log():
+        yield
 
 
 def options(**values: Any) -> argparse.Namespace:

@@ -10,18 +10,15 @@ from collections.abc import Iterator
 import pytest
 
 from octavo.core import log
+from tests.server.conftest import own_log
 
 NASTY = ["a\nb", "a\r\n\x1b[31mERROR fake", "\u2028\u202e", "\ud800", 'q"uo=te', "", "\x00\x7f\x9b", "x" * 10_000]
 
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("octavo", "uvicorn.error")]
-    before = [(each, each.handlers[:], each.level, each.propagate) for each in loggers]
-    yield
-    for each, handlers, level, propagate in before:
-        each.handlers[:], each.propagate = handlers, propagate
-        each.setLevel(level)
+    with own_log():
+        yield
 
 
 @pytest.mark.parametrize("text", NASTY)

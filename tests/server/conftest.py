@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import logging
 import os
 import socket
 import threading
@@ -166,6 +167,17 @@ def error_of(response: httpx.Response, status: int, code: str, param: str | None
     for leak in ("Traceback", "0x7f", os.sep + "octavo", "msgspec", 'File "'):
         assert leak not in response.text
     return error
+
+
+@contextlib.contextmanager
+def own_log() -> Iterator[None]:
+    """Puts the loggers back as they were: `log.setup` takes them away from pytest."""
+    loggers = [logging.getLogger(name) for name in ("octavo", "uvicorn.error")]
+    before = [(each, each.handlers[:], each.level, each.propagate) for each in loggers]
+    yield
+    for each, handlers, level, propagate in before:
+        each.handlers[:], each.propagate = handlers, propagate
+        each.setLevel(level)
 
 
 StartServer = Callable[..., Running]

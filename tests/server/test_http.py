@@ -14,7 +14,7 @@ import pytest
 
 from octavo.core import log
 from octavo.server import http, transport
-from tests.server.conftest import Running, StartServer, error_of, read_answer, wait_for
+from tests.server.conftest import Running, StartServer, error_of, own_log, read_answer, wait_for
 
 KEY = "secret-key-1"
 
@@ -305,9 +305,9 @@ def lines(start_server: StartServer) -> Any:
     """A server whose log is a list of lines."""
     stream = io.StringIO()
     server = start_server()
-    log.setup("info", "json", stream)
-    yield server, lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    log.setup("error")
+    with own_log():
+        log.setup("info", "json", stream)
+        yield server, lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
 def test_one_line_a_request_without_its_text(lines: Any) -> None:

@@ -133,6 +133,12 @@ def test_bad_prompts(server: Running, prompt: Any, param: str) -> None:
     error_of(server.post(COMPLETE, {"prompt": prompt}), 400, "invalid_value", param)
 
 
+def test_too_many_answers(server: Running) -> None:
+    error_of(server.complete(["x"] * 64, n=33), 400, "invalid_value", "n")
+    error_of(server.complete(["x"] * 256, n=1, best_of=9), 400, "invalid_value", "n")
+    assert len(server.complete(["x"] * 64, n=32, max_tokens=1).json()["choices"]) == 2048
+
+
 def test_lengths(server: Running) -> None:
     error_of(server.complete([1] * 1_000_000), 400, "context_length_exceeded", "prompt")
     error_of(server.complete("x" * 5_000_000), 400, "context_length_exceeded", "prompt")
