@@ -230,30 +230,28 @@ def test_unequal_lengths_are_cut_into_groups(monkeypatch):
         world.steady(rows)
 
 
-@pytest.mark.parametrize("window", [None, 3, 20])
-def test_a_long_chunk_goes_in_pieces(monkeypatch, window):
-    monkeypatch.setattr(torch_backend, "PIECE", 8)
+@pytest.mark.parametrize("window", [None, 3, 20, 50])
+def test_a_long_chunk_goes_in_pieces(window):
     world = World(windows=(window,))
     row, other = world.add(), world.add()
-    world.step([(row, 21), (other, 30)])
-    world.step([(row, 29), (other, 8)])
+    world.step([(row, 41), (other, 70)])
+    world.step([(row, 33), (other, 97)])
 
 
-def test_a_mask_is_never_large(monkeypatch):
-    monkeypatch.setattr(torch_backend, "MASK_BYTES", 1024)
+def test_masks_are_of_pieces(monkeypatch):
     masks = []
 
     def watch(q, k, v, mask=None, **options):
-        masks.append(0 if mask is None else mask.nbytes)
+        masks.append(mask.numel())
         return real(q, k, v, mask, **options)
 
     real = torch_backend.scaled_dot_product_attention
+    world = World(heads=(2, 1))
     monkeypatch.setattr(torch_backend, "scaled_dot_product_attention", watch)
-    world = World()
     row = world.add()
-    world.step([(row, 40)])
-    world.step([(row, 50)])
-    assert 0 < max(masks) <= 1024
+    world.step([(row, 140)])
+    world.step([(row, 160)])
+    assert max(masks) == torch_backend.PIECE["cpu"] * 300
 
 
 def test_forks_share_blocks_and_copy_the_last():
@@ -297,23 +295,23 @@ def test_any_steps(data):
         world.steady(rows)
 
 
-def reveal_a_key(q, k, v, mask=None, is_causal=False, scale=None):
+def reveal_a_key(q, k, v, mask=None, scale=None):
     if mask is not None:
         mask = mask.clone()
         first = mask.eq(-torch.inf).flatten().nonzero()
         if len(first):
             mask.view(-1)[first[0]] = 0
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scale)
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=scale)
 
 
-def hide_a_key(q, k, v, mask=None, is_causal=False, scale=None):
+def hide_a_key(q, k, v, mask=None, scale=None):
     return torch.nn.functional.scaled_dot_product_attention(
-        q, k[:, :, 1:], v[:, :, 1:], None if mask is None else mask[..., 1:], is_causal=is_causal, scale=scale
+        q, k[:, :, 1:], v[:, :, 1:], None if mask is None else mask[..., 1:], scale=scale
     )
 
 
-def forget_the_order(q, k, v, mask=None, is_causal=False, scale=None):
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=scale)
+def forget_the_order(q, k, v, mask=None, scale=None):
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, None, scale=scale)
 
 
 def decode(world: World) -> None:
