@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from octavo.version import VERSION as __version__
+from octavo.version import VERSION
 
 if TYPE_CHECKING:
     from octavo.core.config import EngineConfig
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from octavo.core.params import BeamSearchParams, RequestOutputKind, SamplingParams
     from octavo.engine.async_llm import AsyncLLM
     from octavo.llm import LLM
+
+__version__ = VERSION
 
 _HOMES = {
     "LLM": "octavo.llm",

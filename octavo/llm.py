@@ -217,7 +217,7 @@ class LLM:
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """One prompt, or several, as several. A list of integers is one prompt."""
     if isinstance(prompts, (str, dict)):
-        return [prompts]  # type: ignore[list-item]
+        return [prompts]
     batch = list(prompts)
     return [batch] if batch and isinstance(batch[0], int) else batch  # type: ignore[list-item, return-value]
 

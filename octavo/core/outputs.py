@@ -59,6 +59,7 @@ class StepOutputs(msgspec.Struct, array_like=True):
     uids: bytes = b""  # int64, streaming sequences that got a token
     tokens: bytes = b""  # int32, in the same order
     finished: list[Finished] = msgspec.field(default_factory=list)
+    admitted: list[int] = msgspec.field(default_factory=list)  # uids whose first step has ended
     started: list[tuple[int, int]] = msgspec.field(default_factory=list)  # (uid, prompt tokens from the cache)
     logprobs: Logprobs | None = None
     prompt_logprobs: Logprobs | None = None

@@ -37,6 +37,7 @@ from octavo.text.tokenizer import Tokenizer, load_tokenizer
 log = logging.getLogger(__name__)
 
 EXIT_SECONDS = 5.0  # that the engine process has to end when it is told to
+DEMO_NAME = "octavo-demo"  # what the model is called when none was named
 # Texts longer than this are tokenized in a thread: 64k characters take about 20 ms, and the event loop must not wait.
 LONG_TEXT = 1 << 14
 
@@ -55,7 +56,7 @@ class AsyncLLM:
         writer: asyncio.StreamWriter,
     ) -> None:
         self.config = config
-        self.model_name = config.model or folder.name
+        self.model_name = config.model or DEMO_NAME
         self.tokenizer = tokenizer
         self.info = info
         self.max_model_len = info.max_model_len

@@ -49,5 +49,9 @@ class EngineCore:
         plan, handle = done
         return self.scheduler.update(plan, handle.wait())
 
+    def report(self) -> StepOutputs:
+        """Statistics without a step, for when an abort has left nothing to do."""
+        return StepOutputs(stats=self.scheduler.take_stats())
+
     def check_integrity(self) -> None:
         self.scheduler.check_integrity()

@@ -16,6 +16,7 @@ from octavo.engine.build import EngineInfo
 from octavo.text.tokenizer import Tokenizer
 
 MAX_SALT = 256
+MAX_PROMPT_LOGPROBS = 1 << 20  # entries in one answer: about 200 MB as Python objects
 
 
 class Intake:
@@ -56,6 +57,13 @@ class Intake:
         """Checks the request against the model and gives it its uids. `params` is not changed."""
         max_tokens = self._room(prompt_ids, params, param)
         self._check_ids(params)
+        if params.prompt_logprobs is not None:
+            entries = len(prompt_ids) * (params.prompt_logprobs + 1)
+            if entries > MAX_PROMPT_LOGPROBS:
+                raise RequestError(
+                    f"prompt_logprobs for {len(prompt_ids)} tokens are {entries} values, over {MAX_PROMPT_LOGPROBS}",
+                    "prompt_logprobs",
+                )
         if len(salt) > MAX_SALT or any(ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF for c in salt):
             raise RequestError(f"cache_salt must be at most {MAX_SALT} printable characters", "cache_salt")
         if not -(2**31) <= priority < 2**31:

@@ -202,6 +202,9 @@ class OutputProcessor:
         states = self._states
         changed: dict[int, RequestState] = {}
         aborts: list[int] = []
+        for uid in outputs.admitted:
+            if (state := states.get(uid)) is not None and state.metrics.scheduled_time is None:
+                state.metrics.scheduled_time = time.monotonic()
         for uid, cached in outputs.started:
             if (state := states.get(uid)) is not None and uid == state.request.uid:
                 state.num_cached = cached

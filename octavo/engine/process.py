@@ -79,6 +79,8 @@ class EngineProcess:
                         core.add(request)
                 case Abort(uids):
                     core.abort(uids)
+                    if not core.has_work:
+                        self._send(Step(core.report()))
                 case None:
                     return False
 

@@ -21,37 +21,15 @@ from octavo.core.plan import IntArray, StepPlan
 DEVICE_TOKEN = -1  # stands for the row's last sampled token in a plan's packed ids
 
 
-class Uploader:
-    """Packs int arrays into one copy to the device.
+def upload(arrays: list[np.typing.NDArray[np.integer]], device: torch.device) -> list[Tensor]:
+    """The arrays as int64 tensors on the device, views of one buffer, in one copy.
 
-    On a GPU the staging buffers are pinned and used in turn: at most one step is in flight, so the copy out of the
-    other one has ended.
+    Torch does not give pinned memory out again before the copy from it has ended, so nothing waits here.
     """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._staging: list[Tensor] = []
-        self._turn = 0
-
-    def __call__(self, arrays: list[np.typing.NDArray[np.integer]]) -> list[Tensor]:
-        """The arrays as int64 tensors on the device, views of one buffer."""
-        sizes = [len(a) for a in arrays]
-        if self.device.type == "cpu":
-            packed = torch.from_numpy(np.concatenate(arrays, dtype=np.int64))
-        else:
-            staging = self._take(sum(sizes))
-            np.concatenate(arrays, out=staging.numpy(), dtype=np.int64, casting="same_kind")
-            packed = staging.to(self.device, non_blocking=True)
-        return list(torch.split(packed, sizes))
-
-    def _take(self, size: int) -> Tensor:
-        self._turn ^= 1
-        while len(self._staging) < 2:
-            self._staging.append(torch.empty(0, dtype=torch.int64))
-        if len(self._staging[self._turn]) < size:
-            room = max(4096, 1 << (size - 1).bit_length())
-            self._staging[self._turn] = torch.empty(room, dtype=torch.int64, pin_memory=True)
-        return self._staging[self._turn][:size]
+    sizes = [len(a) for a in arrays]
+    staging = torch.empty(sum(sizes), dtype=torch.int64, pin_memory=device.type == "cuda")
+    np.concatenate(arrays, out=staging.numpy(), casting="same_kind")
+    return list(torch.split(staging.to(device, non_blocking=True), sizes))
 
 
 @dataclass(slots=True)
@@ -73,7 +51,7 @@ class BatchBuilder:
         self.attention = attention
         self.table_RB = torch.zeros((cache.max_rows, cache.blocks_per_row), dtype=torch.int32, device=device)
         self.last_token_R = torch.zeros(cache.max_rows, dtype=torch.int64, device=device)
-        self._upload = Uploader(device)
+        self.device = device
         self._step: StepInput | None = None  # of the step before, while steps are steady
 
     def build(self, plan: StepPlan) -> StepInput:
@@ -106,7 +84,7 @@ class BatchBuilder:
             plan.rows_N[plan.sampled_S],
             context_N[plan.sampled_S],
         ]
-        change_rows, change_index, change_blocks, *tensors = self._upload(packed)
+        change_rows, change_index, change_blocks, *tensors = upload(packed, self.device)
         if len(plan.table_rows_D):
             self._write_table(change_rows, change_index, change_blocks)
         rows_N, rows_T, given_T, position_T, query_start, context, last, rows_S, next_S = tensors
@@ -140,7 +118,7 @@ class BatchBuilder:
         batch = step.batch
         grown = len(plan.table_rows_D) > 0
         if grown:
-            self._write_table(*self._upload([plan.table_rows_D, plan.table_index_D, plan.table_blocks_D]))
+            self._write_table(*upload([plan.table_rows_D, plan.table_index_D, plan.table_blocks_D], self.device))
         batch.positions_T += 1
         batch.context_lens_N += 1
         batch.max_context_len += 1
@@ -160,4 +138,4 @@ class BatchBuilder:
         return self.table_RB[rows_N, : -(-longest // self.block_size)]
 
     def copy_blocks(self, src: IntArray, dst: IntArray) -> None:
-        self.attention.copy_blocks(*self._upload([src, dst]))
+        self.attention.copy_blocks(*upload([src, dst], self.device))

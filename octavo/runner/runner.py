@@ -40,7 +40,7 @@ class StepHandle:
         tokens, found, prompt_found = _to_host(tokens_S.int()), _rows_to_host(logprobs), _rows_to_host(prompt)
         event = None
         if tokens_S.is_cuda:
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         return cls(tokens, found, prompt_found, event)
 

@@ -48,6 +48,7 @@ class Scheduler:
         self._arrivals = 0
         self._random = np.random.default_rng(config.seed)
         self._joins: list[RowJoin] = []
+        self._admitted: list[int] = []
         self._stats = Stats(kv_total_blocks=cache.num_blocks)
 
     # Requests come and go
@@ -211,6 +212,7 @@ class Scheduler:
         self._stats.prefix_hits += computed
         if seq.num_cached < 0:
             seq.num_cached = computed
+            self._admitted.append(seq.uid)
         self._prefilling.append(row)
         request = seq.request
         self._joins.append(RowJoin(row, request.params, seq.seed, seq.tokens, seq.prompt_len, request.stop_ids))
@@ -308,6 +310,7 @@ class Scheduler:
         if not good.all():
             self._end_without_token(rows[~good], tokens[~good], outputs)
             rows, tokens, length = rows[good], tokens[good], length[good]
+            alive_S[alive_S] = good
         table.tokens[rows, length] = tokens
         table.length[rows] = length + 1
         streaming = table.stream[rows]
@@ -322,7 +325,8 @@ class Scheduler:
         for i in np.flatnonzero(stopped | (length + 1 >= table.limit[rows])).tolist():
             reason, stop_id = (FinishReason.STOP, int(tokens[i])) if stopped[i] else (FinishReason.LENGTH, -1)
             self._finish(int(rows[i]), reason, stop_id, outputs)
-        outputs.stats = self._take_stats(plan)
+        outputs.admitted, self._admitted = self._admitted, []
+        outputs.stats = self.take_stats(plan.num_tokens)
         return outputs
 
     def _chunk_done(self, row: int, outputs: StepOutputs) -> None:
@@ -380,14 +384,15 @@ class Scheduler:
         self._released_forks += self._forks.pop(seq.uid, [])
         del self._sequences[seq.uid]
 
-    def _take_stats(self, plan: StepPlan) -> Stats:
+    def take_stats(self, step_tokens: int = 0) -> Stats:
+        """The gauges as they are now, and what the counters have counted since the last call."""
         stats, pool = self._stats, self.cache.pool
         stats.running = self.rows.num_active
         stats.waiting = self.num_live - stats.running
         stats.kv_used_blocks = pool.num_held
         stats.kv_cached_blocks = pool.num_cached
         stats.kv_waste = self.cache.waste(self.rows.tokens_in_cache())
-        stats.step_tokens = plan.num_tokens
+        stats.step_tokens = step_tokens
         self._stats = Stats(kv_total_blocks=pool.num_blocks)
         return stats
 
