@@ -101,9 +101,7 @@ def test_llama_3_8b_offline(llama_3_8b):
 
 def test_llama_3_8b_through_the_async_engine(llama_3_8b):
     async def main():
-        engine = await AsyncLLM.start(
-            EngineConfig(model=str(llama_3_8b), load_format="dummy", max_model_len=4096)
-        )
+        engine = await AsyncLLM.start(EngineConfig(model=str(llama_3_8b), load_format="dummy", max_model_len=4096))
         try:
 
             async def one(i):
@@ -111,7 +109,8 @@ def test_llama_3_8b_through_the_async_engine(llama_3_8b):
                     temperature=0.0, max_tokens=16, ignore_eos=True, output_kind=RequestOutputKind.DELTA
                 )
                 prompt = [(i + j) % 120000 for j in range(50)]
-                return [t async for o in engine.generate(prompt, params, request_id=str(i)) for t in o.outputs[0].token_ids]
+                stream = engine.generate(prompt, params, request_id=str(i))
+                return [token async for output in stream for token in output.outputs[0].token_ids]
 
             answers = await asyncio.gather(*(one(i) for i in range(100)))
             assert all(len(a) == 16 for a in answers)
