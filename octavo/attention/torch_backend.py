@@ -56,6 +56,8 @@ class TorchAttention:
 
     @staticmethod
     def supports(spec: AttentionSpec) -> str | None:
+        if spec.device.type != "cpu":
+            return f"it is made for CPUs, not {spec.device.type}"
         return None if spec.dtype.is_floating_point else f"it cannot compute in {spec.dtype}"
 
     def __init__(self, spec: AttentionSpec, num_blocks: int) -> None:
@@ -124,14 +126,11 @@ class TorchAttention:
             first = keys - queries + done
             begin = 0 if window is None else max(0, first - window + 1)
             length = first + count - begin
-            mask_QL = band_QL[-count:, -length:]
-            if mask_QL.is_cuda:  # its kernels read masks in aligned vectors
-                mask_QL = mask_QL.contiguous()
             o_XYQD = scaled_dot_product_attention(
                 q_XYQD.narrow(2, done, count),
                 k_XYLD.narrow(2, begin, length),
                 v_XYLD.narrow(2, begin, length),
-                mask_QL,
+                band_QL[-count:, -length:],
                 scale=scale,
             )
             out_XYQD.narrow(2, done, count).copy_(o_XYQD)
