@@ -1,4 +1,4 @@
-"""Attention in plain torch: the reference on every device, and the fast path on a CPU.
+"""Attention in plain torch, for CPUs.
 
 The cache of a layer is [K, 2, blocks, block size, D], keys and values of a head beside each other, so that one
 `index_select` collects whole blocks of many sequences and a sequence whose blocks lie in a row needs no copy at all.

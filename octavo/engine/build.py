@@ -98,6 +98,12 @@ def build(config: EngineConfig, folder: Path) -> tuple[Scheduler, Runner, Engine
     limits = SchedulerConfig(max_tokens, config.long_prefill_token_threshold, config.scheduling_policy, config.seed)
     scheduler = Scheduler(limits, cache)
     phases.end("allocate KV cache")
+    log.info("memory: %s", ", ".join(f"{name} {size}" for name, size in ledger.table()))
+    log.info(
+        "KV cache: %d blocks of %d tokens, %d tokens in all; %d sequences, %d tokens a step, a context of %d",
+        *(cache.num_blocks, cache.block_size, cache.num_blocks * cache.block_size, max_rows, max_tokens, max_len),
+    )
+    log.info("start: %s", ", ".join(f"{name} {seconds:.2f} s" for name, seconds in phases.seconds))
     info = EngineInfo(
         max_model_len=max_len,
         kv_capacity=cache.capacity,
@@ -168,10 +174,10 @@ def _num_blocks(
     else:
         from octavo.runner.profile import measure_workspace
 
-        workspace = measure_workspace(model, spec, backend, shape, max_tokens)
-        ledger.entries["workspace"] = workspace
+        workspace, sampler = measure_workspace(model, spec, backend, shape, max_tokens)
+        ledger.entries |= {"workspace": workspace, "sampler": sampler}
         # What others hold of the device counts too: the share is of all of it.
-        taken = ledger.total - ledger.free + ledger.entries["weights"] + workspace
+        taken = ledger.total - ledger.free + sum(ledger.entries.values())
         room = int(ledger.total * config.gpu_memory_utilization) - taken
     if config.num_kv_blocks is not None:
         return config.num_kv_blocks

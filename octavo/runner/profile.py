@@ -13,8 +13,8 @@ from octavo.models.decoder import Decoder
 from octavo.runner.runner import Runner
 
 
-def largest_step(cache: CacheConfig, max_tokens: int) -> StepPlan:
-    """As many rows as there are, `max_tokens` tokens in all, every row sampled with every cut of the vocabulary."""
+def largest_step(cache: CacheConfig, max_tokens: int, sample: bool) -> StepPlan:
+    """As many rows as there are, `max_tokens` tokens in all; if sampled, every row with every cut of the vocabulary."""
     rows = min(cache.max_rows, cache.num_blocks, max_tokens)
     counts = np.full(rows, max_tokens // rows, np.int32)
     counts[: max_tokens % rows] += 1
@@ -33,7 +33,7 @@ def largest_step(cache: CacheConfig, max_tokens: int) -> StepPlan:
         num_decodes=0,
         chunk_tokens_C=np.zeros(total, np.int32),
         chunk_targets_C=np.full(total, -1, np.int32),
-        sampled_S=np.arange(rows, dtype=np.int32),
+        sampled_S=np.arange(rows if sample else 0, dtype=np.int32),
         steady=False,
         joins=[RowJoin(row, params, 0, np.zeros(1, np.int32), 1, []) for row in range(rows)],
         table_rows_D=table_rows,
@@ -44,13 +44,21 @@ def largest_step(cache: CacheConfig, max_tokens: int) -> StepPlan:
 
 def measure_workspace(
     model: Decoder, spec: AttentionSpec, backend: type[AttentionBackend], cache: CacheConfig, max_tokens: int
-) -> int:
-    """Bytes of CUDA memory that the largest step takes and gives back. Also compiles the kernels it uses."""
+) -> tuple[int, int]:
+    """Bytes of CUDA memory that the largest step takes and gives back: in the model, and on top of it in the sampler.
+
+    Also compiles the kernels that the step uses.
+    """
     blocks = -(-max_tokens // cache.block_size) + cache.max_rows
     probe = CacheConfig(blocks, cache.block_size, cache.max_rows, cache.max_model_len, False)
     runner = Runner(model, probe, backend(spec, blocks), spec.device)
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    runner.execute(largest_step(probe, max_tokens)).wait()
-    return torch.cuda.max_memory_allocated() - before
+    peaks = []
+    for sample in (False, True):
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        runner.execute(largest_step(probe, max_tokens, sample)).wait()
+        torch.cuda.synchronize()
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+    forward, everything = peaks
+    return forward, max(0, everything - forward)
