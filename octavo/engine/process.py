@@ -107,8 +107,9 @@ class EngineProcess:
 
 def main() -> int:
     die_with_parent()
-    # Ctrl-C in a terminal reaches the whole group: the front decides when the engine ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C in a terminal and a service manager reach the whole group: the front decides when the engine ends.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))
     frame = read_frame(sock)
     if frame is None:
