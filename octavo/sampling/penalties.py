@@ -72,13 +72,11 @@ class Penalties(Edit):
         """Token -1 (a row that failed) counts as token 0: the row has no use for its counts any more."""
         host_slots = rows.host_ints[:, self.slot]
         self.lengths_P[host_slots] += 1
-        self.lengths_P[0] = 0  # the neutral slot has seen nothing
+        self.lengths_P[0] = 0
         self.seen_PW = grown(self.seen_PW, 1, int(self.lengths_P[host_slots].max()))
         slots_G = rows.int(self.slot)
-        has_G = slots_G > 0
         token_G1 = tokens_G.clamp(min=0)[:, None]
-        place_G = torch.where(has_G, positions_G + rows.int(Int.SEEN_SHIFT), 0)
-        self.seen_PW[slots_G, place_G] = torch.where(has_G, token_G1[:, 0], 0)
-        flat = self.counts_PV.view(-1)
-        at_G = self._at(slots_G, token_G1).squeeze(1)
-        flat[at_G] += 2 * has_G.int()
+        # Rows of the neutral slot write what they like there: no penalty of theirs reads it.
+        place_G = torch.where(slots_G > 0, positions_G + rows.int(Int.SEEN_SHIFT), 0)
+        self.seen_PW[slots_G, place_G] = token_G1.squeeze(1)
+        self.counts_PV.view(-1)[self._at(slots_G, token_G1).squeeze(1)] += 2

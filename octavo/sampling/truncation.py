@@ -75,7 +75,7 @@ def draw_nucleus(p_GV: Tensor, top_p_G: Tensor, keys_G: Tensor, rounds: int) -> 
     is best where looking is free; else that many are made, most of which change nothing, and the host never waits."""
     masses_GB = blocks.sums(p_GV)
     total_G = masses_GB.sum(-1)
-    limit_G = top_p_G * total_G
+    limit_G = (top_p_G * total_G).clamp_(min=1e-30)  # so that the likeliest token always passes
     tokens_G, weights_G = draw(p_GV, masses_GB, keys_G)
     if rounds == 0:
         _redraw_few(p_GV, total_G, limit_G, keys_G, tokens_G, weights_G)

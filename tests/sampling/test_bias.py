@@ -78,6 +78,15 @@ def test_rows_of_different_numbers_of_stop_ids() -> None:
     assert step(sampler, x, [2, 1, 0], [1, 1, 1]).tokens_S.tolist() == [order[20], order[0], order[1]]
 
 
+def test_stop_ids_of_a_short_list_are_all_that_is_masked() -> None:
+    x = torch.zeros(2, V)
+    x[0, 0], x[1, 599] = 10.0, 10.0
+    sampler = Sampler(2, V, "cpu")
+    for row in range(2):
+        sampler.join(join(row, SamplingParams(temperature=0, min_tokens=5), stop_ids=[5, 6]))
+    assert step(sampler, x, [0, 1], [1, 1]).tokens_S.tolist() == [0, 599]
+
+
 def test_banned_pairs_name_places_in_the_batch() -> None:
     x = logits().repeat(3, 1)
     order = x[0].argsort(descending=True).tolist()

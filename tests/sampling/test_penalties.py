@@ -108,6 +108,31 @@ def test_memory_is_for_rows_that_ask() -> None:
         sampler.join(join(row, SamplingParams(temperature=0)))
         sampler.join(join(100 + row, SamplingParams(temperature=0, presence_penalty=1.0)))
     assert len(penalties.counts_PV) <= 20
+    for row in range(10):
+        sampler.join(join(row, SamplingParams(temperature=0, presence_penalty=1.0)))
+    held = sampler.table.ints[[*range(10), *range(100, 110)], penalties.slot]
+    assert len(set(held.tolist()) - {0}) == 20, "no two rows share a slot"
+
+
+def test_the_next_owner_starts_with_clean_counts() -> None:
+    """Also for a token that it says itself later."""
+    params = SamplingParams(temperature=0, frequency_penalty=1.0)
+    sampler = Sampler(1, V, "cpu")
+    x = torch.zeros(1, V)
+    x[0, 5], x[0, 6] = 9.5, 7.0
+    for _ in range(2):
+        sampler.join(join(0, params))
+        tokens = [int(step(sampler, x, [0], [1 + turn]).tokens_S[0]) for turn in range(6)]
+        assert tokens == [5, 5, 5, 6, 5, 6]
+
+
+def test_a_row_without_penalties_may_be_far_along() -> None:
+    sampler = Sampler(2, V, "cpu")
+    sampler.join(join(0, SamplingParams(temperature=0, presence_penalty=1.0)))
+    sampler.join(join(1, SamplingParams(temperature=0, logit_bias={4: 0.5})))
+    x = logits(2, 0)
+    wanted = [int(x[0].argmax()), int((x[1] + 0.5 * (torch.arange(V) == 4)).argmax())]
+    assert step(sampler, x, [0, 1], [1, 100_000]).tokens_S.tolist() == wanted
 
 
 @pytest.mark.parametrize("penalty", ["repetition_penalty", "frequency_penalty", "presence_penalty"])

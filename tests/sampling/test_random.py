@@ -78,12 +78,15 @@ def test_race_is_proportional_to_weight() -> None:
     assert p_value(np.bincount(winners, minlength=5), np.array([0, 1, 2, 5, 1e-12]) / (8 + 1e-12)) > 1e-3
 
 
-def test_a_token_hardly_moves_when_logits_do() -> None:
-    """With 4096 tokens alike, a relative change of 1% moves about one draw in a hundred, not most of them."""
-    logits, noise = torch.zeros(4096), torch.randn(4096, generator=torch.Generator().manual_seed(0))
-    params = SamplingParams(temperature=1.0)
-    changed = (draws(logits, params, 2000) != draws(logits + 0.01 * noise, params, 2000)).sum()
-    assert 2 < changed < 60
+@pytest.mark.parametrize("asked", [{}, {"top_p": 0.99}, {"top_k": 500}])
+def test_a_token_hardly_moves_when_logits_do(asked: dict) -> None:
+    """With 500 tokens alike, a relative change of 1% reorders them all, and moves about one draw in a hundred."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.full((4096,), -30.0)
+    logits[torch.randperm(4096, generator=generator)[:500]] = 1.0
+    params = SamplingParams(temperature=1.0, **asked)
+    changed = draws(logits, params, 2000) != draws(logits + 0.01 * torch.randn(4096, generator=generator), params, 2000)
+    assert 2 < changed.sum() < 80
 
 
 def test_planted_errors_are_caught() -> None:

@@ -9,7 +9,7 @@ import torch
 from octavo.core.params import SamplingParams
 from octavo.sampling import state
 from octavo.sampling.sampler import Kind, Mode, Sampler
-from tests.sampling.reference import edited, join, p_value, probabilities, step
+from tests.sampling.reference import NOTHING, edited, join, p_value, probabilities, step
 
 V = 1100
 PLAIN: list[dict[str, Any]] = [{"temperature": 0}, {}, {"top_p": 0.8}, {"top_k": 20}]
@@ -30,9 +30,14 @@ def logits(rows: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torc
 
 
 def mixed(count: int) -> list[SamplingParams]:
-    """Half of them plain, half using everything."""
-    asked = [PLAIN[row // 2 % 4] | (EVERYTHING if row % 2 else {}) for row in range(count)]
-    return [SamplingParams(**given) for given in asked]
+    """Half of them plain, half using everything; and no two of a kind with the same numbers."""
+    asked = []
+    for row in range(count):
+        given = PLAIN[row // 2 % 4] | (EVERYTHING if row % 2 else {})
+        if row >= 8:
+            given = {"temperature": 0.7, "min_p": 0.03} | given
+        asked.append(SamplingParams(**given))
+    return asked
 
 
 def generate(sampler: Sampler, asked: list[SamplingParams], rows: list[int], steps: int, order_seed: int) -> np.ndarray:
@@ -137,6 +142,17 @@ def test_nothing_is_built_anew_while_rows_stay() -> None:
     sampler.join(join(2, SamplingParams(temperature=0)))
     assert int(step(sampler, x, [0, 1, 3, 2], [4] * 4).tokens_S[3]) == int(x[3].argmax())
     assert sampler._batch is not batch
+
+
+def test_the_caller_may_change_its_array_of_rows() -> None:
+    sampler = Sampler(2, V, "cpu")
+    sampler.join(join(0, SamplingParams(temperature=0)))
+    sampler.join(join(1, SamplingParams(temperature=0, logit_bias={7: 100.0})))
+    x, rows, positions = logits(1), np.zeros(1, np.int32), torch.ones(1, dtype=torch.int64)
+    for row in (0, 1):
+        rows[0] = row
+        token = sampler.sample(x, torch.tensor([row]), positions, rows, NOTHING, False).tokens_S
+        assert (int(token) == 7) == bool(row)
 
 
 @pytest.mark.parametrize("asked", [*PLAIN, PLAIN[1] | {"logit_bias": {3: 1.0}}, PLAIN[0] | {"presence_penalty": 1.0}])
