@@ -13,8 +13,8 @@ masses of blocks and then over the tokens of the winning block: about 2 sqrt(V) 
 *With top_k* the k likeliest are found first, and everything else happens to those few, which are sorted. How many
 candidates are taken depends on the row's own k, so that its ties do not depend on its neighbours.
 
-Measured on one core of a CPU with AVX-512, 32k tokens a row: softmax 20 us and draw 8 us, test of a drawn token 9 us,
-top-50 in 40 us; torch's topk of 256 alone takes 170 us, and a sort 1.5 ms.
+Measured by `bench/sampler.py` on one core of a CPU with AVX-512, for a row of 32k tokens in a batch of 64: temperature
+36 us, of which 18 are the softmax, with top_p 0.9 another 8 to 22, and 50 us for top_k 50; sorting takes 2.2 ms.
 
 Suffixes: G rows, V vocabulary, B blocks of the vocabulary, K candidates.
 """
