@@ -81,7 +81,7 @@ def build(config: EngineConfig, folder: Path) -> tuple[Scheduler, Runner, Engine
         seed=config.seed,
         max_model_len=config.max_model_len,
     )
-    ledger.entries["weights"] = sum(t.nbytes for t in {t.data_ptr(): t for t in model.names.values()}.values())
+    ledger.entries["weights"] = model.num_bytes
     phases.end("load weights")
 
     max_tokens = config.max_num_batched_tokens or (8192 if on_gpu else 2048)

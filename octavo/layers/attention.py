@@ -57,6 +57,12 @@ class Attention:
         if qk_norm_eps is not None:
             self.qk_norm = QKNorm(num_heads, num_kv_heads, head_dim, qk_norm_eps, dtype, device)
 
+    def finish(self) -> None:
+        self.qkv.finish()
+        self.o.finish()
+        if self.qk_norm is not None:
+            self.qk_norm.finish()
+
     def __call__(self, x_TE: Tensor, rotation: Rotation, batch: ForwardBatch) -> Tensor:
         qkv = self.qkv(x_TE)
         qk_TJD, v_TKD = qkv.view(len(qkv), -1, self.head_dim).split_with_sizes(self.joint_heads, 1)

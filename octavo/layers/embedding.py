@@ -23,7 +23,7 @@ class Embedding:
 
 
 class LMHead(Linear):
-    """Logits in float32, whatever the model computes in. Tied, it is the embedding's matrix and owns none."""
+    """Logits in the model's type: the sampler widens what it computes with. Tied, it owns no matrix of its own."""
 
     __slots__ = ()
 
@@ -35,6 +35,4 @@ class LMHead(Linear):
         else:
             self.weight = tied.weight_VE
             self.bias = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return super().__call__(x).float()
+            self.packed = None

@@ -6,18 +6,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from octavo.kernels.cpu_linear import PackedLinear, pack_linear
+
 
 class Linear:
-    """y = x W^T + b, with W as [out, in] like in the checkpoint."""
+    """y = x W^T + b, with W as [out, in] like in the checkpoint until `finish`."""
 
-    __slots__ = ("bias", "weight")
+    __slots__ = ("bias", "packed", "weight")
 
     def __init__(self, in_size: int, out_size: int, bias: bool, dtype: torch.dtype, device: torch.device) -> None:
         self.weight = torch.empty(out_size, in_size, dtype=dtype, device=device)
         self.bias = torch.zeros(out_size, dtype=dtype, device=device) if bias else None
+        self.packed: PackedLinear | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.packed is not None:
+            return self.packed(x, self.bias)
         return F.linear(x, self.weight, self.bias)
+
+    def finish(self) -> None:
+        """Once the weight is loaded. Where another layout is faster, it takes the weight's place."""
+        self.packed = pack_linear(self.weight)
+        if self.packed is not None:
+            self.weight = self.weight.new_empty(0)
 
     def names(self, *paths: str) -> dict[str, Tensor]:
         (path,) = paths

@@ -16,6 +16,10 @@ class SwiGLU:
         self.gate_up = MergedLinear(hidden_size, (inner_size, inner_size), bias, dtype, device)
         self.down = Linear(inner_size, hidden_size, bias, dtype, device)
 
+    def finish(self) -> None:
+        self.gate_up.finish()
+        self.down.finish()
+
     def __call__(self, x_TE: Tensor) -> Tensor:
         gate, up = self.gate_up(x_TE).chunk(2, -1)
         return self.down(F.silu(gate).mul_(up))

@@ -88,6 +88,7 @@ class Decoder:
 
     def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device, max_len: int) -> None:
         self.spec = spec
+        self.num_bytes = 0  # of the weights; known after finish()
         self.dtype = dtype
         self.device = device
         frequencies = spec.rope.frequencies(max_len)
@@ -112,10 +113,14 @@ class Decoder:
         return found | self.head.names(self.paths["head"])
 
     def finish(self) -> None:
-        """Once, when all weights are in place."""
+        """Once, when all weights are in place: each part may then keep them in another form, and `names` is over."""
+        self.num_bytes = sum(t.nbytes for t in {t.data_ptr(): t for t in self.names.values()}.values())
         for layer in self.layers:
-            if layer.attention.qk_norm is not None:
-                layer.attention.qk_norm.finish()
+            layer.attention.finish()
+            layer.mlp.finish()
+        self.head.finish()
+        if self.spec.tie_embeddings and self.head.packed is not None:
+            self.num_bytes += self.embed.weight_VE.nbytes
 
     def forward(self, batch: ForwardBatch) -> Tensor:
         """The last hidden state of every token, [T, E]; the step's keys and values go to the backend's cache."""
@@ -127,5 +132,5 @@ class Decoder:
         return self.norm(x_TE, residual_TE)[0]
 
     def logits(self, hidden_SE: Tensor) -> Tensor:
-        """Float32 [S, V]."""
+        """[S, V], in the model's type."""
         return self.head(hidden_SE)
