@@ -3,11 +3,11 @@
 The cache of a layer is [K, 2, blocks, block size, D], keys and values of a head beside each other, so that one
 `index_select` collects whole blocks of many sequences and a sequence whose blocks lie in a row needs no copy at all.
 Scores and softmax are in float32: `scaled_dot_product_attention` never rounds them (a bfloat16 `bmm` is twice as
-fast on a CPU and four times as wrong).
+fast and four times as wrong). No slot counts that a sequence did not write: what others left there may be NaN.
 
 The work of a step is a list of jobs, planned once for all layers with the same window and kept while the step is
 steady: a few groups of single-token sequences of similar length, runs of chunks that have nothing cached before
-them, and each other chunk by itself. Planning is numpy on the host.
+them, and each other chunk by itself.
 
 Legend: T tokens, N sequences of a job, L context of a job, K key/value heads, G query heads of each, D head size,
 S slots, B blocks, X = 2K, Y = block size * D.
@@ -15,6 +15,7 @@ S slots, B blocks, X = 2K, Y = block size * D.
 
 from __future__ import annotations
 
+import math
 import mmap
 from typing import Protocol
 
@@ -26,12 +27,13 @@ from torch.nn.functional import scaled_dot_product_attention
 from octavo.attention.base import AttentionSpec, ForwardBatch
 
 IntArray = np.typing.NDArray[np.int64]
+BoolArray = np.typing.NDArray[np.bool_]
 
 GROUP_BYTES = 2 << 20  # of keys and values that a group collects: they stay in the cores' caches until they are read
 WASTE_BYTES = 128 << 10  # of padding in a group; more costs more time than another group's 20 microseconds
-# Queries of a chunk at a time, each piece with the keys up to its own last. On a CPU that is torch's own block of
-# queries, and a quarter faster at 128 to 512 tokens than its causal mode, which computes what it then masks.
-PIECE = {"cpu": 32, "cuda": 512}
+# Queries of a chunk at a time, each piece with the keys up to its own last. That is torch's own block of queries, and
+# a quarter faster at 128 to 512 tokens than its causal mode, which computes what it then masks.
+PIECE = 32
 
 
 class _Layer:
@@ -64,17 +66,13 @@ class TorchAttention:
         self.spec = spec
         self.group = spec.num_heads // spec.num_kv_heads
         # A single query row in half precision takes torch's matrix-vector path, which is three times as slow as two.
-        self.twice = self.group == 1 and spec.device.type == "cpu" and spec.dtype != torch.float32
+        self.twice = self.group == 1 and spec.dtype != torch.float32
         self.token_bytes = 2 * spec.num_kv_heads * spec.head_dim * spec.dtype.itemsize
         shape = (spec.num_layers, spec.num_kv_heads, 2, num_blocks, spec.block_size, spec.head_dim)
-        self.layers = [_Layer(cache) for cache in _zeros(shape, spec)]
-        self.piece = PIECE[spec.device.type]
-        if spec.device.type == "cpu":  # a piece is a task for each head: enough of them for all threads
-            self.piece *= -(-torch.get_num_threads() // spec.num_heads)
-        self.positions_L = torch.arange(spec.max_model_len + spec.block_size, device=spec.device)
-        self.seen = torch.zeros((), dtype=spec.dtype, device=spec.device)
-        self.hidden = torch.full((), -torch.inf, dtype=spec.dtype, device=spec.device)
-        self._workspace = torch.empty(0, dtype=spec.dtype, device=spec.device)
+        self.layers = [_Layer(cache) for cache in _zeros(shape, spec.dtype)]
+        # A piece is a task for each head: enough of them for all threads.
+        self.piece = PIECE * -(-torch.get_num_threads() // spec.num_heads)
+        self._workspace = torch.empty(0, dtype=spec.dtype)
         self._bands: dict[int | None, Tensor] = {}
 
     def plan(self, batch: ForwardBatch) -> None:
@@ -140,28 +138,28 @@ class TorchAttention:
         band_QL = self._bands.get(window)
         if band_QL is None or band_QL.shape[1] < columns:
             columns = max(self.piece, 1 << (columns - 1).bit_length())
-            key_L = torch.arange(columns, device=self.spec.device)
-            query_Q1 = key_L[-self.piece :].unsqueeze(1)
-            seen_QL = key_L <= query_Q1
+            key_L = np.arange(columns)
+            query_Q1 = key_L[-self.piece :, None]
+            hidden_QL = key_L > query_Q1
             if window is not None:
-                seen_QL &= key_L > query_Q1 - window
-            band_QL = self._bands[window] = torch.where(seen_QL, self.seen, self.hidden)
+                hidden_QL |= key_L <= query_Q1 - window
+            band_QL = self._bands[window] = self.mask(hidden_QL)
         return band_QL
 
+    def mask(self, hidden: BoolArray) -> Tensor:
+        """To be added to scores."""
+        return torch.zeros(hidden.shape, dtype=self.spec.dtype).masked_fill_(torch.from_numpy(hidden), -torch.inf)
 
-def _zeros(shape: tuple[int, ...], spec: AttentionSpec) -> Tensor:
-    """The cache. Padding is read and then masked, so it must be finite.
 
-    A CPU's comes from the kernel as untouched pages: start-up does not wait for gigabytes of zeros, and memory is
-    taken when blocks are first used, in large pages (10 to 20 % faster to collect from than small ones).
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The cache, as pages that the kernel has not yet given: start-up does not wait for gigabytes of zeros.
+
+    Memory is taken when blocks are first used, in large pages (10 to 20 % faster to collect from than small ones).
     """
-    size = int(np.prod(shape)) * spec.dtype.itemsize
-    if spec.device.type != "cpu" or size == 0:
-        return torch.zeros(shape, dtype=spec.dtype, device=spec.device)
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=spec.dtype).view(shape)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 class _Plan:
@@ -172,7 +170,7 @@ class _Plan:
     def __init__(self, backend: TorchAttention, batch: ForwardBatch) -> None:
         self._backend = backend
         self._batch = batch
-        self._contexts_N = batch.context_lens_N[: batch.num_single].cpu().numpy().astype(np.int64)
+        self._contexts_N = batch.context_lens_N[: batch.num_single].numpy().astype(np.int64)
         self._jobs: dict[int | None, list[_Job]] = {}
 
     def jobs(self, window: int | None) -> list[_Job]:
@@ -214,7 +212,7 @@ class _Plan:
         start = batch.num_single
         for i, (count, context) in enumerate(zip(batch.query_lens, batch.context_lens, strict=True)):
             if count < context:
-                row_B = batch.block_table_NB[batch.num_single + i].cpu().numpy()
+                row_B = batch.block_table_NB[batch.num_single + i].numpy()
                 jobs.append(_Chunk(backend, start, count, context, row_B, window))
                 fresh = None
             elif fresh is not None and fresh.count == count:
@@ -229,7 +227,7 @@ class _Plan:
 class _Context:
     """Blocks of N sequences, padded to the longest, and how a layer's keys and values in them are read."""
 
-    __slots__ = ("_first", "_index_B", "_k_NKLD", "_part", "_v_NKLD", "_views", "_work_XBY")
+    __slots__ = ("_first", "_index_B", "_k_NKLD", "_padding_P", "_part", "_v_NKLD", "_views", "_work_XBY", "_work_XSD")
 
     def __init__(self, backend: TorchAttention, blocks_NB: IntArray) -> None:
         spec = backend.spec
@@ -238,16 +236,18 @@ class _Context:
         if number == 1 and np.array_equal(blocks_NB[0], np.arange(blocks) + blocks_NB[0, 0]):
             self._first = int(blocks_NB[0, 0]) * spec.block_size
         else:
-            self._index_B = torch.from_numpy(blocks_NB.reshape(-1)).to(spec.device)
+            self._index_B = torch.from_numpy(blocks_NB.reshape(-1))
             work = backend.workspace(2 * spec.num_kv_heads * blocks_NB.size * spec.block_size * spec.head_dim)
             self._work_XBY = work.view(2 * spec.num_kv_heads, blocks_NB.size, -1)
+            self._work_XSD = work.view(2 * spec.num_kv_heads, -1, spec.head_dim)
             work_K2NLD = work.view(spec.num_kv_heads, 2, number, blocks * spec.block_size, spec.head_dim)
             self._k_NKLD, self._v_NKLD = work_K2NLD.permute(1, 2, 0, 3, 4).unbind(0)
-        self.use(0, blocks * spec.block_size)
+        self._padding_P: Tensor | None = None
 
-    def use(self, begin: int, end: int) -> None:
-        """The tokens that `read` returns, counted from the start of the first block."""
+    def use(self, begin: int, end: int, padding_P: Tensor | None = None) -> None:
+        """The tokens that `read` returns, counted from the start of the first block; `padding_P` of all are zeros."""
         self._part = (begin, end - begin)
+        self._padding_P = padding_P
         if self._first is None:
             self._views = (self._k_NKLD.narrow(2, *self._part), self._v_NKLD.narrow(2, *self._part))
 
@@ -255,6 +255,8 @@ class _Context:
         """Keys and values as [N, K, L, D]; valid until the next read of any context."""
         if self._first is None:
             torch.index_select(layer.blocks_XBY, 1, self._index_B, out=self._work_XBY)
+            if self._padding_P is not None:
+                self._work_XSD.index_fill_(1, self._padding_P, 0)
             return self._views
         begin, length = self._part
         begin += self._first
@@ -270,6 +272,7 @@ class _Group:
     __slots__ = (
         "_backend",
         "_base_N",
+        "_blocks",
         "_context",
         "_even",
         "_left",
@@ -293,10 +296,10 @@ class _Group:
         self._even = bool((length_N == length_N[0]).all())
         in_a_row = np.array_equal(rows_N, np.arange(len(rows_N)) + rows_N[0])
         self._slice = (int(rows_N[0]), len(rows_N)) if in_a_row else None
-        self._rows_N = torch.from_numpy(rows_N).to(backend.spec.device)
+        self._rows_N = torch.from_numpy(rows_N)
         self._mask_N11L: Tensor | None = None
-        blocks = self._collect(batch)
-        self._most = blocks + max(4, blocks // 4)
+        self._collect(batch)
+        self._most = self._blocks + max(4, self._blocks // 4)
         self._trim()
 
     def advance(self, batch: ForwardBatch) -> bool:
@@ -304,26 +307,25 @@ class _Group:
         self._length_N += 1
         self._longest += 1
         self._left -= 1
-        if self._left < 0 and self._collect(batch) > self._most:
-            return False
+        if self._left < 0:
+            self._collect(batch)
         self._trim()
-        return True
+        return self._blocks <= self._most
 
-    def _collect(self, batch: ForwardBatch) -> int:
-        """Finds the blocks that are needed until a sequence enters its next one. Returns how many of each."""
+    def _collect(self, batch: ForwardBatch) -> None:
+        """Finds the blocks that are needed until a sequence enters its next one."""
         size = self._backend.spec.block_size
         end_N = -(-self._length_N // size)
         first_N = np.zeros_like(end_N)
         if self._window is not None:
             first_N = np.maximum(self._length_N - self._window, 0) // size
-        blocks = int((end_N - first_N).max())
-        index_NB = np.minimum(first_N[:, None] + np.arange(blocks), end_N[:, None] - 1)  # padding: its own last block
-        table_NB = batch.block_table_NB.cpu().numpy()
+        self._blocks = int((end_N - first_N).max())
+        index_NB = np.minimum(first_N[:, None] + np.arange(self._blocks), end_N[:, None] - 1)  # none past its own last
+        table_NB = batch.block_table_NB.numpy()
         self._context = _Context(self._backend, table_NB[self._table_rows_N[:, None], index_NB])
         self._base_N = first_N * size
         self._longest = int((self._length_N - self._base_N).max())
         self._left = int((end_N * size - self._length_N).min())
-        return blocks
 
     def _trim(self) -> None:
         """Fits what is read, and the mask over it, to this step's lengths."""
@@ -331,14 +333,13 @@ class _Group:
         if self._even:
             self._context.use(0 if window is None else max(0, longest - window), longest)
             return
-        self._context.use(0, longest)
-        backend = self._backend
-        end_N1 = torch.from_numpy(self._length_N - self._base_N).to(backend.spec.device).unsqueeze(1)
-        position_L = backend.positions_L[:longest]
-        seen_NL = position_L < end_N1
+        end_N1 = (self._length_N - self._base_N)[:, None]
+        position_L = np.arange(self._blocks * self._backend.spec.block_size)
+        hidden_NL = position_L >= end_N1
+        self._context.use(0, longest, torch.from_numpy(np.flatnonzero(hidden_NL)))
         if window is not None:
-            seen_NL &= position_L >= end_N1 - window
-        self._mask_N11L = torch.where(seen_NL, backend.seen, backend.hidden)[:, None, None]
+            hidden_NL |= position_L < end_N1 - window
+        self._mask_N11L = self._backend.mask(hidden_NL[:, :longest])[:, None, None]
 
     def mix(self, layer: _Layer, q_NHD: Tensor, scale: float) -> Tensor:
         """The attention of these sequences' queries, as [N, K, G, D]."""

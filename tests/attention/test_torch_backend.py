@@ -1,4 +1,4 @@
-"""The torch backend against dense attention in float64, over caches with scattered blocks full of noise."""
+"""The torch backend against dense attention in float64, over caches with scattered blocks, full of NaN at first."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ class World:
         self.history: list[list[tuple[Tensor, Tensor]]] = []  # of a sequence, of a layer
         self.free = list(range(blocks))
         self.batch: ForwardBatch | None = None
-        self._fill_with_noise(blocks * block_size)
+        self._fill_with_nan(blocks * block_size)
         self.random.shuffle(self.free)
 
-    def _fill_with_noise(self, slots: int) -> None:
-        """Whatever is read and should not be is large."""
+    def _fill_with_nan(self, slots: int) -> None:
+        """As another sequence may have left it: no comparison survives that any of it counts."""
         row = self.add(in_order=True)
         batch = self._build([row], [slots])
         self.backend.plan(batch)
-        noise = torch.full((slots, self.spec.num_kv_heads, self.spec.head_dim), 30.0).to(self.spec.dtype)
+        nan = torch.full((slots, self.spec.num_kv_heads, self.spec.head_dim), torch.nan).to(self.spec.dtype)
         q = torch.zeros(slots, self.spec.num_heads, self.spec.head_dim, dtype=self.spec.dtype)
         for layer in range(self.spec.num_layers):
-            self.backend.run(layer, q, noise, noise, batch, 1.0, 1)
+            self.backend.run(layer, q, nan, nan, batch, 1.0, 1)
         self.free = self.tables.pop()
         self.history.pop()
 
@@ -251,7 +251,7 @@ def test_masks_are_of_pieces(monkeypatch):
     row = world.add()
     world.step([(row, 140)])
     world.step([(row, 160)])
-    assert max(masks) == torch_backend.PIECE["cpu"] * 300
+    assert max(masks) == torch_backend.PIECE * 300
 
 
 def test_forks_share_blocks_and_copy_the_last():
@@ -373,6 +373,8 @@ def test_a_backend_that_is_asked_for_must_be_able():
         select_backend("triton", spec_for())
     with pytest.raises(ConfigError, match="torch cannot: it cannot compute in torch.int8"):
         select_backend("torch", spec_for(dtype=torch.int8))
+    with pytest.raises(ConfigError, match="torch cannot: it is made for CPUs, not cuda"):
+        select_backend("torch", spec_for("cuda"))
     with pytest.raises(ConfigError, match="one of auto, triton, torch, got 'flash'"):
         select_backend("flash", spec_for())
 
