@@ -230,6 +230,18 @@ def test_unequal_lengths_are_cut_into_groups(monkeypatch):
         world.steady(rows)
 
 
+def test_groups_that_grow_are_cut_anew(monkeypatch):
+    monkeypatch.setattr(torch_backend, "GROUP_BYTES", 8192)
+    world = World()
+    rows = [world.add() for _ in range(6)]
+    world.step([(row, 10) for row in rows])
+    world.step([(row, 1) for row in rows])
+    before = len(world.batch.plan.jobs(None))
+    for _ in range(40):
+        world.steady(rows)
+    assert before < len(world.batch.plan.jobs(None)) <= len(rows)
+
+
 @pytest.mark.parametrize("window", [None, 3, 20, 50])
 def test_a_long_chunk_goes_in_pieces(window):
     world = World(windows=(window,))
