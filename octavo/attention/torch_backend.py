@@ -10,7 +10,7 @@ steady: a few groups of single-token sequences of similar length, runs of chunks
 them, and each other chunk by itself.
 
 Legend: T tokens, N sequences of a job, L context of a job, K key/value heads, G query heads of each, D head size,
-S slots, B blocks, X = 2K, Y = block size * D.
+S slots, B blocks, X = 2K, Y = block size * D, R = X * B.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ PIECE = 32
 class _Layer:
     """The views of one layer's cache that are used again and again."""
 
-    __slots__ = ("blocks_XBY", "keys_1KSD", "keys_SKD", "values_1KSD", "values_SKD")
+    __slots__ = ("blocks_XBY", "keys_1KSD", "keys_SKD", "rows_RY", "values_1KSD", "values_SKD")
 
     def __init__(self, cache_K2BMD: Tensor) -> None:
         heads, _, blocks, size, dim = cache_K2BMD.shape
         self.blocks_XBY = cache_K2BMD.view(2 * heads, blocks, size * dim)
+        self.rows_RY = cache_K2BMD.view(-1, size * dim)
         self.keys_1KSD, self.values_1KSD = cache_K2BMD.view(1, heads, 2, blocks * size, dim).unbind(2)
         self.keys_SKD, self.values_SKD = self.keys_1KSD[0].transpose(0, 1), self.values_1KSD[0].transpose(0, 1)
 
@@ -70,6 +71,7 @@ class TorchAttention:
         self.token_bytes = 2 * spec.num_kv_heads * spec.head_dim * spec.dtype.itemsize
         shape = (spec.num_layers, spec.num_kv_heads, 2, num_blocks, spec.block_size, spec.head_dim)
         self.layers = [_Layer(cache) for cache in _zeros(shape, spec.dtype)]
+        self.first_rows_X1 = np.arange(2 * spec.num_kv_heads)[:, None] * num_blocks
         # A piece is a task for each head: enough of them for all threads.
         self.piece = PIECE * -(-torch.get_num_threads() // spec.num_heads)
         self._workspace = torch.empty(0, dtype=spec.dtype)
@@ -227,7 +229,7 @@ class _Plan:
 class _Context:
     """Blocks of N sequences, padded to the longest, and how a layer's keys and values in them are read."""
 
-    __slots__ = ("_first", "_index_B", "_k_NKLD", "_padding_P", "_part", "_v_NKLD", "_views", "_work_XBY", "_work_XSD")
+    __slots__ = ("_first", "_index_R", "_k_NKLD", "_padding_P", "_part", "_v_NKLD", "_views", "_work_RY", "_work_XSD")
 
     def __init__(self, backend: TorchAttention, blocks_NB: IntArray) -> None:
         spec = backend.spec
@@ -236,9 +238,10 @@ class _Context:
         if number == 1 and np.array_equal(blocks_NB[0], np.arange(blocks) + blocks_NB[0, 0]):
             self._first = int(blocks_NB[0, 0]) * spec.block_size
         else:
-            self._index_B = torch.from_numpy(blocks_NB.reshape(-1))
+            # Rows of one dimension, because torch collects those with all threads.
+            self._index_R = torch.from_numpy((backend.first_rows_X1 + blocks_NB.reshape(-1)).reshape(-1))
             work = backend.workspace(2 * spec.num_kv_heads * blocks_NB.size * spec.block_size * spec.head_dim)
-            self._work_XBY = work.view(2 * spec.num_kv_heads, blocks_NB.size, -1)
+            self._work_RY = work.view(-1, spec.block_size * spec.head_dim)
             self._work_XSD = work.view(2 * spec.num_kv_heads, -1, spec.head_dim)
             work_K2NLD = work.view(spec.num_kv_heads, 2, number, blocks * spec.block_size, spec.head_dim)
             self._k_NKLD, self._v_NKLD = work_K2NLD.permute(1, 2, 0, 3, 4).unbind(0)
@@ -254,7 +257,7 @@ class _Context:
     def read(self, layer: _Layer) -> tuple[Tensor, Tensor]:
         """Keys and values as [N, K, L, D]; valid until the next read of any context."""
         if self._first is None:
-            torch.index_select(layer.blocks_XBY, 1, self._index_B, out=self._work_XBY)
+            torch.index_select(layer.rows_RY, 0, self._index_R, out=self._work_RY)
             if self._padding_P is not None:
                 self._work_XSD.index_fill_(1, self._padding_P, 0)
             return self._views
