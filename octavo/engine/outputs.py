@@ -197,6 +197,12 @@ class OutputProcessor:
             self._states.pop(state.request.uid + index, None)
         return state.live_uids()
 
+    def check_integrity(self) -> None:
+        for uid, state in self._states.items():
+            uids = range(state.request.uid, state.request.uid + state.params.n)
+            assert uid in uids and all(self._states.get(other) is state for other in uids), "a request is half known"
+            assert not state.finished, "a finished request is still known"
+
     def process(self, outputs: StepOutputs) -> tuple[list[RequestState], list[int]]:
         """The requests that have news, and the uids that the engine must abort because a stop string ended them."""
         states = self._states

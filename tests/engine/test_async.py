@@ -111,6 +111,8 @@ def test_ten_thousand_requests_with_aborts_leave_nothing(llama: Reference):
             count = 0
             async for output in stream:
                 count += 1
+                if index % 100 == 0:
+                    engine._outputs.check_integrity()
                 if output.finished:
                     return "finished"
                 if count == leave_after:
@@ -137,6 +139,7 @@ def test_ten_thousand_requests_with_aborts_leave_nothing(llama: Reference):
         assert results.count("aborted") > 1500 and results.count("finished") > 5000
         stats = await idle_stats(engine)
         assert (stats.running, stats.waiting, stats.kv_used_blocks) == (0, 0, 0)
+        engine._outputs.check_integrity()
         assert engine.num_live == 0 and len(engine._outputs) == 0
         assert len(asyncio.all_tasks()) == before
 

@@ -56,7 +56,7 @@ def test_alone(reference: Reference):
         assert answers(llm, [prompt])[0].outputs[0].token_ids == answer
 
 
-@pytest.mark.parametrize("chunk", [7, 0])
+@pytest.mark.parametrize("chunk", [1, 7, 64, 0])
 def test_prefix_hits(reference: Reference, chunk: int):
     llm = start(reference, long_prefill_token_threshold=chunk)
     for turn in range(2):
