@@ -44,7 +44,7 @@ def test_qkv_shapes() -> None:
     }
 
 
-@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("tokens", [1, 5, 5000])  # one, some, many: a CPU has its way for each
 def test_the_norm_step_adds_then_normalizes(tokens: int) -> None:
     norm = RMSNorm(32, 1e-5, *ON)
     norm.weight_E.normal_()
@@ -60,14 +60,14 @@ def test_the_norm_step_adds_then_normalizes(tokens: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("tokens", [1, 3])
+@pytest.mark.parametrize("tokens", [1, 3, 40])
 def test_norms_do_their_sums_in_float32(dtype: torch.dtype, tokens: int) -> None:
     """Values whose squares overflow float16 and whose sum of squares loses digits in bfloat16."""
     norm = RMSNorm(4096, 1e-6, dtype, torch.device("cpu"))
     x = (torch.randn(tokens, 4096) * 1000).to(dtype)
     wide = x.double()
     expected = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
-    torch.testing.assert_close(norm(x)[0], expected.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
+    torch.testing.assert_close(norm(x)[0], expected.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
