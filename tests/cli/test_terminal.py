@@ -114,9 +114,14 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("count\nsay:after\n"))
     thread = threading.Thread(target=interrupt)
-    thread.start()
-    assert terminal.chat(EngineConfig(), options(), engine) == 0
-    thread.join()
+    # Whoever started the tests in the background may have had the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread.start()
+        assert terminal.chat(EngineConfig(), options(), engine) == 0
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     out = capsys.readouterr().out
     assert out.index("stopped") < out.index("after")
     assert engine.llm.aborted == ["chat"]
