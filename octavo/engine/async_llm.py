@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import sys
 import time
@@ -36,6 +37,9 @@ from octavo.text.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
 
+# OpenMP's threads spin while they wait for each other, by default for milliseconds: on two cores beside other processes
+# a decode step's products took 65 ms so, and 5 ms with this; alone it makes no difference (bench/cpu_kernels.py).
+ENVIRONMENT = {"GOMP_SPINCOUNT": "3000"}
 EXIT_SECONDS = 5.0  # that the engine process has to end when it is told to
 DEMO_NAME = "octavo-demo"  # what the model is called when none was named
 # Texts longer than this are tokenized in a thread: 64k characters take about 20 ms, and the event loop must not wait.
@@ -80,7 +84,9 @@ class AsyncLLM:
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "octavo.engine.process", str(theirs.fileno()), pass_fds=[theirs.fileno()]
+                *(sys.executable, "-m", "octavo.engine.process", str(theirs.fileno())),
+                pass_fds=[theirs.fileno()],
+                env={**ENVIRONMENT, **os.environ},
             )
         reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_FRAME)
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
 MANY = 1 << 17  # values of a stream from which a CPU is slow at rms_norm
 
 
