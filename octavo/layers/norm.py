@@ -5,16 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from octavo import kernels
+
 MANY = 1 << 17  # values of a stream from which a CPU is slow at rms_norm
 
 
 class RMSNorm:
     """`norm(x, residual)` is one step of a residual stream: the stream grows by x, and its norm is what comes next.
 
-    Returns (norm of the stream, stream). `x` may be overwritten; without a residual the stream begins with it.
+    Returns (norm of the stream, stream). Either argument may be overwritten; without a residual the stream begins
+    with x.
     """
 
-    __slots__ = ("eps", "mirror", "mirror_size", "size", "weight_E")
+    __slots__ = ("eps", "kernels", "mirror", "mirror_size", "size", "weight_E")
 
     def __init__(self, size: int, eps: float, dtype: torch.dtype, device: torch.device) -> None:
         weight_F = torch.zeros(2 * size, dtype=dtype, device=device)  # F = 2 E
@@ -23,8 +26,12 @@ class RMSNorm:
         self.mirror_size = (2 * size,)
         self.size = (size,)
         self.eps = eps
+        self.kernels = kernels.elementwise_for(device)
 
     def __call__(self, x_TE: Tensor, residual_TE: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self.kernels is not None:
+            fused: tuple[Tensor, Tensor] = self.kernels.add_rms_norm(x_TE, residual_TE, self.weight_E, self.eps)
+            return fused
         stream_TE = x_TE if residual_TE is None else x_TE.add_(residual_TE)
         if self.mirror is not None and len(stream_TE) == 1:
             # On a CPU rms_norm is eight small operations (12 us), layer_norm is one. The layer norm of a vector and
