@@ -16,7 +16,7 @@ from datetime import date
 
 import torch
 
-from octavo.attention.base import AttentionSpec, ForwardBatch
+from octavo.attention.base import AttendOptions, AttentionSpec, ForwardBatch
 from octavo.attention.triton_backend import TritonAttention
 
 DECODE = [(1, 640), (1, 8192), (8, 640), (64, 640), (256, 576), (64, 4096)]
@@ -58,7 +58,8 @@ def measure(number: int, count: int, context: int) -> float:
     q, k, v = qkv.split([HEADS, KV_HEADS, KV_HEADS], 1)
 
     def run(i: int) -> None:
-        backend.run(0, q, k, v, batches[i % copies], DIM**-0.5, None)
+        backend.write(0, k, v, batches[i % copies])
+        backend.attend(0, q, batches[i % copies], AttendOptions(DIM**-0.5))
 
     for i in range(3):
         run(i)

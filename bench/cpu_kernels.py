@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from octavo.attention.base import AttentionSpec, ForwardBatch
+from octavo.attention.base import AttendOptions, AttentionSpec, ForwardBatch
 from octavo.attention.torch_backend import TorchAttention
 from octavo.kernels.cpu_linear import pack_linear
 
@@ -87,6 +87,11 @@ def make_batch(number: int, count: int, context: int, blocks: Tensor) -> Forward
     )
 
 
+def step(backend: TorchAttention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: ForwardBatch) -> None:
+    backend.write(0, k, v, batch)
+    backend.attend(0, q, batch, AttendOptions(0.1))
+
+
 def attention(dtype: torch.dtype, heads: tuple[int, int, int], number: int, count: int, context: int) -> None:
     """The backend over scattered and over neighbouring blocks, and for decode what it is not built from."""
     kv_heads, group, dim = heads
@@ -106,7 +111,7 @@ def attention(dtype: torch.dtype, heads: tuple[int, int, int], number: int, coun
     for name, order in (("scattered", torch.randperm(blocks)), ("in a row", torch.arange(blocks))):
         batch = make_batch(number, count, context, order.int())
         backend.plan(batch)
-        candidates[name] = lambda batch=batch: backend.run(0, q, k, v, batch, 0.1, None)
+        candidates[name] = lambda batch=batch: step(backend, q, k, v, batch)
     if count == 1:
         keys_NKLD = torch.randn(2, number, kv_heads, context, dim).to(dtype)
         q_NKGD = q.view(number, kv_heads, group, dim)

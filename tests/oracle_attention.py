@@ -11,11 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from octavo.attention.base import AttentionSpec, ForwardBatch
+from octavo.attention.base import AttendOptions, AttentionSpec, ForwardBatch
 
 
 class OracleAttention:
     name = "oracle"
+    graph_safe = False
 
     def __init__(self, spec: AttentionSpec, num_blocks: int) -> None:
         self.block_size = spec.block_size
@@ -30,19 +31,15 @@ class OracleAttention:
     def plan(self, batch: ForwardBatch) -> None:
         batch.plan = "planned"
 
-    def run(
-        self,
-        layer: int,
-        q_THD: Tensor,
-        k_TKD: Tensor,
-        v_TKD: Tensor,
-        batch: ForwardBatch,
-        scale: float,
-        window: int | None,
-    ) -> Tensor:
+    def cache(self, layer: int) -> None:
+        """Only `write` writes."""
+
+    def write(self, layer: int, k_TKD: Tensor, v_TKD: Tensor, batch: ForwardBatch) -> None:
         assert batch.plan == "planned", "plan() must run before the first layer"
         self.keys[layer, batch.slots_T] = k_TKD
         self.values[layer, batch.slots_T] = v_TKD
+
+    def attend(self, layer: int, q_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> Tensor:
         out_THD = torch.empty_like(q_THD)
         starts = batch.query_start_N1.tolist()
         for row, context in enumerate(batch.context_lens_N.tolist()):
@@ -54,8 +51,10 @@ class OracleAttention:
             k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
             for token in range(starts[row], starts[row + 1]):
                 last = int(batch.positions_T[token])
-                first = 0 if window is None else max(0, last - window + 1)
-                scores = torch.einsum("hd,chd->hc", q_THD[token].float(), k[first : last + 1]) * scale
+                first = 0 if options.window is None else max(0, last - options.window + 1)
+                scores = torch.einsum("hd,chd->hc", q_THD[token].float(), k[first : last + 1]) * options.scale
+                if options.softcap is not None:
+                    scores = options.softcap * torch.tanh(scores / options.softcap)
                 mixed = torch.einsum("hc,chd->hd", scores.softmax(-1), v[first : last + 1])
                 out_THD[token] = mixed.to(out_THD.dtype)
         return out_THD.flatten(1)

@@ -26,9 +26,19 @@ class AttentionSpec:
     block_size: int
     max_model_len: int
     windows: tuple[int | None, ...] = ()  # distinct sliding windows of the layers; None is full attention
+    max_num_seqs: int = 256  # most sequences of a step, for workspaces that are allocated once
 
     def kv_bytes_per_block(self) -> int:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.block_size * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class AttendOptions:
+    """How a layer attends. A layer keeps one; it is a key of whatever a backend prepares for it."""
+
+    scale: float
+    window: int | None = None  # the query at position p sees positions (p - window, p]
+    softcap: float | None = None  # scores become softcap * tanh(score / softcap)
 
 
 @dataclass(slots=True)
@@ -37,9 +47,9 @@ class ForwardBatch:
 
     token_ids_T: Tensor  # int64
     positions_T: Tensor  # int64
-    slots_T: Tensor  # int64: block * block_size + offset, where the token's KV is written
+    slots_T: Tensor  # int64: block * block_size + offset, where the token's KV is written; negative: nowhere
     query_start_N1: Tensor  # int32, cumulative tokens: sequence i owns tokens [start[i], start[i + 1])
-    context_lens_N: Tensor  # int32: tokens of the sequence in the cache once this step has written its own
+    context_lens_N: Tensor  # int32: tokens of the sequence in the cache once this step has written its own; 0: padding
     block_table_NB: Tensor  # int32; entries past the context are 0 and must not be read as data
     num_single: int  # leading sequences with exactly one token here
     max_query_len: int
@@ -49,13 +59,18 @@ class ForwardBatch:
     query_lens: list[int] = field(default_factory=list)  # of the sequences after num_single only
     context_lens: list[int] = field(default_factory=list)  # likewise
     steady: bool = False  # same sequences as in the step before, one token each
-    plan: Any = None  # whatever the backend's plan() left for its run()
+    plan: Any = None  # whatever the backend's plan() left for its attend()
 
 
 class AttentionBackend(Protocol):
-    """Owns the KV cache tensors (their layout is its business) and computes attention over them."""
+    """Owns the KV cache tensors (their layout is its business) and computes attention over them.
+
+    A step is `plan`, then in each layer `write` and `attend`. A step that is captured may end in padding: sequences
+    of context 0 whose slots are negative. Nothing is written for them, and their output is finite.
+    """
 
     name: str
+    graph_safe: bool  # a step of single tokens, plan() included, can be captured in a CUDA graph
 
     @staticmethod
     def supports(spec: AttentionSpec) -> str | None:
@@ -66,20 +81,17 @@ class AttentionBackend(Protocol):
     def plan(self, batch: ForwardBatch) -> None:
         """Once a step, before the first layer: whatever all layers share, left in `batch.plan`."""
 
-    def run(
-        self,
-        layer: int,
-        q_THD: Tensor,
-        k_TKD: Tensor,
-        v_TKD: Tensor,
-        batch: ForwardBatch,
-        scale: float,
-        window: int | None,
-    ) -> Tensor:
-        """Writes k and v at `batch.slots_T`, then attends causally: query at position p sees positions (p - window, p].
+    def cache(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values as [blocks, block size, K, D], for a kernel that writes instead of `write`.
 
-        Returns [T, H * D] in q's dtype.
+        None where the layout is another: then only `write` writes.
         """
+
+    def write(self, layer: int, k_TKD: Tensor, v_TKD: Tensor, batch: ForwardBatch) -> None:
+        """Puts the step's keys and values at `batch.slots_T`, and what has a negative slot nowhere."""
+
+    def attend(self, layer: int, q_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> Tensor:
+        """Causal attention over all that is written, as [T, H * D] in q's dtype."""
 
     def copy_blocks(self, src_P: Tensor, dst_P: Tensor) -> None:
         """Copies whole blocks in every layer; all sources are read before any destination is written."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from octavo.attention.base import AttentionSpec, ForwardBatch
+from octavo.attention.base import AttendOptions, AttentionSpec, ForwardBatch
 
 IntArray = np.typing.NDArray[np.int64]
 BoolArray = np.typing.NDArray[np.bool_]
@@ -49,13 +49,17 @@ class _Layer:
         self.keys_SKD, self.values_SKD = self.keys_1KSD[0].transpose(0, 1), self.values_1KSD[0].transpose(0, 1)
 
 
+_Own = tuple[Tensor, Tensor]  # [T, K, D] each
+
+
 class _Job(Protocol):
-    def attend(self, layer: _Layer, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scale: float, out_THD: Tensor) -> None:
-        """Fills the rows of `out_THD` that are this job's."""
+    def attend(self, layer: _Layer, q_THD: Tensor, own: _Own, options: AttendOptions, out_THD: Tensor) -> None:
+        """Fills the rows of `out_THD` that are this job's. `own` are the step's keys and values."""
 
 
 class TorchAttention:
     name = "torch"
+    graph_safe = False
 
     @staticmethod
     def supports(spec: AttentionSpec) -> str | None:
@@ -84,25 +88,23 @@ class TorchAttention:
         else:
             batch.plan = _Plan(self, batch)
 
-    def run(
-        self,
-        layer: int,
-        q_THD: Tensor,
-        k_TKD: Tensor,
-        v_TKD: Tensor,
-        batch: ForwardBatch,
-        scale: float,
-        window: int | None,
-    ) -> Tensor:
+    def cache(self, layer: int) -> None:
+        """Its layout is not that of other kernels."""
+
+    def write(self, layer: int, k_TKD: Tensor, v_TKD: Tensor, batch: ForwardBatch) -> None:
         cache = self.layers[layer]
         cache.keys_SKD.index_copy_(0, batch.slots_T, k_TKD)
         cache.values_SKD.index_copy_(0, batch.slots_T, v_TKD)
-        jobs = batch.plan.jobs(window)
+        batch.plan.own = (k_TKD, v_TKD)
+
+    def attend(self, layer: int, q_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> Tensor:
+        cache = self.layers[layer]
+        jobs = batch.plan.jobs(options.window)
         if len(jobs) == 1 and isinstance(jobs[0], _Group):
-            return jobs[0].mix(cache, q_THD, scale).reshape(len(q_THD), -1)
+            return jobs[0].mix(cache, q_THD, options).reshape(len(q_THD), -1)
         out_THD = q_THD.new_empty(q_THD.shape)
         for job in jobs:
-            job.attend(cache, q_THD, k_TKD, v_TKD, scale, out_THD)
+            job.attend(cache, q_THD, batch.plan.own, options, out_THD)
         return out_THD.flatten(1)
 
     def copy_blocks(self, src_P: Tensor, dst_P: Tensor) -> None:
@@ -116,9 +118,10 @@ class TorchAttention:
         return self._workspace[:size]
 
     def attend_causally(
-        self, q_XYQD: Tensor, k_XYLD: Tensor, v_XYLD: Tensor, scale: float, window: int | None, out_XYQD: Tensor
+        self, q_XYQD: Tensor, k_XYLD: Tensor, v_XYLD: Tensor, options: AttendOptions, out_XYQD: Tensor
     ) -> None:
         """The last query is at the position of the last key. Piece by piece: no mask of Q x L is ever made."""
+        window = options.window
         queries, keys = q_XYQD.shape[2], k_XYLD.shape[2]
         band_QL = self._band(window, keys if window is None else min(keys, window + self.piece))
         for done in range(0, queries, self.piece):
@@ -126,12 +129,12 @@ class TorchAttention:
             first = keys - queries + done
             begin = 0 if window is None else max(0, first - window + 1)
             length = first + count - begin
-            o_XYQD = scaled_dot_product_attention(
+            o_XYQD = _mix(
                 q_XYQD.narrow(2, done, count),
                 k_XYLD.narrow(2, begin, length),
                 v_XYLD.narrow(2, begin, length),
                 band_QL[-count:, -length:],
-                scale=scale,
+                options,
             )
             out_XYQD.narrow(2, done, count).copy_(o_XYQD)
 
@@ -153,6 +156,16 @@ class TorchAttention:
         return torch.zeros(hidden.shape, dtype=self.spec.dtype).masked_fill_(torch.from_numpy(hidden), -torch.inf)
 
 
+def _mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: AttendOptions) -> Tensor:
+    """Attention over [X, Y, Q, D] and [X, Y, L, D]; a soft cap is more than torch's own can do."""
+    if options.softcap is None:
+        return scaled_dot_product_attention(q, k, v, mask, scale=options.scale)
+    scores = (q.float() @ k.float().mT).mul_(options.scale / options.softcap).tanh_().mul_(options.softcap)
+    if mask is not None:
+        scores += mask
+    return (scores.softmax(-1) @ v.float()).to(q.dtype)
+
+
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """The cache, as pages that the kernel has not yet given: start-up does not wait for gigabytes of zeros.
 
@@ -167,7 +180,9 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 class _Plan:
     """The jobs of a step, for each window that a layer asks for."""
 
-    __slots__ = ("_backend", "_batch", "_contexts_N", "_jobs")
+    __slots__ = ("_backend", "_batch", "_contexts_N", "_jobs", "own")
+
+    own: _Own  # of the layer that is being computed: a chunk without a prefix reads nothing else
 
     def __init__(self, backend: TorchAttention, batch: ForwardBatch) -> None:
         self._backend = backend
@@ -220,7 +235,7 @@ class _Plan:
             elif fresh is not None and fresh.count == count:
                 fresh.number += 1
             else:
-                fresh = _Fresh(backend, start, count, window)
+                fresh = _Fresh(backend, start, count)
                 jobs.append(fresh)
             start += count
         return jobs
@@ -344,68 +359,66 @@ class _Group:
             hidden_NL |= position_L < end_N1 - window
         self._mask_N11L = self._backend.mask(hidden_NL[:, :longest])[:, None, None]
 
-    def mix(self, layer: _Layer, q_NHD: Tensor, scale: float) -> Tensor:
+    def mix(self, layer: _Layer, q_NHD: Tensor, options: AttendOptions) -> Tensor:
         """The attention of these sequences' queries, as [N, K, G, D]."""
         k_NKLD, v_NKLD = self._context.read(layer)
         q_NKGD = q_NHD.view(len(q_NHD), k_NKLD.shape[1], -1, k_NKLD.shape[3])
         if self._backend.twice:
             q_NKGD = q_NKGD.repeat(1, 1, 2, 1)
-        o_NKGD = scaled_dot_product_attention(q_NKGD, k_NKLD, v_NKLD, self._mask_N11L, scale=scale)
+        o_NKGD = _mix(q_NKGD, k_NKLD, v_NKLD, self._mask_N11L, options)
         return o_NKGD[:, :, :1] if self._backend.twice else o_NKGD
 
-    def attend(self, layer: _Layer, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scale: float, out_THD: Tensor) -> None:
-        out_TKGD = out_THD.view(len(out_THD), k_TKD.shape[1], -1, out_THD.shape[2])
+    def attend(self, layer: _Layer, q_THD: Tensor, own: _Own, options: AttendOptions, out_THD: Tensor) -> None:
+        out_TKGD = out_THD.view(len(out_THD), -1, self._backend.group, out_THD.shape[2])
         if self._slice is not None:
-            out_TKGD.narrow(0, *self._slice).copy_(self.mix(layer, q_THD.narrow(0, *self._slice), scale))
+            out_TKGD.narrow(0, *self._slice).copy_(self.mix(layer, q_THD.narrow(0, *self._slice), options))
         else:
-            out_TKGD.index_copy_(0, self._rows_N, self.mix(layer, q_THD.index_select(0, self._rows_N), scale))
+            out_TKGD.index_copy_(0, self._rows_N, self.mix(layer, q_THD.index_select(0, self._rows_N), options))
 
 
 class _Fresh:
     """Neighbouring chunks of the same number of tokens, with nothing before them: their own keys are all there are."""
 
-    __slots__ = ("_backend", "_start", "_window", "count", "number")
+    __slots__ = ("_backend", "_start", "count", "number")
 
-    def __init__(self, backend: TorchAttention, start: int, count: int, window: int | None) -> None:
+    def __init__(self, backend: TorchAttention, start: int, count: int) -> None:
         self._backend = backend
-        self._window = window
         self._start = start
         self.count = count
         self.number = 1
 
-    def attend(self, layer: _Layer, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scale: float, out_THD: Tensor) -> None:
+    def attend(self, layer: _Layer, q_THD: Tensor, own: _Own, options: AttendOptions, out_THD: Tensor) -> None:
         part = slice(self._start, self._start + self.number * self.count)
-        heads, group = k_TKD.shape[1], self._backend.group
-        shape = (self.number, self.count, heads, -1, k_TKD.shape[2])
+        heads, group, size = self._backend.spec.num_kv_heads, self._backend.group, self._backend.spec.head_dim
+        shape = (self.number, self.count, heads, -1, size)
         # [N, K, G, L, D], with keys and values that are the same for all G without being repeated.
         q, out = (x[part].view(shape).permute(0, 2, 3, 1, 4) for x in (q_THD, out_THD))
-        k, v = (x[part].view(shape).permute(0, 2, 3, 1, 4).expand(-1, -1, group, -1, -1) for x in (k_TKD, v_TKD))
+        k, v = (x[part].view(shape).permute(0, 2, 3, 1, 4).expand(-1, -1, group, -1, -1) for x in own)
         # torch takes two leading dimensions: one sequence after the other or one head, whichever are fewer.
         dim = 0 if self.number < heads else 1
         for i in range(min(self.number, heads)):
             self._backend.attend_causally(
-                q.select(dim, i), k.select(dim, i), v.select(dim, i), scale, self._window, out.select(dim, i)
+                q.select(dim, i), k.select(dim, i), v.select(dim, i), options, out.select(dim, i)
             )
 
 
 class _Chunk:
     """Several tokens of one sequence, after others that are in the cache."""
 
-    __slots__ = ("_backend", "_context", "_rows", "_window")
+    __slots__ = ("_backend", "_context", "_rows")
 
     def __init__(
         self, backend: TorchAttention, start: int, count: int, context: int, row_B: IntArray, window: int | None
     ) -> None:
         self._backend = backend
-        self._window = window
         self._rows = slice(start, start + count)
         size = backend.spec.block_size
         first = 0 if window is None else max(0, context - count - window + 1) // size
         self._context = _Context(backend, row_B[None, first : -(-context // size)])
         self._context.use(0, context - first * size)
 
-    def attend(self, layer: _Layer, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scale: float, out_THD: Tensor) -> None:
+    def attend(self, layer: _Layer, q_THD: Tensor, own: _Own, options: AttendOptions, out_THD: Tensor) -> None:
         k_KGLD, v_KGLD = (x[0].unsqueeze(1).expand(-1, self._backend.group, -1, -1) for x in self._context.read(layer))
         shape = (-1, *k_KGLD.shape[:2], k_KGLD.shape[3])
         q_KGQD, out_KGQD = (x[self._rows].view(shape).permute(1, 2, 0, 3) for x in (q_THD, out_THD))
-        self._backend.attend_causally(q_KGQD, k_KGLD, v_KGLD, scale, self._window, out_KGQD)
+        self._backend.attend_causally(q_KGQD, k_KGLD, v_KGLD, options, out_KGQD)

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from octavo.attention.base import AttentionSpec, ForwardBatch
+from octavo.attention.base import AttendOptions, AttentionSpec, ForwardBatch
 
 MAX_SPLITS = 32  # parts of one context; a longer one gets longer parts
 PROGRAMS_PER_SM = 4  # of decode, so that the memory system has enough loads in flight
@@ -20,6 +20,7 @@ PREFILL_ROWS = 128  # rows of queries of a program, a group of heads for each to
 
 class TritonAttention:
     name = "triton"
+    graph_safe = True
 
     @staticmethod
     def supports(spec: AttentionSpec) -> str | None:
@@ -50,38 +51,31 @@ class TritonAttention:
     def plan(self, batch: ForwardBatch) -> None:
         """Nothing is shared between layers that the kernels do not find themselves."""
 
-    def run(
-        self,
-        layer: int,
-        q_THD: Tensor,
-        k_TKD: Tensor,
-        v_TKD: Tensor,
-        batch: ForwardBatch,
-        scale: float,
-        window: int | None,
-    ) -> Tensor:
+    def cache(self, layer: int) -> tuple[Tensor, Tensor]:
+        return self.keys[layer], self.values[layer]
+
+    def attend(self, layer: int, q_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> Tensor:
         out_THD = torch.empty(q_THD.shape, dtype=q_THD.dtype, device=q_THD.device)
-        self._write(layer, k_TKD, v_TKD, batch.slots_T)
-        scale_log2e = scale * math.log2(math.e)
+        scale_log2e = options.scale * math.log2(math.e)
         if batch.num_single:
-            self._decode(layer, q_THD, out_THD, batch, scale_log2e, window)
+            self._decode(layer, q_THD, out_THD, batch, scale_log2e, options.window)
         if batch.num_single < len(batch.context_lens_N):
-            self._prefill(layer, q_THD, out_THD, batch, scale_log2e, window)
+            self._prefill(layer, q_THD, out_THD, batch, scale_log2e, options.window)
         return out_THD.flatten(1)
 
     def copy_blocks(self, src_P: Tensor, dst_P: Tensor) -> None:
         for cache in (self.keys, self.values):
             cache[:, dst_P] = cache[:, src_P]
 
-    def _write(self, layer: int, k_TKD: Tensor, v_TKD: Tensor, slots_T: Tensor) -> None:
+    def write(self, layer: int, k_TKD: Tensor, v_TKD: Tensor, batch: ForwardBatch) -> None:
         from octavo.kernels.paged_attention import write_kv_kernel
 
         width = self.spec.num_kv_heads * self.spec.head_dim
         assert k_TKD.stride(1) == v_TKD.stride(1) == self.spec.head_dim, "heads of a token must be contiguous"
-        write_kv_kernel[(len(slots_T),)](
+        write_kv_kernel[(len(batch.slots_T),)](
             k_TKD,
             v_TKD,
-            slots_T,
+            batch.slots_T,
             self.keys[layer],
             self.values[layer],
             k_TKD.stride(0),

@@ -31,11 +31,11 @@ def write_kv_kernel(
     WIDTH: tl.constexpr,  # K * D
     WIDTH_P2: tl.constexpr,
 ):
-    """A token's keys and values to its slot."""
+    """A token's keys and values to its slot, if it has one."""
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots_ptr + token)
     offset = tl.arange(0, WIDTH_P2)
-    inside = offset < WIDTH
+    inside = tl.where(slot >= 0, offset, WIDTH) < WIDTH
     k = tl.load(k_ptr + token * k_stride_t + offset, mask=inside)
     v = tl.load(v_ptr + token * v_stride_t + offset, mask=inside)
     tl.store(key_cache_ptr + slot * WIDTH + offset, k, mask=inside)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from octavo.attention.base import ForwardBatch
+from octavo.attention.base import AttendOptions, ForwardBatch
 from octavo.layers.linear import Linear, QKVLinear
 from octavo.layers.norm import QKNorm
 from octavo.layers.rope import Rope, Rotation
@@ -22,11 +22,10 @@ class Attention:
         "layer",
         "num_kv_heads",
         "o",
+        "options",
         "qk_norm",
         "qkv",
         "rope",
-        "scale",
-        "window",
     )
 
     def __init__(
@@ -48,8 +47,7 @@ class Attention:
         self.head_dim = head_dim
         self.heads = (num_heads, num_kv_heads)
         self.joint_heads = (num_heads + num_kv_heads, num_kv_heads)
-        self.scale = head_dim**-0.5
-        self.window = window
+        self.options = AttendOptions(head_dim**-0.5, window)
         self.rope = rope
         self.qkv = QKVLinear(hidden_size, num_heads, num_kv_heads, head_dim, qkv_bias, dtype, device)
         self.o = Linear(num_heads * head_dim, hidden_size, o_bias, dtype, device)
@@ -69,4 +67,5 @@ class Attention:
         if self.qk_norm is not None:
             qk_TJD = self.qk_norm(qk_TJD)
         q_THD, k_TKD = self.rope(qk_TJD, rotation).split_with_sizes(self.heads, 1)
-        return self.o(batch.attention.run(self.layer, q_THD, k_TKD, v_TKD, batch, self.scale, self.window))
+        batch.attention.write(self.layer, k_TKD, v_TKD, batch)
+        return self.o(batch.attention.attend(self.layer, q_THD, batch, self.options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import random
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from octavo.attention import select, torch_backend
-from octavo.attention.base import AttentionSpec, ForwardBatch
+from octavo.attention.base import AttendOptions, AttentionSpec, ForwardBatch
 from octavo.attention.select import select_backend
 from octavo.attention.torch_backend import TorchAttention
 from octavo.core.errors import ConfigError
@@ -22,17 +23,20 @@ from octavo.core.errors import ConfigError
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
 
 
-def dense(q_QHD: Tensor, k_LKD: Tensor, v_LKD: Tensor, scale: float, window: int | None) -> Tensor:
+def dense(q_QHD: Tensor, k_LKD: Tensor, v_LKD: Tensor, options: AttendOptions) -> Tensor:
     """The queries are the last ones of the context. One query and head at a time, in float64."""
     count, heads, _ = q_QHD.shape
     group = heads // k_LKD.shape[1]
     out = torch.empty(q_QHD.shape, dtype=torch.float64)
     for query in range(count):
         position = len(k_LKD) - count + query
-        first = 0 if window is None else max(0, position + 1 - window)
+        first = 0 if options.window is None else max(0, position + 1 - options.window)
         for head in range(heads):
             keys = k_LKD[first : position + 1, head // group].double()
-            weights = torch.softmax(keys @ q_QHD[query, head].double() * scale, 0)
+            scores = keys @ q_QHD[query, head].double() * options.scale
+            if options.softcap is not None:
+                scores = options.softcap * torch.tanh(scores / options.softcap)
+            weights = torch.softmax(scores, 0)
             out[query, head] = weights @ v_LKD[first : position + 1, head // group].double()
     return out.flatten(1)
 
@@ -41,7 +45,16 @@ class World:
     """Sequences over one backend: feeds it steps like a runner does and checks every output."""
 
     def __init__(
-        self, *, dtype=torch.float32, heads=(4, 2), dim=8, block_size=4, windows=(None,), blocks=256, seed=0
+        self,
+        *,
+        dtype=torch.float32,
+        heads=(4, 2),
+        dim=8,
+        block_size=4,
+        windows=(None,),
+        softcap=None,
+        blocks=256,
+        seed=0,
     ) -> None:
         self.random = random.Random(seed)
         self.generator = torch.Generator().manual_seed(seed)
@@ -56,7 +69,7 @@ class World:
             max_model_len=blocks * block_size,
             windows=tuple(dict.fromkeys(windows)),
         )
-        self.layer_windows = windows
+        self.layers = [AttendOptions(1.3 / math.sqrt(dim), window, softcap) for window in windows]
         self.backend = TorchAttention(self.spec, blocks)
         self.tables: list[list[int]] = []
         self.history: list[list[tuple[Tensor, Tensor]]] = []  # of a sequence, of a layer
@@ -71,9 +84,8 @@ class World:
         batch = self._build([row], [slots])
         self.backend.plan(batch)
         nan = torch.full((slots, self.spec.num_kv_heads, self.spec.head_dim), torch.nan).to(self.spec.dtype)
-        q = torch.zeros(slots, self.spec.num_heads, self.spec.head_dim, dtype=self.spec.dtype)
         for layer in range(self.spec.num_layers):
-            self.backend.run(layer, q, nan, nan, batch, 1.0, 1)
+            self.backend.write(layer, nan, nan, batch)
         self.free = self.tables.pop()
         self.history.pop()
 
@@ -146,12 +158,12 @@ class World:
 
     def _run(self, rows: list[int], counts: list[int], check: bool) -> None:
         spec, tokens, batch = self.spec, sum(counts), self.batch
-        scale = 1.3 / math.sqrt(spec.head_dim)
         self.backend.plan(batch)
-        for layer, window in enumerate(self.layer_windows):
+        for layer, options in enumerate(self.layers):
             q = self._normal(tokens, spec.num_heads)
             k, v = self._normal(tokens, spec.num_kv_heads), self._normal(tokens, spec.num_kv_heads)
-            out = self.backend.run(layer, q, k, v, batch, scale, window)
+            self.backend.write(layer, k, v, batch)
+            out = self.backend.attend(layer, q, batch, options)
             assert out.shape == (tokens, spec.num_heads * spec.head_dim) and out.dtype == spec.dtype
             start = 0
             for row, count in zip(rows, counts, strict=True):
@@ -161,7 +173,7 @@ class World:
                 self.history[row][layer] = (keys, values)
                 start += count
                 if check:
-                    expected = dense(q[part], keys, values, scale, window)
+                    expected = dense(q[part], keys, values, options)
                     error = (out[part].double() - expected).abs().max().item()
                     assert error <= TOLERANCE[spec.dtype], f"layer {layer}, sequence {row}: {error}"
 
@@ -178,6 +190,23 @@ def test_mixed_steps(dtype, block_size, heads):
     world.step([(b, 1), (a, 1), (d, 1), (c, 1)])
     world.step([(c, 20), (a, 3)])
     world.step([(a, 1), (b, 1), (c, 1), (d, 17)])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_soft_cap(dtype):
+    world = World(dtype=dtype, windows=(None, 5), softcap=0.7)
+    a, b = world.add(), world.add()
+    world.step([(a, 5), (b, 9)])
+    world.step([(a, 1), (b, 1)])
+    world.step([(a, 1), (b, 40)])
+
+
+def test_a_soft_cap_that_is_forgotten_is_seen():
+    world = World(softcap=0.7)
+    real = world.backend.attend
+    world.backend.attend = lambda *args: real(*args[:-1], dataclasses.replace(args[-1], softcap=None))
+    with pytest.raises(AssertionError, match="layer 0, sequence"):
+        decode(world)
 
 
 @pytest.mark.parametrize("heads", [(2, 2), (8, 2)])
@@ -363,8 +392,8 @@ def test_a_planted_error_is_seen(monkeypatch, case: Callable[[World], None], pla
 @pytest.mark.parametrize("case", [decode, prefix])
 def test_a_window_off_by_one_is_seen(case, by):
     world = World(windows=(4,))
-    real = world.backend.run
-    world.backend.run = lambda *args: real(*args[:-1], args[-1] + by)
+    real = world.backend.attend
+    world.backend.attend = lambda *args: real(*args[:-1], dataclasses.replace(args[-1], window=4 + by))
     with pytest.raises(AssertionError, match="layer 0, sequence"):
         case(world)
 

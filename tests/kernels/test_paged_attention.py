@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from octavo.attention.base import AttendOptions
 from octavo.attention.triton_backend import TritonAttention
 from octavo.kernels.paged_attention import reference
 from tests.kernels.paged import fill, make_spec, make_step
@@ -26,7 +27,9 @@ def run(spec, steps, window=None, num_sms=1, seed=0, spoil=None):
     )
     if spoil is not None:
         spoil(batch)
-    got = backend.run(0, q, k, v, batch, spec.head_dim**-0.5, window)
+    backend.plan(batch)
+    backend.write(0, k, v, batch)
+    got = backend.attend(0, q, batch, AttendOptions(spec.head_dim**-0.5, window))
     assert torch.equal(backend.keys[0], keys) or spoil is not None
     assert torch.equal(backend.values[0], values) or spoil is not None
     return got.double().view_as(wanted), wanted
