@@ -1,0 +1,139 @@
+"""What every parser of answers is: text in, in pieces of any size; content, reasoning and tool calls out.
+
+An `OutputParser` reads one answer. `feed` takes the next piece of its text and returns what can be told by now;
+`finish`, once, returns the rest. Three promises, which the tests check for every format over every split and every
+truncation of texts:
+
+- What the deltas say, put together, depends on the text alone, never on how it was cut.
+- Nothing is lost and nothing raises. What is not a call of the format is content. A call is told as soon as its name
+  is known and its arguments begin; if they go wrong later, it keeps what was valid, and the rest is content.
+- Arguments are the JSON text that the model wrote, where the format writes JSON.
+
+White space next to a marker (around calls, inside and after the reasoning) belongs to the format and is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from octavo.text.parsing.scanner import Delta, Kind, Scanner, Step, call_id
+
+__all__ = ["Delta", "Kind", "OutputParser", "Thinking", "Tool"]
+
+Tool = Mapping[str, Any]  # a function that may be called: {"name": …, "description": …, "parameters": JSON schema}
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """What stands around the reasoning. It is `implied` by formats that leave the first marker out."""
+
+    begin: str
+    end: str
+    implied: bool = False
+
+
+class OutputParser:
+    """An answer without calls; subclasses are formats of calls.
+
+    `tools` are the functions that may be called; with none, calls are content. `thinking` is how reasoning is marked,
+    and `prompt` the prompt, which may have begun it already. `hidden` are special tokens that are not to be shown.
+    """
+
+    openers: ClassVar[tuple[str, ...]] = ()  # what may stand before a call, anywhere in the content
+    starts: ClassVar[tuple[str, ...]] = ()  # what may begin a call, but only where content begins
+    markers: ClassVar[tuple[str, ...]] = ()  # all that the format's text is made of: kept if they are special tokens
+
+    def __init__(
+        self,
+        tools: Sequence[Tool] = (),
+        thinking: Thinking | None = None,
+        prompt: str = "",
+        hidden: frozenset[str] = frozenset(),
+    ) -> None:
+        self.tools = {tool["name"]: tool for tool in tools}
+        self.thinking = thinking
+        self.thinks = thinking is not None and (thinking.implied or prompt[-64:].rstrip().endswith(thinking.begin))
+        kept = {*self.markers, *((thinking.begin, thinking.end) if thinking else ())}
+        self._scanner = Scanner(hidden & kept, self.new_id)
+        self._parsing = self.parse(self._scanner)
+        self._raw = Scanner()
+        self._shown: list[str] = []
+        self._stripping = self._strip(tuple(sorted(hidden - kept))) if hidden - kept else None
+
+    def feed(self, text: str) -> list[Delta]:
+        """What can be told now that the answer goes on with `text`."""
+        return self._advance(text, ended=False)
+
+    def finish(self) -> list[Delta]:
+        """What is left to be told, now that the answer has ended; to be called once."""
+        return self._advance("", ended=True)
+
+    def new_id(self) -> str:
+        return call_id()
+
+    def parse(self, s: Scanner) -> Step[None]:
+        """The whole answer: what a format overrides that has no content outside of markers."""
+        if self.thinks:
+            yield from self._reason(s)
+            yield from s.space()
+            s.drop()
+        begins = (self.thinking.begin,) if self.thinking else ()
+        starts, openers = (*begins, *self.starts), self.openers
+        if not self.tools:
+            starts, openers = begins, ()
+        fresh = True  # content begins here
+        yield from s.space()
+        while True:
+            found = (yield from s.accept(*starts)) if fresh and starts else ""
+            found = found or (yield from s.until(openers, s.content))
+            if not found:
+                return s.restore()
+            if found in begins:
+                yield from self._reason(s)
+            else:
+                yield from self.call(s, found)
+            fresh = not s.untold
+            if fresh:
+                yield from s.space()
+                s.drop()
+            else:
+                s.restore()
+
+    def call(self, s: Scanner, opener: str) -> Step[None]:
+        """Reads what follows `opener`, the end of the untold text. What it leaves untold is content."""
+        raise NotImplementedError
+
+    def _reason(self, s: Scanner) -> Step[None]:
+        assert self.thinking is not None
+        yield from s.space()
+        s.drop()
+        yield from s.until((self.thinking.end,), s.reasoning)
+        s.drop()
+
+    def _strip(self, hidden: tuple[str, ...]) -> Step[None]:
+        """Shows the text without the special tokens that mean nothing to the format."""
+        raw = self._raw
+        while True:
+            found = yield from raw.until(hidden, self._shown.append)
+            self._shown.append(raw.untold.removesuffix(found))
+            raw.drop()
+            if not found:
+                return
+
+    def _advance(self, text: str, ended: bool) -> list[Delta]:
+        if self._stripping is not None:
+            _resume(self._stripping, self._raw, text, ended)
+            text = "".join(self._shown)
+            self._shown.clear()
+        _resume(self._parsing, self._scanner, text, ended)
+        return self._scanner.told()
+
+
+def _resume(step: Step[None], scanner: Scanner, text: str, ended: bool) -> None:
+    scanner.push(text)
+    scanner.ended = ended
+    with suppress(StopIteration):
+        next(step)
