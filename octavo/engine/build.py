@@ -87,14 +87,16 @@ def build(config: EngineConfig, folder: Path) -> tuple[Scheduler, Runner, Engine
     max_tokens = config.max_num_batched_tokens or (8192 if on_gpu else 2048)
     max_rows = min(config.max_num_seqs or (1024 if on_gpu else 256), max_tokens)
     max_len = _context(config.max_model_len, model.spec.max_position)
-    spec = _attention_spec(config, model, max_len)
+    spec = _attention_spec(config, model, max_len, max_rows)
     backend, reasons = select_backend(config.attention_backend, spec)
     log.info("attention: %s", "; ".join([f"{backend.name} runs", *reasons]))
     shape = CacheConfig(1, config.block_size, max_rows, max_len, config.enable_prefix_caching)
-    cache = dataclasses.replace(shape, num_blocks=_num_blocks(config, shape, model, spec, backend, max_tokens, ledger))
+    graphs = on_gpu and backend.graph_safe and not config.enforce_eager
+    num_blocks = _num_blocks(config, shape, model, spec, backend, max_tokens, graphs, ledger)
+    cache = dataclasses.replace(shape, num_blocks=num_blocks)
     ledger.entries["KV cache"] = cache.num_blocks * spec.kv_bytes_per_block()
     phases.end("measure memory")
-    runner = Runner(model, cache, backend(spec, cache.num_blocks), device)
+    runner = Runner(model, cache, backend(spec, cache.num_blocks), device, graphs)
     limits = SchedulerConfig(max_tokens, config.long_prefill_token_threshold, config.scheduling_policy, config.seed)
     scheduler = Scheduler(limits, cache)
     phases.end("allocate KV cache")
@@ -128,7 +130,7 @@ def _context(asked: int | None, trained: int) -> int:
     return asked or trained
 
 
-def _attention_spec(config: EngineConfig, model: Decoder, max_len: int) -> AttentionSpec:
+def _attention_spec(config: EngineConfig, model: Decoder, max_len: int, max_rows: int) -> AttentionSpec:
     from octavo.attention.base import AttentionSpec
 
     spec = model.spec
@@ -142,6 +144,7 @@ def _attention_spec(config: EngineConfig, model: Decoder, max_len: int) -> Atten
         block_size=config.block_size,
         max_model_len=max_len,
         windows=tuple(dict.fromkeys(spec.windows)),
+        max_num_seqs=max_rows,
     )
 
 
@@ -163,6 +166,7 @@ def _num_blocks(
     spec: AttentionSpec,
     backend: type[AttentionBackend],
     max_tokens: int,
+    graphs: bool,
     ledger: Ledger,
 ) -> int:
     """As many as memory allows beside everything else, or as many as was asked for."""
@@ -172,10 +176,14 @@ def _num_blocks(
     if spec.device.type == "cpu":
         room = min(int(ledger.free * CPU_CACHE_SHARE), CPU_CACHE_BYTES)
     else:
+        from octavo.runner.graphs import reserve
         from octavo.runner.profile import measure_workspace
 
         workspace, sampler = measure_workspace(model, spec, backend, shape, max_tokens)
         ledger.entries |= {"workspace": workspace, "sampler": sampler}
+        if graphs:
+            vocab_size, itemsize = model.spec.vocab_size, model.dtype.itemsize
+            ledger.entries["CUDA graphs"] = reserve(workspace, max_tokens, shape, vocab_size, itemsize)
         # What others hold of the device counts too: the share is of all of it.
         taken = ledger.total - ledger.free + sum(ledger.entries.values())
         room = int(ledger.total * config.gpu_memory_utilization) - taken

@@ -49,6 +49,10 @@ class EngineCore:
         plan, handle = done
         return self.scheduler.update(plan, handle.wait())
 
+    def prepare(self) -> bool:
+        """Without work: does something that a later step would have to. False if there is nothing left to do."""
+        return self.runner.prepare()
+
     def report(self) -> StepOutputs:
         """Statistics without a step, for when an abort has left nothing to do."""
         return StepOutputs(stats=self.scheduler.take_stats())

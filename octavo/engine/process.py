@@ -69,6 +69,8 @@ class EngineProcess:
     def _take_messages(self, core: EngineCore) -> bool:
         """Hands on what has come; waits for something if there is no work. False when the front is gone."""
         while True:
+            while not core.has_work and self._inbox.empty() and core.prepare():
+                pass
             try:
                 message = self._inbox.get(block=not core.has_work)
             except Empty:

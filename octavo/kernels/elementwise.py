@@ -138,7 +138,7 @@ def add_rms_norm(x_TE: Tensor, residual_TE: Tensor | None, weight_E: Tensor, eps
 
 def rotate_and_write(
     qkv: Tensor,
-    table_PF: Tensor,
+    table_P1F: Tensor,
     half: int,
     positions_T: Tensor,
     slots_T: Tensor,
@@ -148,7 +148,7 @@ def rotate_and_write(
 ) -> Tensor:
     """Queries [T, H, D], normed and turned. Keys, likewise, and values go to the cache at their slots.
 
-    `qkv` is [T, J * D]; `table_PF` holds cosines and signed sines [P, 2 D]; `cache` holds keys and values
+    `qkv` is [T, J * D]; `table_P1F` holds cosines and signed sines [P, 1, 2 D]; `cache` holds keys and values
     [blocks, block size, K, D]; `norm` is (weight of queries [D], of keys [D], epsilon).
     """
     keys, values = cache
@@ -159,7 +159,7 @@ def rotate_and_write(
     rotate_and_write_kernel[(len(qkv), triton.cdiv(heads + 2 * kv_heads, block))](
         qkv,
         q_THD,
-        table_PF,
+        table_P1F,
         positions_T,
         slots_T,
         keys,

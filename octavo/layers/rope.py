@@ -9,11 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from octavo import kernels
+
 Rotation = tuple[Tensor, Tensor]  # cosines and signed sines of the tokens, each [T, 1, D]
 
 
 class Rope:
-    __slots__ = ("half", "head_dim", "table_P1D")
+    __slots__ = ("half", "head_dim", "kernels", "table_P1D")
 
     def __init__(
         self,
@@ -26,6 +28,7 @@ class Rope:
     ) -> None:
         self.head_dim = head_dim
         self.half = len(frequencies)
+        self.kernels = kernels.elementwise_for(device)
         positions = torch.arange(max_len, dtype=torch.float32, device=device)
         angles = positions[:, None] * frequencies.to(device)
         cos, sin = (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)

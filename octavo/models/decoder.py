@@ -64,7 +64,7 @@ class DecoderLayer:
         self.mlp = SwiGLU(spec.hidden_size, spec.intermediate_size, spec.mlp_bias, dtype, device)
 
     def __call__(
-        self, x_TE: Tensor, residual_TE: Tensor | None, rotation: Rotation, batch: ForwardBatch
+        self, x_TE: Tensor, residual_TE: Tensor | None, rotation: Rotation | None, batch: ForwardBatch
     ) -> tuple[Tensor, Tensor]:
         x_TE, residual_TE = self.input_norm(x_TE, residual_TE)
         x_TE = self.attention(x_TE, rotation, batch)
@@ -125,7 +125,9 @@ class Decoder:
     def forward(self, batch: ForwardBatch) -> Tensor:
         """The last hidden state of every token, [T, E]; the step's keys and values go to the backend's cache."""
         x_TE = self.embed(batch.token_ids_T)
-        rotation = self.rope.rows(batch.positions_T)
+        # One kernel turns queries and keys and fills the cache, where both have it: it gathers its own rows.
+        fused = self.rope.kernels is not None and batch.attention.cache(0) is not None
+        rotation = None if fused else self.rope.rows(batch.positions_T)
         residual_TE: Tensor | None = None
         for layer in self.layers:
             x_TE, residual_TE = layer(x_TE, residual_TE, rotation, batch)

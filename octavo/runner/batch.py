@@ -49,8 +49,9 @@ class BatchBuilder:
     def __init__(self, cache: CacheConfig, device: torch.device, attention: AttentionBackend) -> None:
         self.block_size = cache.block_size
         self.attention = attention
-        self.table_RB = torch.zeros((cache.max_rows, cache.blocks_per_row), dtype=torch.int32, device=device)
-        self.last_token_R = torch.zeros(cache.max_rows, dtype=torch.int64, device=device)
+        # One row more than there are: the spare one, which fills up batches (see graphs.py) and is never read.
+        self.table_RB = torch.zeros((cache.max_rows + 1, cache.blocks_per_row), dtype=torch.int32, device=device)
+        self.last_token_R = torch.zeros(cache.max_rows + 1, dtype=torch.int64, device=device)
         self.device = device
         self._step: StepInput | None = None  # of the step before, while steps are steady
 
@@ -60,8 +61,13 @@ class BatchBuilder:
         self._step = self._fresh(plan)
         return self._step
 
-    def _write_table(self, rows: Tensor, index: Tensor, blocks: Tensor) -> None:
-        self.table_RB[rows, index] = blocks.to(torch.int32)
+    def forget(self) -> None:
+        """The tensors kept no longer hold the last step: it ran as a graph."""
+        self._step = None
+
+    def write_table(self, rows: Tensor, index: Tensor, blocks: Tensor) -> None:
+        if len(rows):
+            self.table_RB[rows, index] = blocks.to(torch.int32)
 
     def _fresh(self, plan: StepPlan) -> StepInput:
         ends_N = np.cumsum(plan.counts_N, dtype=np.int32)
@@ -85,8 +91,7 @@ class BatchBuilder:
             context_N[plan.sampled_S],
         ]
         change_rows, change_index, change_blocks, *tensors = upload(packed, self.device)
-        if len(plan.table_rows_D):
-            self._write_table(change_rows, change_index, change_blocks)
+        self.write_table(change_rows, change_index, change_blocks)
         rows_N, rows_T, given_T, position_T, query_start, context, last, rows_S, next_S = tensors
         if plan.num_decodes == 0:
             token_ids_T = given_T
@@ -118,7 +123,7 @@ class BatchBuilder:
         batch = step.batch
         grown = len(plan.table_rows_D) > 0
         if grown:
-            self._write_table(*upload([plan.table_rows_D, plan.table_index_D, plan.table_blocks_D], self.device))
+            self.write_table(*upload([plan.table_rows_D, plan.table_index_D, plan.table_blocks_D], self.device))
         batch.positions_T += 1
         batch.context_lens_N += 1
         batch.max_context_len += 1

@@ -19,6 +19,7 @@ from octavo.core.config import CacheConfig
 from octavo.core.plan import LogprobRows, StepPlan, StepResult
 from octavo.models.decoder import Decoder
 from octavo.runner.batch import BatchBuilder, StepInput
+from octavo.runner.graphs import DecodeGraphs
 from octavo.sampling.logprobs import DeviceLogprobs
 from octavo.sampling.sampler import Sampler
 
@@ -65,11 +66,23 @@ def _rows_to_host(found: DeviceLogprobs | None) -> LogprobRows | None:
 
 
 class Runner:
-    def __init__(self, model: Decoder, cache: CacheConfig, attention: AttentionBackend, device: torch.device) -> None:
+    """`graphs`: decode steps run as CUDA graphs, where device and backend can."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        cache: CacheConfig,
+        attention: AttentionBackend,
+        device: torch.device,
+        graphs: bool = False,
+    ) -> None:
         self.model = model
         self.attention = attention
         self.builder = BatchBuilder(cache, device, attention)
         self.sampler = Sampler(cache.max_rows, model.spec.vocab_size, device)
+        self.graphs: DecodeGraphs | None = None
+        if graphs:
+            self.graphs = DecodeGraphs(model, attention, self.sampler, self.builder, cache, device)
         self._prompt_logprobs = np.full(cache.max_rows, -1, np.int32)  # how many each row wants; -1: none
 
     @torch.inference_mode()
@@ -80,11 +93,22 @@ class Runner:
             self._prompt_logprobs[join.row] = -1 if wanted is None else wanted
         if len(plan.copy_src_P):
             self.builder.copy_blocks(plan.copy_src_P, plan.copy_dst_P)
+        if self.graphs is not None:
+            replayed_S = self.graphs.run(plan)
+            if replayed_S is not None:
+                self.builder.forget()
+                return StepHandle.start(replayed_S, None, None)
+            self.graphs.forget()
         step = self.builder.build(plan)
         self.attention.plan(step.batch)
         hidden_TE = self.model.forward(step.batch)
         tokens_S, logprobs = self._sample(plan, step, hidden_TE)
         return StepHandle.start(tokens_S, logprobs, self._score_prompts(plan, hidden_TE))
+
+    @torch.inference_mode()
+    def prepare(self) -> bool:
+        """Something that will be needed and can be done while there is no work. False if there is nothing left."""
+        return self.graphs is not None and self.graphs.capture_next()
 
     def _sample(self, plan: StepPlan, step: StepInput, hidden_TE: Tensor) -> tuple[Tensor, DeviceLogprobs | None]:
         if len(plan.sampled_S) == 0:

@@ -171,6 +171,18 @@ class Sampler:
         own_M = tokens_S if asking_M is None else tokens_S[asking_M]
         return Sampled(tokens_S, logprobs(logits_SV, asking_M, own_M, batch.logprobs_k, self.chunk_rows, batch.asking))
 
+    def graph_mode(self, rows_host: IntArray, banned: tuple[IntArray, IntArray], steady: bool) -> int | None:
+        """Which sequence of launches without host data serves these rows: 0, the greedy one; None if there is none."""
+        plain = self.kinds[rows_host] == Kind(Mode.GREEDY, False).code()
+        asks = (self.table.ints[rows_host, Int.LOGPROBS] >= 0) | (self.table.ints[rows_host, Int.STOPS_SLOT] > 0)
+        return 0 if plain.all() and not asks.any() and not len(banned[0]) else None
+
+    @torch.no_grad()
+    def sample_static(self, mode: int, logits_SV: Tensor, rows_S: Tensor, positions_S: Tensor) -> Tensor:
+        """`sample` for a mode of `graph_mode`: nothing but launches, so that it can be captured."""
+        best_S, tokens_S = blocks.argmax(logits_SV)
+        return tokens_S.masked_fill_(blocks.not_finite(best_S), -1)
+
     @torch.no_grad()
     def prompt_logprobs(self, logits_MV: Tensor, targets_M: Tensor, k: int, index_M: IntArray) -> DeviceLogprobs:
         """Logprobs of the tokens that follow M positions of prompts."""

@@ -76,7 +76,7 @@ def check_rotation(dtype, heads, kv_heads, dim, half, normed, spoil=lambda argum
     spoil(arguments)
     weights = (norm.q_D, norm.k_D, 1e-6) if normed else None
     got = elementwise.rotate_and_write(
-        qkv, rope.table_P1D.squeeze(1), cache=(keys, values), heads=heads, norm=weights, **arguments
+        qkv, rope.table_P1D, cache=(keys, values), heads=heads, norm=weights, **arguments
     )
     # Torch rounds the products that it adds, the kernel their sum.
     near = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-3, "atol": 2e-3}

@@ -1,0 +1,199 @@
+"""Decode steps as CUDA graphs: one launch for the whole step, from the block tables to the sampled tokens.
+
+A graph belongs to a batch size and a mode of the sampler. Batches are filled up to the next size with entries of the
+spare row, which read and write nothing. The inputs live in buffers that all graphs share and that each step leaves as
+the next one needs them: a steady step uploads nothing but new blocks.
+
+A size is captured when it is first needed or, hottest first, while the engine has nothing to do (`capture_next`), so
+no start waits for it. Each takes some 30 ms. All graphs share one memory pool, since only one runs at a time.
+
+Legend: N entries of a batch, R rows (the last one is the spare), B blocks of a row.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from octavo.attention.base import AttentionBackend, ForwardBatch
+from octavo.core.config import CacheConfig
+from octavo.core.plan import IntArray, StepPlan
+from octavo.models.decoder import Decoder
+from octavo.runner.batch import BatchBuilder, upload
+from octavo.sampling.sampler import Sampler
+
+GRAPH_BYTES = 4 << 20  # of a recording: some hundred launches with their arguments
+
+
+def batch_sizes(most: int) -> list[int]:
+    """Sizes to capture: padding costs at most a third of a small batch, an eighth of a large one."""
+    sizes = [1, 2, 3, 4, 6, *range(8, 64, 8), *range(64, 256, 16), *range(256, 512, 32), *range(512, most + 1, 64)]
+    return [size for size in sizes if size < most] + [most]
+
+
+def reserve(workspace: int, max_tokens: int, cache: CacheConfig, vocab_size: int, itemsize: int) -> int:
+    """Bytes that all graphs may take: one pool for the largest batch, and what the driver keeps of each recording.
+
+    `workspace` is what a step of `max_tokens` takes outside of graphs, its logits not counted.
+    """
+    logits = 2 * cache.max_rows * vocab_size * itemsize
+    return workspace * cache.max_rows // max_tokens + logits + GRAPH_BYTES * len(batch_sizes(cache.max_rows))
+
+
+class DecodeGraphs:
+    def __init__(
+        self,
+        model: Decoder,
+        attention: AttentionBackend,
+        sampler: Sampler,
+        builder: BatchBuilder,
+        cache: CacheConfig,
+        device: torch.device,
+    ) -> None:
+        self.model, self.attention, self.sampler, self.builder = model, attention, sampler, builder
+        self.device = device
+        self.block_size = cache.block_size
+        self.spare_row = cache.max_rows
+        self.sizes = batch_sizes(cache.max_rows)
+        largest = self.sizes[-1]
+
+        def zeros(dtype: torch.dtype, *shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        self.rows_N, self.positions_N, self.next_positions_N, self.slots_N, self.tokens_N = (
+            zeros(torch.int64, largest) for _ in range(5)
+        )
+        self.contexts_N, self.out_N = zeros(torch.int32, largest), zeros(torch.int32, largest)
+        self.new_blocks_N = zeros(torch.int32, largest) - 1
+        self.query_start_N1 = torch.arange(largest + 1, dtype=torch.int32, device=device)
+        self.table_NB = zeros(torch.int32, largest, cache.blocks_per_row)
+        self.max_model_len = cache.max_model_len
+        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+        self._pool: tuple[int, int] | None = None
+        self._rows: IntArray | None = None  # of the batch that the buffers hold, as its plan has them
+        self._place_R = np.zeros(cache.max_rows, np.int32)  # of each of those rows in the batch
+        # Hottest first: one stream, the powers of two, then the rest.
+        self._ahead = sorted(self.sizes, key=lambda size: (size & (size - 1) != 0, size), reverse=True)
+
+    @property
+    def count(self) -> int:
+        return len(self._graphs)
+
+    def forget(self) -> None:
+        """The buffers no longer hold the last step: it ran without a graph."""
+        self._rows = None
+
+    def run(self, plan: StepPlan) -> Tensor | None:
+        """The sampled tokens, int32, of a step of decodes; None for a step that must run without a graph."""
+        count = len(plan.rows_N)
+        if plan.num_decodes != count or not count:
+            return None
+        banned = (plan.banned_rows, plan.banned_tokens)
+        mode = self.sampler.graph_mode(plan.rows_N, banned, plan.steady)
+        if mode is None:
+            return None
+        size = self.sizes[bisect_left(self.sizes, count)]
+        graph = self._graphs.get((size, mode))
+        if graph is None:
+            graph = self._capture(size, mode)
+        if not (plan.steady and self._rows is plan.rows_N and self._announce(plan)):
+            self._load(plan, size)
+        graph.replay()
+        return self.out_N[:count]
+
+    def capture_next(self) -> bool:
+        """Captures one more size, for greedy batches. False if there is none left."""
+        while self._ahead:
+            size = self._ahead.pop()
+            if (size, 0) not in self._graphs:
+                self._capture(size, 0)
+                return True
+        return False
+
+    def _announce(self, plan: StepPlan) -> bool:
+        """Hands the new blocks of a steady step to the graph. False if some do not begin with this step's token."""
+        rows = plan.table_rows_D
+        if not len(rows):
+            return True
+        place = self._place_R[rows]
+        if not np.array_equal(plan.table_index_D * self.block_size, plan.starts_N[place]):
+            return False
+        blocks = np.full(len(plan.rows_N), -1, np.int32)
+        blocks[place] = plan.table_blocks_D
+        (new_blocks,) = upload([blocks], self.device)
+        self.new_blocks_N[: len(blocks)].copy_(new_blocks)
+        return True
+
+    def _load(self, plan: StepPlan, size: int) -> None:
+        """Fills the buffers for a batch, so that a step of the graph moves it on to where the plan has it."""
+        count = len(plan.rows_N)
+        longest = -(-int(plan.starts_N.max() + 1) // self.block_size)
+        packed = [plan.table_rows_D, plan.table_index_D, plan.table_blocks_D, plan.rows_N, plan.starts_N - 1]
+        change_rows, change_index, change_blocks, rows, positions = upload(packed, self.device)
+        self.builder.write_table(change_rows, change_index, change_blocks)
+        self.rows_N[:count].copy_(rows)
+        self.rows_N[count:size].fill_(self.spare_row)
+        self.positions_N[:count].copy_(positions)
+        self.new_blocks_N.fill_(-1)
+        self.table_NB[:count, :longest].copy_(self.builder.table_RB[rows, :longest])
+        self._rows = plan.rows_N
+        self._place_R[plan.rows_N] = np.arange(count, dtype=np.int32)
+
+    def _capture(self, size: int, mode: int) -> torch.cuda.CUDAGraph:
+        """Runs the step once on an empty batch, which compiles what is not yet compiled, then records it."""
+        self._rows = None
+        self.rows_N[:size].fill_(self.spare_row)
+        self.contexts_N[:size].zero_()
+        graph = torch.cuda.CUDAGraph()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            self._step(size, mode)
+            stream.synchronize()
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                self._step(size, mode)
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        self._graphs[size, mode] = graph
+        return graph
+
+    def _step(self, size: int, mode: int) -> None:
+        from octavo.kernels.decode_step import advance, remember
+
+        rows_N = self.rows_N[:size]
+        advance(
+            rows_N,
+            self.positions_N[:size],
+            self.next_positions_N[:size],
+            self.contexts_N[:size],
+            self.slots_N[:size],
+            self.tokens_N[:size],
+            self.new_blocks_N[:size],
+            self.table_NB[:size],
+            self.builder.table_RB,
+            self.builder.last_token_R,
+            self.block_size,
+        )
+        batch = ForwardBatch(
+            token_ids_T=self.tokens_N[:size],
+            positions_T=self.positions_N[:size],
+            slots_T=self.slots_N[:size],
+            query_start_N1=self.query_start_N1[: size + 1],
+            context_lens_N=self.contexts_N[:size],
+            block_table_NB=self.table_NB[:size],
+            num_single=size,
+            max_query_len=1,
+            max_context_len=self.max_model_len,
+            attention=self.attention,
+        )
+        self.attention.plan(batch)
+        logits_NV = self.model.logits(self.model.forward(batch))
+        sampled_N = self.sampler.sample_static(mode, logits_NV, rows_N, self.next_positions_N[:size])
+        remember(sampled_N, rows_N, self.builder.last_token_R, self.out_N[:size])

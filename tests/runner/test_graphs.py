@@ -1,0 +1,97 @@
+"""Decode steps through the graphs' buffers and the GPU's kernels, in Triton's interpreter, with a replay that is not recorded.
+
+What a CUDA graph does is run `DecodeGraphs._step` again on the same memory: that is what these tests do. Whether a
+recording of it gives the same is seen on a GPU (tests/gpu).
+"""
+
+from __future__ import annotations
+
+
+import pytest
+import torch
+
+from octavo import LLM, SamplingParams, kernels
+from octavo.attention.base import AttentionSpec
+from octavo.attention.triton_backend import TritonAttention
+from octavo.core.config import CacheConfig
+from octavo.kernels import elementwise
+from octavo.runner import runner
+from octavo.runner.graphs import DecodeGraphs, batch_sizes
+from octavo.runner.runner import Runner
+from tests.engine.conftest import Reference
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs real graphs")
+
+
+class Replay:
+    def __init__(self, graphs: DecodeGraphs, size: int, mode: int) -> None:
+        self.replay = lambda: graphs._step(size, mode)
+
+
+@pytest.fixture
+def unrecorded(monkeypatch):
+    monkeypatch.setattr(kernels, "elementwise_for", lambda device: elementwise)
+    sizes: list[int] = []
+
+    def capture(self, size, mode):
+        self._rows = None
+        sizes.append(size)
+        self._graphs[size, mode] = Replay(self, size, mode)
+        return self._graphs[size, mode]
+
+    monkeypatch.setattr(DecodeGraphs, "_capture", capture)
+    # On a GPU the tokens are copied in the stream's order; here the next step would overwrite them.
+    monkeypatch.setattr(runner, "_to_host", torch.clone)
+    return sizes
+
+
+def start(reference: Reference, num_blocks: int, **config) -> LLM:
+    """An engine on the CPU whose runner is the GPU's."""
+    llm = LLM(
+        str(reference.folder), dtype="float32", max_num_seqs=5, num_kv_blocks=num_blocks, max_model_len=160, **config
+    )
+    core = llm._core
+    model, info = core.runner.model, core.info
+    spec = model.spec
+    cache = CacheConfig(info.num_blocks, info.block_size, info.max_num_seqs, info.max_model_len, info.prefix_caching)
+    attention = AttentionSpec(
+        num_layers=spec.num_layers,
+        num_heads=spec.num_heads,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        dtype=model.dtype,
+        device=model.device,
+        block_size=cache.block_size,
+        max_model_len=cache.max_model_len,
+        max_num_seqs=cache.max_rows,
+    )
+    core.runner = Runner(model, cache, TritonAttention(attention, cache.num_blocks), model.device, graphs=True)
+    return llm
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("num_blocks", [64, 26])  # room for all; preemptions
+def test_greedy_answers_equal_the_reference(llama: Reference, unrecorded, overlap, num_blocks):
+    llm = start(llama, num_blocks, block_size=4, overlap=overlap)
+    picked = sorted(range(32), key=lambda i: len(llama.prompts[i]))[:6]
+    limits = [12, 3, 12, 5, 7, 6]  # rows leave at different steps
+    params = [SamplingParams(temperature=0.0, max_tokens=n, ignore_eos=True) for n in limits]
+    outputs = llm.generate([{"prompt_token_ids": llama.prompts[i]} for i in picked], params)
+    for i, limit, output in zip(picked, limits, outputs, strict=True):
+        assert output.outputs[0].token_ids == llama.answers[i][:limit]
+    llm._core.check_integrity()
+    assert len(unrecorded) >= 3, "graphs served several batch sizes"
+
+
+def test_a_lost_announcement_is_seen(llama: Reference, unrecorded, monkeypatch):
+    monkeypatch.setattr(DecodeGraphs, "_announce", lambda self, plan: True)
+    llm = start(llama, 64, block_size=4)
+    params = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
+    (output,) = llm.generate([{"prompt_token_ids": llama.prompts[0]}], params)
+    assert output.outputs[0].token_ids != llama.answers[0]
+
+
+def test_sizes_cover_every_batch():
+    for most in (1, 2, 5, 64, 100, 1024):
+        sizes = batch_sizes(most)
+        assert sizes == sorted(set(sizes)) and sizes[-1] == most
