@@ -8,6 +8,7 @@ Legend: T tokens, N sequences of the step, S sampled, R rows, B blocks of a row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from octavo.core.plan import IntArray, StepPlan
 DEVICE_TOKEN = -1  # stands for the row's last sampled token in a plan's packed ids
 
 
-def upload(arrays: list[np.typing.NDArray[np.integer]], device: torch.device) -> list[Tensor]:
+def upload(arrays: Sequence[np.typing.NDArray[np.integer]], device: torch.device) -> list[Tensor]:
     """The arrays as int64 tensors on the device, views of one buffer, in one copy.
 
     Torch does not give pinned memory out again before the copy from it has ended, so nothing waits here.

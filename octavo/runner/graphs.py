@@ -13,6 +13,7 @@ Legend: N entries of a batch, R rows (the last one is the spare), B blocks of a 
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ class DecodeGraphs:
         self.table_NB = zeros(torch.int32, largest, cache.blocks_per_row)
         self.max_model_len = cache.max_model_len
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None  # of memory; torch gives no name to its type
         self._rows: IntArray | None = None  # of the batch that the buffers hold, as its plan has them
         self._place_R = np.zeros(cache.max_rows, np.int32)  # of each of those rows in the batch
         # Hottest first: one stream, the powers of two, then the rest.
@@ -150,7 +151,7 @@ class DecodeGraphs:
         graph = torch.cuda.CUDAGraph()
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        stream = torch.cuda.Stream(self.device)
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
             self._step(size, mode)

@@ -1,11 +1,10 @@
-"""Decode steps through the graphs' buffers and the GPU's kernels, in Triton's interpreter, with a replay that is not recorded.
+"""Decode steps through the graphs' buffers and the GPU's kernels, in Triton's interpreter, replayed without recording.
 
 What a CUDA graph does is run `DecodeGraphs._step` again on the same memory: that is what these tests do. Whether a
 recording of it gives the same is seen on a GPU (tests/gpu).
 """
 
 from __future__ import annotations
-
 
 import pytest
 import torch
