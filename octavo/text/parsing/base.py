@@ -95,7 +95,7 @@ class OutputParser:
                 yield from self._reason(s)
             else:
                 yield from self.call(s, found)
-            fresh = not s.untold
+            fresh = not s.untold.strip()
             if fresh:
                 yield from s.space()
                 s.drop()

@@ -20,6 +20,7 @@ from octavo.text.stops import stop_automaton
 
 T = TypeVar("T")
 Step = Generator[None, None, T]
+Emit = Callable[[str], None]
 Kind = Literal["content", "reasoning", "tool_call"]
 
 _SPACE = re.compile(r"\s*")
@@ -75,20 +76,30 @@ class Scanner:
             yield
         return self._text[self._pos]
 
-    def run(self, pattern: re.Pattern[str]) -> Step[str]:
-        """The longest run of characters of one kind: `pattern` is a starred class."""
+    def run(self, pattern: re.Pattern[str], emit: Emit | None = None) -> Step[str]:
+        """The longest run of characters of one kind: `pattern` is a starred class. `emit` gets it as it comes."""
         parts = []
         while True:
             found = pattern.match(self._text, self._pos)
             assert found is not None
             parts.append(found[0])
             self._pos = found.end()
+            if emit is not None:
+                emit(found[0])
             if self._pos < len(self._text) or self.ended:
                 return "".join(parts)
             yield
 
     def space(self) -> Step[str]:
         return self.run(_SPACE)
+
+    def take(self, pattern: re.Pattern[str]) -> Step[str]:
+        """The next character, taken, if it is of a kind (`pattern` is an optional class), else ""."""
+        yield from self.peek()
+        found = pattern.match(self._text, self._pos)
+        assert found is not None
+        self._pos = found.end()
+        return found[0]
 
     def accept(self, *literals: str) -> Step[str]:
         """The one of `literals` that comes next, taken, or ""; none of them begins another."""
@@ -102,7 +113,7 @@ class Scanner:
                 return ""
             yield
 
-    def until(self, markers: tuple[str, ...], tell: Callable[[str], None] | None = None) -> Step[str]:
+    def until(self, markers: tuple[str, ...], tell: Emit | None = None) -> Step[str]:
         """Takes the text up to the first of `markers` and the marker too, and returns it; "" at the end of the text.
 
         `tell` gets the text as it comes, but for white space that may be the last before the marker: this and the
@@ -111,11 +122,12 @@ class Scanner:
         automaton, state, seen = stop_automaton(markers), 0, 0
         while True:
             state, end, found = automaton.scan(self._text[self._pos + seen :], state)
-            self._pos += seen + end
+            end += self._pos + seen
             seen = len(found) if found else automaton.hold[state] * (not self.ended)
-            if tell is not None and (text := self._text[self._start : self._pos - seen].rstrip()):
-                self._start += len(text)
+            if tell is not None and (text := self._text[self._start : end - seen].rstrip()):
+                self._start = self._pos = self._start + len(text)
                 tell(text)
+            self._pos = end
             if found or self.ended:
                 return found or ""
             self._pos -= seen
@@ -128,8 +140,16 @@ class Scanner:
     # -- telling
 
     @property
+    def at_end(self) -> bool:
+        return self.ended and self._pos == len(self._text)
+
+    @property
     def untold(self) -> str:
         return self._text[self._start : self._pos]
+
+    @property
+    def num_untold(self) -> int:
+        return self._pos - self._start
 
     def drop(self) -> None:
         self._start = self._pos

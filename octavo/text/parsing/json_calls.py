@@ -1,0 +1,47 @@
+"""Calls that are bare JSON, without any marker: those of Llama 3, and of models that were taught no format.
+
+An answer may be JSON for other reasons. So a call stands where content begins, and names a tool of the request.
+"""
+
+from __future__ import annotations
+
+from octavo.text.parsing.base import OutputParser
+from octavo.text.parsing.scanner import Scanner, Step
+from octavo.text.parsing.values import call_object, call_objects
+
+_FENCE = "```"
+
+
+class Llama3(OutputParser):
+    """{"name": …, "parameters": {…}}, one or several with semicolons between, perhaps after <|python_tag|>."""
+
+    openers = ("<|python_tag|>",)
+    starts = ("{",)
+    markers = ("<|python_tag|>",)
+
+    def call(self, s: Scanner, opener: str) -> Step[None]:
+        if opener == "{":
+            s.give_back("{")
+        yield from s.space()
+        while (yield from call_object(s, self.tools.__contains__)):
+            yield from s.space()
+            if not (yield from s.accept(";")):
+                return
+            yield from s.space()
+
+
+class PlainJson(OutputParser):
+    """An object or a list of them, perhaps fenced as Markdown has it."""
+
+    starts = ("{", "[", _FENCE)
+
+    def call(self, s: Scanner, opener: str) -> Step[None]:
+        if opener == _FENCE:
+            yield from s.accept("json")
+            yield from s.space()
+        else:
+            s.give_back(opener)
+        if (yield from call_objects(s, self.tools.__contains__)) and opener == _FENCE and not s.untold:
+            yield from s.space()
+            if (yield from s.accept(_FENCE)):
+                s.drop()

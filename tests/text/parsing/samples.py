@@ -1,0 +1,260 @@
+"""Answers in every format, with what a client must see of them. The texts are written for these tests."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from octavo.text.parsing.base import OutputParser, Thinking, Tool
+from octavo.text.parsing.deepseek import DeepSeek
+from octavo.text.parsing.formats import THINK, THINK_MISTRAL
+from octavo.text.parsing.harmony import Harmony
+from octavo.text.parsing.hermes import Hermes
+from octavo.text.parsing.json_calls import Llama3, PlainJson
+from octavo.text.parsing.mistral import Mistral
+from octavo.text.parsing.pythonic import Pythonic
+from octavo.text.parsing.qwen_xml import QwenXml
+
+TOOLS: list[Tool] = [
+    {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string"},
+                "days": {"type": "integer"},
+                "where": {"type": "object"},
+                "sure": {"type": "boolean"},
+            },
+        },
+    },
+    {"name": "now"},
+]
+
+
+class Sample(NamedTuple):
+    format: type[OutputParser]
+    text: str
+    content: str = ""
+    calls: tuple[tuple[str, str], ...] = ()
+    reasoning: str = ""
+    thinking: Thinking | None = None
+    prompt: str = ""
+    hidden: frozenset[str] = frozenset()
+    tools: Any = TOOLS
+
+    def parser(self) -> OutputParser:
+        return self.format(self.tools, self.thinking, self.prompt, self.hidden)
+
+
+ROME = '{"city": "Rome", "days": 3}'
+ODD = '{ "city" : "S\\u00e3o \\"Paulo\\"\\n{[", "where":{"a":[1,-2.5e3,[],{}],"b":null} ,"sure":true}'
+CALL, END = "<tool_call>", "</tool_call>"
+HARMONY = frozenset(Harmony.markers)
+
+HERMES = [
+    Sample(Hermes, " Just words, a < b.\n", " Just words, a < b.\n"),
+    Sample(Hermes, f'{CALL}\n{{"name": "weather", "arguments": {ROME}}}\n{END}', calls=(("weather", ROME),)),
+    Sample(
+        Hermes,
+        f'Let me look.\n\n{CALL}{{"name":"weather","arguments":{ODD}}}{END}\n'
+        f'{CALL}\n{{"arguments": {ROME}, "name": "other"}}\n{END}\nDone.\n',
+        "Let me look.Done.\n",
+        (("weather", ODD), ("other", ROME)),
+    ),
+    Sample(Hermes, f'{CALL}{{"name": "now"}}{END}', calls=(("now", "{}"),)),
+    Sample(Hermes, f'{CALL}{{"id": [1], "name": "now", "arguments": null}}{END}', calls=(("now", "{}"),)),
+    Sample(Hermes, f'{CALL}{{"name": "now", "arguments": "{{\\"a\\": 1}}"}}{END}', calls=(("now", '{"a": 1}'),)),
+    # A brace too many, one too few, and no closing tag.
+    Sample(Hermes, f'{CALL}{{"name": "now", "arguments": {{}}}}}}\n{END}', calls=(("now", "{}"),)),
+    Sample(Hermes, f'{CALL}{{"name": "now", "arguments": {{}}{END}', calls=(("now", "{}"),)),
+    Sample(Hermes, f'{CALL}{{"name": "now", "arguments": {{}}}}\n', calls=(("now", "{}"),)),
+    Sample(Hermes, f'{CALL}{{"name": "now", "arguments": {{"a": "x\ny"}}}}{END}', calls=(("now", '{"a": "x\\ny"}'),)),
+    # What is no call is content, and does not hide the call after it.
+    Sample(Hermes, f"a {CALL} b {END} c", f"a {CALL} b {END} c"),
+    Sample(Hermes, f"{CALL}{{'name': 'now'}}{END}", f"{CALL}{{'name': 'now'}}{END}"),
+    Sample(Hermes, f'{CALL}{{"name": 7}}{END}', f'{CALL}{{"name": 7}}{END}'),
+    Sample(Hermes, f'a\n{CALL}\n{CALL}{{"name": "now"}}{END}', f"a\n{CALL}\n", (("now", "{}"),)),
+    Sample(
+        Hermes,
+        f'{CALL}{{"name": "weather", "arguments": {{"days": 01, "city": 2}}}}{END}',
+        f'01, "city": 2}}}}{END}',
+        (("weather", '{"days": '),),
+    ),
+    Sample(Hermes, f'{CALL}{{"name": "now"}}{END}', f'{CALL}{{"name": "now"}}{END}', tools=[]),
+    Sample(
+        Hermes,
+        f'<think>\nhm, {CALL}?\n</think>\n\nWell. <think>\n{CALL}{{"name": "now"}}{END}',
+        "Well. <think>",
+        (("now", "{}"),),
+        f"hm, {CALL}?",
+        THINK,
+    ),
+    Sample(Hermes, "Hm.\n</think>\n\nYes.", "Yes.", reasoning="Hm.", thinking=THINK, prompt="…<think>\n"),
+    Sample(Hermes, "Hm.\n</think>\n\nYes.", "Hm.\n</think>\n\nYes.", thinking=THINK, prompt="<think>\n\n</think>\n\n"),
+    Sample(Hermes, "<think>a</think><think>b</think>c", "c", reasoning="ab", thinking=THINK),
+    Sample(OutputParser, "\n<think>a\n\nb", reasoning="a\n\nb", thinking=THINK),
+    Sample(OutputParser, "a</think>b", "b", reasoning="a", thinking=Thinking("<think>", "</think>", True)),
+    Sample(OutputParser, "[THINK]a[/THINK]b", "b", reasoning="a", thinking=THINK_MISTRAL),
+    # Special tokens do not show, wherever they come.
+    Sample(Hermes, f"<s>a</s> {CALL}b<s>", "a b", hidden=frozenset({"<s>", "</s>", CALL, END})),
+    Sample(
+        Hermes,
+        f'<s>{CALL}{{"name": <s>"now"}}{END}</s>',
+        calls=(("now", "{}"),),
+        hidden=frozenset({"<s>", "</s>", CALL, END}),
+    ),
+]
+
+XML = [
+    Sample(
+        QwenXml,
+        f'Look:\n{CALL}\n<function=weather>\n<parameter=city>\nSão "Paulo"\n\n</parameter>\n<parameter=days>\n3\n'
+        f"</parameter>\n<parameter=where>\n{{'a': 1}}\n</parameter>\n<parameter=sure>True</parameter>\n"
+        f"<parameter=new>7</parameter></function>\n{END}\n{CALL}<function=now></function>{END} ",
+        "Look:",
+        (
+            ("weather", '{"city": "São \\"Paulo\\"\\n", "days": 3, "where": "{\'a\': 1}", "sure": true, "new": "7"}'),
+            ("now", "{}"),
+        ),
+    ),
+    Sample(QwenXml, "<function=now>\n</function>", calls=(("now", "{}"),)),
+    Sample(
+        QwenXml,
+        f"{CALL}<function=weather><parameter=city>a < b <parameter=c></parameter></function>",
+        calls=(("weather", '{"city": "a < b <parameter=c>"}'),),
+    ),
+    Sample(QwenXml, f"{CALL}<function=\n>x{END}", f"{CALL}<function=\n>x{END}"),
+    Sample(
+        QwenXml,
+        f"{CALL}<function=weather>\n<parameter=city>x</parameter> or {END}",
+        f"or {END}",
+        (("weather", '{"city": "x"'),),
+    ),
+]
+
+LLAMA = [
+    Sample(Llama3, f'{{"name": "weather", "parameters": {ROME}}}', calls=(("weather", ROME),)),
+    Sample(
+        Llama3,
+        f'<|python_tag|>{{"type": "function", "name": "weather", "parameters": {ODD}}}; '
+        '{"name": "now", "parameters": {}}',
+        calls=(("weather", ODD), ("now", "{}")),
+        hidden=frozenset({"<|python_tag|>", "<|eom_id|>"}),
+    ),
+    Sample(Llama3, '\n{"name": "Ada", "parameters": {"age": 7}}', '\n{"name": "Ada", "parameters": {"age": 7}}'),
+    Sample(
+        Llama3, f'So: {{"name": "weather", "parameters": {ROME}}}', f'So: {{"name": "weather", "parameters": {ROME}}}'
+    ),
+    Sample(Llama3, "<|python_tag|>print(1)", "print(1)", hidden=frozenset({"<|python_tag|>"})),
+]
+
+PLAIN = [
+    Sample(PlainJson, f'{{"name": "weather", "arguments": {ROME}}}', calls=(("weather", ROME),)),
+    Sample(
+        PlainJson,
+        f'```json\n[{{"name": "weather", "arguments": {ROME}}}, {{"name": "now"}}]\n```\nand more',
+        "and more",
+        (("weather", ROME), ("now", "{}")),
+    ),
+    Sample(PlainJson, "```python\nprint([1])\n```", "```python\nprint([1])\n```"),
+    Sample(PlainJson, "[1, 2]", "[1, 2]"),
+    Sample(PlainJson, '{"name": "Ada"}', '{"name": "Ada"}'),
+]
+
+MISTRAL = [
+    Sample(
+        Mistral,
+        f'[TOOL_CALLS] [{{"name": "weather", "arguments": {ROME}}}, '
+        '{"name": "now", "arguments": {}, "id": "123456789"}]',
+        calls=(("weather", ROME), ("now", "{}")),
+        hidden=frozenset({"[TOOL_CALLS]", "[INST]"}),
+    ),
+    Sample(
+        Mistral,
+        f"[THINK]hm[/THINK]Now. [TOOL_CALLS]weather[CALL_ID]a1b2c3d4e[ARGS]{ODD}[TOOL_CALLS]now[ARGS]{{}}",
+        "Now.",
+        (("weather", ODD), ("now", "{}")),
+        "hm",
+        THINK_MISTRAL,
+        hidden=frozenset({"[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]"}),
+    ),
+    Sample(Mistral, '[TOOL_CALLS]weather{"city": "Rome", }', "}", (("weather", '{"city": "Rome", '),)),
+    Sample(Mistral, "[TOOL_CALLS] are marked", "[TOOL_CALLS] are marked"),
+]
+
+D_BEGIN, D_END, D_CALL, D_DONE, D_SEP = (
+    "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>",
+)  # fmt: skip
+DEEPSEEK = [
+    Sample(
+        DeepSeek,
+        f"<think>a</think>Let me.{D_BEGIN}{D_CALL}function{D_SEP}weather\n```json\n{ROME}\n```{D_DONE}\n"
+        f"{D_CALL}function{D_SEP}now\n```json\n{{}}\n```{D_DONE}{D_END}",
+        "Let me.",
+        (("weather", ROME), ("now", "{}")),
+        "a",
+        THINK,
+    ),
+    Sample(
+        DeepSeek,
+        f"{D_BEGIN}{D_CALL}weather{D_SEP}{ODD}{D_DONE}{D_CALL}function{D_SEP}{{}}{D_DONE}{D_END}",
+        calls=(("weather", ODD), ("function", "{}")),
+        hidden=frozenset({D_BEGIN, D_END, D_CALL, D_DONE, D_SEP}),
+    ),
+    Sample(DeepSeek, f"{D_BEGIN} x", f"{D_BEGIN} x"),
+    Sample(DeepSeek, f"{D_BEGIN}{D_CALL}now{D_SEP}[1]{D_DONE}", f"{D_BEGIN}{D_CALL}now{D_SEP}[1]{D_DONE}"),
+]
+
+GPT_OSS = [
+    Sample(
+        Harmony,
+        "<|channel|>analysis<|message|>Need the weather.<|end|><|start|>assistant<|channel|>commentary<|message|>"
+        "I will look.<|end|><|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json"
+        f"<|message|>{ROME}<|call|><|start|>assistant to=functions.now<|channel|>commentary json<|message|>",
+        "I will look.",
+        (("weather", ROME), ("now", "{}")),
+        "Need the weather.",
+        hidden=HARMONY,
+    ),
+    Sample(
+        Harmony,
+        "<|channel|>analysis<|message|>One.<|end|><|start|>assistant<|channel|>analysis<|message|> Two.\n<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>An < answer.\n",
+        "An < answer.\n",
+        reasoning="One.\nTwo.",
+        hidden=HARMONY,
+    ),
+    Sample(Harmony, "No channel at all. ", "No channel at all. ", hidden=HARMONY),
+    Sample(Harmony, "<|channel|>final<|message|>a<|channel|>final<|message|>b", "a\nb", hidden=HARMONY),
+    Sample(Harmony, "<|channel|>oops<|end|>a", "oopsa", hidden=HARMONY),
+    Sample(
+        Harmony,
+        "<|channel|>commentary to=functions.now<|message|>now!<|call|>",
+        "commentary to=functions.nownow!",
+        hidden=HARMONY,
+    ),
+]
+
+PYTHONIC = [
+    Sample(
+        Pythonic,
+        "[weather(city='Rome', days=3), now()]",
+        calls=(("weather", ROME), ("now", "{}")),
+    ),
+    Sample(
+        Pythonic,
+        "<|python_start|>[weather(city=\"it's ]) \\\" here\", where={'a': [1, -2.5, (True, None)]})]<|python_end|>",
+        calls=(("weather", '{"city": "it\'s ]) \\" here", "where": {"a": [1, -2.5, [true, null]]}}'),),
+        hidden=frozenset({"<|python_start|>", "<|python_end|>"}),
+    ),
+    Sample(Pythonic, "[weather(city=exit())]", "[weather(city=exit())]"),
+    Sample(Pythonic, "[now(1)]", "[now(1)]"),
+    Sample(Pythonic, "[now(**{})]", "[now(**{})]"),
+    Sample(Pythonic, "[now(a={1, 2})]", "[now(a={1, 2})]"),
+    Sample(Pythonic, "[now(a=1e999)]", "[now(a=1e999)]"),
+    Sample(Pythonic, "[now(a='\\ud83d')]", calls=(("now", '{"a": "�"}'),)),
+    Sample(Pythonic, "[1, 2] is a list", "[1, 2] is a list"),
+    Sample(Pythonic, "[now(), other()]", ", other()]", (("now", "{}"),)),
+]
+
+ALL = [*HERMES, *XML, *LLAMA, *PLAIN, *MISTRAL, *DEEPSEEK, *GPT_OSS, *PYTHONIC]
