@@ -1,6 +1,7 @@
 """Paged attention in Triton: see `octavo.kernels.paged_attention` for the kernels and the cache's layout.
 
-`plan` and `run` never read from the device, and every launch's grid follows from the number of sequences and tokens.
+Nothing here reads from the device, and every launch's grid follows from the number of sequences and tokens. What
+decode needs beside its batch is allocated once.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from torch import Tensor
 
 from octavo.attention.base import AttendOptions, AttentionSpec, ForwardBatch
 
-MAX_SPLITS = 32  # parts of one context; a longer one gets longer parts
-PROGRAMS_PER_SM = 4  # of decode, so that the memory system has enough loads in flight
-DECODE_TILE = 64  # tokens read at a time
+TILE_BYTES = 16 << 10  # of keys, or values, that a program reads at a time
+DECODE_PROGRAMS_PER_SM = 2  # so that the memory system always has enough loads in flight
 PREFILL_ROWS = 128  # rows of queries of a program, a group of heads for each token
 
 
@@ -43,29 +43,53 @@ class TritonAttention:
         shape = (spec.num_layers, num_blocks, spec.block_size, spec.num_kv_heads, spec.head_dim)
         self.keys = torch.zeros(shape, dtype=spec.dtype, device=spec.device)
         self.values = torch.zeros(shape, dtype=spec.dtype, device=spec.device)
-        self.num_sms = 1
+        self.group = spec.num_heads // spec.num_kv_heads
+        dim_p2 = max(16, _power_of_two(spec.head_dim))
+        self.tile = max(16, min(64, TILE_BYTES // (dim_p2 * spec.dtype.itemsize)))
+        self._shape = {
+            "BLOCK_SIZE": spec.block_size,
+            "KV_HEADS": spec.num_kv_heads,
+            "GROUP": self.group,
+            "HEAD_DIM": spec.head_dim,
+            "DIM_P2": dim_p2,
+            "TILE": self.tile,
+        }
+        processors = 1
         if spec.device.type == "cuda":
-            self.num_sms = torch.cuda.get_device_properties(spec.device).multi_processor_count
-        self._partial = torch.empty(0, dtype=torch.float32, device=spec.device)
+            processors = torch.cuda.get_device_properties(spec.device).multi_processor_count
+        self._allocate(DECODE_PROGRAMS_PER_SM * processors)
+
+    def _allocate(self, programs: int) -> None:
+        """The plans and the workspace of decode, for that many programs."""
+        device, group, dim = self.spec.device, self.group, self.spec.head_dim
+        self.programs = programs
+        self._work = {
+            window: torch.zeros((programs, 4), dtype=torch.int32, device=device)
+            for window in self.spec.windows or (None,)
+        }
+        self._partial = torch.empty((2 * programs, group, dim), dtype=torch.float32, device=device)
+        self._weight = torch.empty((2 * programs, group), dtype=torch.float32, device=device)
+        self._counter = torch.zeros(programs, dtype=torch.int32, device=device)
 
     def plan(self, batch: ForwardBatch) -> None:
-        """Nothing is shared between layers that the kernels do not find themselves."""
+        """Divides the contexts of decode over its programs; nothing else is shared between layers."""
+        if not batch.num_single:
+            return
+        from octavo.kernels.paged_attention_decode import plan_kernel
+
+        for window, work in self._work.items():
+            plan_kernel[(self.programs,)](
+                batch.context_lens_N,
+                work,
+                batch.num_single,
+                WINDOW=window or 0,
+                KV_HEADS=self.spec.num_kv_heads,
+                TILE=self.tile,
+                SEQUENCES_P2=_power_of_two(self.spec.max_num_seqs),
+            )
 
     def cache(self, layer: int) -> tuple[Tensor, Tensor]:
         return self.keys[layer], self.values[layer]
-
-    def attend(self, layer: int, q_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> Tensor:
-        out_THD = torch.empty(q_THD.shape, dtype=q_THD.dtype, device=q_THD.device)
-        scale_log2e = options.scale * math.log2(math.e)
-        if batch.num_single:
-            self._decode(layer, q_THD, out_THD, batch, scale_log2e, options.window)
-        if batch.num_single < len(batch.context_lens_N):
-            self._prefill(layer, q_THD, out_THD, batch, scale_log2e, options.window)
-        return out_THD.flatten(1)
-
-    def copy_blocks(self, src_P: Tensor, dst_P: Tensor) -> None:
-        for cache in (self.keys, self.values):
-            cache[:, dst_P] = cache[:, src_P]
 
     def write(self, layer: int, k_TKD: Tensor, v_TKD: Tensor, batch: ForwardBatch) -> None:
         from octavo.kernels.paged_attention import write_kv_kernel
@@ -84,56 +108,53 @@ class TritonAttention:
             WIDTH_P2=_power_of_two(width),
         )
 
-    def _decode(
-        self, layer: int, q_THD: Tensor, out_THD: Tensor, batch: ForwardBatch, scale: float, window: int | None
-    ) -> None:
-        from octavo.kernels.paged_attention import decode_kernel, reduce_kernel
+    def attend(self, layer: int, q_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> Tensor:
+        assert q_THD.stride(1) == self.spec.head_dim, "heads of a token must be contiguous"
+        out_THD = torch.empty(q_THD.shape, dtype=q_THD.dtype, device=q_THD.device)
+        if batch.num_single:
+            self._decode(layer, q_THD, out_THD, batch, options)
+        if batch.num_single < len(batch.context_lens_N):
+            self._prefill(layer, q_THD, out_THD, batch, options)
+        return out_THD.flatten(1)
 
-        spec, count = self.spec, batch.num_single
-        splits = min(MAX_SPLITS, max(1, PROGRAMS_PER_SM * self.num_sms // (count * spec.num_kv_heads)))
-        partial, weight = self._workspace(count, splits)
-        decode_kernel[(count, spec.num_kv_heads, splits)](
+    def copy_blocks(self, src_P: Tensor, dst_P: Tensor) -> None:
+        for cache in (self.keys, self.values):
+            cache[:, dst_P] = cache[:, src_P]
+
+    def _decode(self, layer: int, q_THD: Tensor, out_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> None:
+        from octavo.kernels.paged_attention_decode import decode_kernel
+
+        decode_kernel[(self.programs,)](
             q_THD,
             out_THD,
-            partial,
-            weight,
+            self._partial,
+            self._weight,
+            self._counter,
+            self._work[options.window],
             batch.context_lens_N,
             batch.block_table_NB,
             self.keys[layer],
             self.values[layer],
             q_THD.stride(0),
             batch.block_table_NB.stride(0),
-            scale,
-            GROUP_P2=max(16, _power_of_two(spec.num_heads // spec.num_kv_heads)),
-            SPLITS=splits,
-            TILE=DECODE_TILE,
+            *_factors(options),
+            WINDOW=options.window or 0,
+            CAPPED=options.softcap is not None,
+            GROUP_P2=max(16, _power_of_two(self.group)),
             num_warps=4,
             num_stages=3,
-            **self._shape(window),
+            **self._shape,
         )
-        if splits > 1:
-            reduce_kernel[(count * spec.num_heads,)](
-                partial,
-                weight,
-                out_THD,
-                HEAD_DIM=spec.head_dim,
-                DIM_P2=_power_of_two(spec.head_dim),
-                SPLITS=splits,
-                SPLITS_P2=_power_of_two(splits),
-                num_warps=2,
-            )
 
-    def _prefill(
-        self, layer: int, q_THD: Tensor, out_THD: Tensor, batch: ForwardBatch, scale: float, window: int | None
-    ) -> None:
-        from octavo.kernels.paged_attention import prefill_kernel
+    def _prefill(self, layer: int, q_THD: Tensor, out_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> None:
+        from octavo.kernels.paged_attention_prefill import prefill_kernel
 
         spec, first = self.spec, batch.num_single
         count = len(batch.context_lens_N) - first
         rows = PREFILL_ROWS if spec.head_dim <= 128 and spec.dtype != torch.float32 else PREFILL_ROWS // 2
-        rows = max(rows, _power_of_two(spec.num_heads // spec.num_kv_heads))
-        tokens = rows // (spec.num_heads // spec.num_kv_heads)
-        prefill_kernel[((len(q_THD) - first) // tokens + count, spec.num_kv_heads)](
+        rows = max(rows, _power_of_two(self.group))
+        tiles = (len(q_THD) - first) // (rows // self.group) + count
+        prefill_kernel[(spec.num_kv_heads, tiles)](
             q_THD,
             out_THD,
             batch.query_start_N1[first:],
@@ -144,32 +165,25 @@ class TritonAttention:
             count,
             q_THD.stride(0),
             batch.block_table_NB.stride(0),
-            scale,
+            *_factors(options),
+            WINDOW=options.window or 0,
+            CAPPED=options.softcap is not None,
             M=rows,
-            TILE=64 if spec.dtype != torch.float32 else 32,
             num_warps=8 if rows == PREFILL_ROWS else 4,
             num_stages=2,
-            **self._shape(window),
+            **self._shape,
         )
 
-    def _shape(self, window: int | None) -> dict[str, int]:
-        spec = self.spec
-        return {
-            "WINDOW": window or 0,
-            "BLOCK_SIZE": spec.block_size,
-            "KV_HEADS": spec.num_kv_heads,
-            "GROUP": spec.num_heads // spec.num_kv_heads,
-            "HEAD_DIM": spec.head_dim,
-            "DIM_P2": max(16, _power_of_two(spec.head_dim)),
-        }
 
-    def _workspace(self, count: int, splits: int) -> tuple[Tensor, Tensor]:
-        """Partial values and weights of a decode; the same memory for all layers and steps."""
-        heads = count * self.spec.num_heads * splits
-        size = heads * (self.spec.head_dim + 1)
-        if len(self._partial) < size:
-            self._partial = torch.empty(size, dtype=torch.float32, device=self.spec.device)
-        return self._partial[heads:], self._partial[:heads]
+def _factors(options: AttendOptions) -> tuple[float, float]:
+    """What a score is multiplied with, so that exponents are of base two, and the soft cap likewise.
+
+    With a soft cap, the former leads to e^2x, of which the kernels compute tanh(x).
+    """
+    log2e = math.log2(math.e)
+    if options.softcap is None:
+        return options.scale * log2e, 0.0
+    return 2 * options.scale * log2e / options.softcap, options.softcap * log2e
 
 
 def _power_of_two(value: int) -> int:

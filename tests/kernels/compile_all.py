@@ -9,7 +9,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from octavo.kernels import paged_attention as paged
+from octavo.kernels.paged_attention import write_kv_kernel
+from octavo.kernels.paged_attention_decode import decode_kernel, plan_kernel
+from octavo.kernels.paged_attention_prefill import prefill_kernel
 
 TARGETS = [
     GPUTarget("cuda", 80, 32),
@@ -20,18 +22,22 @@ TARGETS = [
 ]
 # Of Llama-3-8B.
 SHAPE = {
-    "WINDOW": 0, "BLOCK_SIZE": 16, "KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "DIM_P2": 128,
+    "WINDOW": 0, "CAPPED": False, "BLOCK_SIZE": 16, "KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "DIM_P2": 128,
 }  # fmt: skip
+GEMMA = {
+    "WINDOW": 4096, "CAPPED": True, "BLOCK_SIZE": 16, "KV_HEADS": 4, "GROUP": 2, "HEAD_DIM": 256, "DIM_P2": 256,
+}  # fmt: skip
+# Kernel, constants, warps, stages.
 KERNELS = [
-    (paged.write_kv_kernel, {"WIDTH": 1024, "WIDTH_P2": 1024}, 4),
-    (paged.decode_kernel, SHAPE | {"GROUP_P2": 16, "SPLITS": 8, "TILE": 64}, 4),
-    (paged.decode_kernel, SHAPE | {"GROUP_P2": 16, "SPLITS": 1, "TILE": 64}, 4),
-    (paged.reduce_kernel, {"HEAD_DIM": 128, "DIM_P2": 128, "SPLITS": 8, "SPLITS_P2": 8}, 2),
-    (paged.prefill_kernel, SHAPE | {"M": 128, "TILE": 64}, 8),
+    (write_kv_kernel, {"WIDTH": 1024, "WIDTH_P2": 1024}, 4, 1),
+    (plan_kernel, {"WINDOW": 4096, "KV_HEADS": 8, "TILE": 64, "SEQUENCES_P2": 1024}, 4, 1),
+    (decode_kernel, SHAPE | {"GROUP_P2": 16, "TILE": 64}, 4, 3),
+    (prefill_kernel, SHAPE | {"M": 128, "TILE": 64}, 8, 2),
+    (prefill_kernel, GEMMA | {"M": 64, "TILE": 32}, 4, 2),
 ]
 TYPES = {
     "slots_ptr": "*i64", "context_ptr": "*i32", "table_ptr": "*i32", "start_ptr": "*i32", "partial_ptr": "*fp32",
-    "weight_ptr": "*fp32", "scale_log2e": "fp32",
+    "weight_ptr": "*fp32", "counter_ptr": "*i32", "work_ptr": "*i32", "scale": "fp32", "softcap": "fp32",
 }  # fmt: skip
 
 
@@ -40,7 +46,7 @@ def kind(name: str) -> str:
 
 
 def main() -> None:
-    for kernel, constants, warps in KERNELS:
+    for kernel, constants, warps, stages in KERNELS:
         for target in TARGETS:
             signature = {name: "constexpr" if name in constants else kind(name) for name in kernel.arg_names}
             # Pointers and strides are multiples of 16 in use, which decides how wide the loads are.
@@ -50,7 +56,6 @@ def main() -> None:
             source = ASTSource(
                 kernel, signature, {(kernel.arg_names.index(n),): v for n, v in constants.items()}, aligned
             )
-            stages = 3 if kernel is paged.decode_kernel else 2
             built = triton.compile(
                 source, target=target, options={"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
             )

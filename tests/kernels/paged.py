@@ -30,6 +30,7 @@ def make_step(spec: AttentionSpec, steps: list[tuple[int, int]], num_blocks: int
     positions = np.concatenate([np.arange(end - n, end) for n, end in steps])
     owner = np.repeat(np.arange(len(steps)), counts)
     slots = table[owner, positions // size].astype(np.int64) * size + positions % size
+    slots[positions < 0] = -1  # padding: sequences of context 0
     single = int((counts == 1).sum())
     tokens = len(positions)
 
