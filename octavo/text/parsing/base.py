@@ -14,16 +14,43 @@ White space next to a marker (around calls, inside and after the reasoning) belo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from octavo.text.parsing.scanner import Delta, Kind, Scanner, Step, call_id
 
-__all__ = ["Delta", "Kind", "OutputParser", "Thinking", "Tool"]
+__all__ = ["Call", "Delta", "Kind", "OutputParser", "Parsed", "Thinking", "Tool"]
 
 Tool = Mapping[str, Any]  # a function that may be called: {"name": …, "description": …, "parameters": JSON schema}
+
+
+@dataclass(slots=True)
+class Call:
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(slots=True)
+class Parsed:
+    """What deltas say, put together."""
+
+    content: str = ""
+    reasoning: str = ""
+    calls: list[Call] = field(default_factory=list)
+
+    def add(self, deltas: Iterable[Delta]) -> None:
+        for delta in deltas:
+            if delta.kind == "content":
+                self.content += delta.text
+            elif delta.kind == "reasoning":
+                self.reasoning += delta.text
+            elif delta.id is not None and delta.name is not None:
+                self.calls.append(Call(delta.id, delta.name, delta.text))
+            else:
+                self.calls[delta.index].arguments += delta.text
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,15 +102,14 @@ class Scanner:
         return found[0]
 
     def accept(self, *literals: str) -> Step[str]:
-        """The one of `literals` that comes next, taken, or ""; none of them begins another."""
+        """The longest of `literals` that comes next, taken, or ""."""
+        longest = max(map(len, literals))
         while True:
-            for literal in literals:
-                if self._text.startswith(literal, self._pos):
-                    self._pos += len(literal)
-                    return literal
-            rest = self._text[self._pos :]
-            if self.ended or not any(literal.startswith(rest) for literal in literals):
-                return ""
+            rest = self._text[self._pos : self._pos + longest]
+            if self.ended or not any(len(rest) < len(literal) and literal.startswith(rest) for literal in literals):
+                found = max((literal for literal in literals if rest.startswith(literal)), key=len, default="")
+                self._pos += len(found)
+                return found
             yield
 
     def until(self, markers: tuple[str, ...], tell: Emit | None = None) -> Step[str]:

@@ -158,6 +158,7 @@ PLAIN = [
     ),
     Sample(PlainJson, "```python\nprint([1])\n```", "```python\nprint([1])\n```"),
     Sample(PlainJson, "[1, 2]", "[1, 2]"),
+    Sample(PlainJson, "[THINK]a[/THINK][]", "[]", reasoning="a", thinking=THINK_MISTRAL),
     Sample(PlainJson, '{"name": "Ada"}', '{"name": "Ada"}'),
 ]
 

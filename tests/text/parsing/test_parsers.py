@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octavo.text.parsing.base import Delta, OutputParser
+from octavo.text.parsing.base import Delta, OutputParser, Parsed
 from octavo.text.parsing.formats import CALLS_BY_NAME, THINKING_BY_NAME, OutputFormat
 from tests.text.parsing.samples import ALL, HARMONY, TOOLS, Sample
 
@@ -21,23 +21,18 @@ def deltas(parser: OutputParser, pieces: Iterable[str]) -> list[Delta]:
 
 def seen(told: list[Delta]) -> Seen:
     """What a client that puts the deltas together has in the end; checks that it can."""
-    texts = {"content": "", "reasoning": ""}
-    calls: list[list[str]] = []
-    ids = set()
+    begun = 0
     for delta in told:
-        if delta.kind == "tool_call":
-            if delta.name is not None:
-                assert delta.index == len(calls) and delta.id
-                ids.add(delta.id)
-                calls.append([delta.name, ""])
-            else:
-                assert delta.index == len(calls) - 1 and delta.id is None and delta.text
-            calls[delta.index][1] += delta.text
+        if delta.name is not None:
+            assert delta.kind == "tool_call" and delta.index == begun and delta.id
+            begun += 1
         else:
-            assert delta.text and delta.name is None
-            texts[delta.kind] += delta.text
-    assert len(ids) == len(calls)
-    return texts["content"], texts["reasoning"], [(name, arguments) for name, arguments in calls]
+            assert delta.text and delta.id is None
+            assert delta.index == (begun - 1 if delta.kind == "tool_call" else 0)
+    parsed = Parsed()
+    parsed.add(told)
+    assert len({call.id for call in parsed.calls}) == begun
+    return parsed.content, parsed.reasoning, [(call.name, call.arguments) for call in parsed.calls]
 
 
 def whole(sample: Sample, text: str) -> Seen:
