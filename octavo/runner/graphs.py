@@ -26,6 +26,7 @@ from octavo.models.decoder import Decoder
 from octavo.runner.batch import BatchBuilder, upload
 from octavo.sampling.sampler import Sampler
 
+TURNS = 3  # of the pinned buffers: a step in flight, one being planned, one being read
 GRAPH_BYTES = 4 << 20  # of a recording: some hundred launches with their arguments
 
 
@@ -71,6 +72,12 @@ class DecodeGraphs:
         self.new_blocks_N = zeros(torch.int32, largest) - 1
         self.query_start_N1 = torch.arange(largest + 1, dtype=torch.int32, device=device)
         self.table_NB = zeros(torch.int32, largest, cache.blocks_per_row)
+        # What goes up and comes down in a steady step, in pinned memory that is used in turn. A step is waited for
+        # before the one after the next begins, so nothing is overwritten that is still to be read.
+        pinned = device.type == "cuda"
+        self._blocks_up = torch.empty((TURNS, largest), dtype=torch.int32, pin_memory=pinned)
+        self._tokens_down = torch.empty((TURNS, largest), dtype=torch.int32, pin_memory=pinned)
+        self._turn = 0
         self.max_model_len = cache.max_model_len
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
         self._pool: Any = None  # of memory; torch gives no name to its type
@@ -88,7 +95,7 @@ class DecodeGraphs:
         self._rows = None
 
     def run(self, plan: StepPlan) -> Tensor | None:
-        """The sampled tokens, int32, of a step of decodes; None for a step that must run without a graph."""
+        """The sampled tokens, int32, on their way to the host; None for a step that must run without a graph."""
         count = len(plan.rows_N)
         if plan.num_decodes != count or not count:
             return None
@@ -103,7 +110,8 @@ class DecodeGraphs:
         if not (plan.steady and self._rows is plan.rows_N and self._announce(plan)):
             self._load(plan, size)
         graph.replay()
-        return self.out_N[:count]
+        self._turn = (self._turn + 1) % TURNS
+        return self._tokens_down[self._turn, :count].copy_(self.out_N[:count], non_blocking=True)
 
     def capture_next(self) -> bool:
         """Captures one more size, for greedy batches. False if there is none left."""
@@ -122,10 +130,11 @@ class DecodeGraphs:
         place = self._place_R[rows]
         if not np.array_equal(plan.table_index_D * self.block_size, plan.starts_N[place]):
             return False
-        blocks = np.full(len(plan.rows_N), -1, np.int32)
-        blocks[place] = plan.table_blocks_D
-        (new_blocks,) = upload([blocks], self.device)
-        self.new_blocks_N[: len(blocks)].copy_(new_blocks)
+        count = len(plan.rows_N)
+        blocks_N = self._blocks_up[self._turn, :count]
+        blocks_N.fill_(-1)
+        blocks_N.numpy()[place] = plan.table_blocks_D
+        self.new_blocks_N[:count].copy_(blocks_N, non_blocking=True)
         return True
 
     def _load(self, plan: StepPlan, size: int) -> None:

@@ -39,16 +39,25 @@ class StepHandle:
     @classmethod
     def start(cls, tokens_S: Tensor, logprobs: DeviceLogprobs | None, prompt: DeviceLogprobs | None) -> StepHandle:
         tokens, found, prompt_found = _to_host(tokens_S.int()), _rows_to_host(logprobs), _rows_to_host(prompt)
-        event = None
-        if tokens_S.is_cuda:
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
-        return cls(tokens, found, prompt_found, event)
+        return cls(tokens, found, prompt_found, _recorded_event(tokens_S.device))
+
+    @classmethod
+    def arriving(cls, tokens_S: Tensor, device: torch.device) -> StepHandle:
+        """Of tokens whose copy to the host is under way already."""
+        return cls(tokens_S, None, None, _recorded_event(device))
 
     def wait(self) -> StepResult:
         if self._event is not None:
             self._event.synchronize()
         return StepResult(self._tokens_S.numpy(), self._logprobs, self._prompt_logprobs)
+
+
+def _recorded_event(device: torch.device) -> torch.cuda.Event | None:
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return event
 
 
 def _to_host(tensor: Tensor) -> Tensor:
@@ -94,10 +103,10 @@ class Runner:
         if len(plan.copy_src_P):
             self.builder.copy_blocks(plan.copy_src_P, plan.copy_dst_P)
         if self.graphs is not None:
-            replayed_S = self.graphs.run(plan)
-            if replayed_S is not None:
+            arriving_S = self.graphs.run(plan)
+            if arriving_S is not None:
                 self.builder.forget()
-                return StepHandle.start(replayed_S, None, None)
+                return StepHandle.arriving(arriving_S, self.graphs.device)
             self.graphs.forget()
         step = self.builder.build(plan)
         self.attention.plan(step.batch)

@@ -14,7 +14,6 @@ from octavo.attention.base import AttentionSpec
 from octavo.attention.triton_backend import TritonAttention
 from octavo.core.config import CacheConfig
 from octavo.kernels import elementwise
-from octavo.runner import runner
 from octavo.runner.graphs import DecodeGraphs, batch_sizes
 from octavo.runner.runner import Runner
 from tests.engine.conftest import Reference
@@ -39,8 +38,6 @@ def unrecorded(monkeypatch):
         return self._graphs[size, mode]
 
     monkeypatch.setattr(DecodeGraphs, "_capture", capture)
-    # On a GPU the tokens are copied in the stream's order; here the next step would overwrite them.
-    monkeypatch.setattr(runner, "_to_host", torch.clone)
     return sizes
 
 
