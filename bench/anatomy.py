@@ -1,6 +1,10 @@
-"""Where the time of a steady decode step goes: host work by phase, kernels by name, and gaps between kernels.
+"""Where the time of a step goes: host work by phase, kernels by name, and gaps between kernels.
 
     scripts/bench anatomy --shape llama-3-8b --batches 1 64 256 --context 512 [--eager]
+    scripts/bench anatomy --shape llama-3-8b --prefill 64x2048 1x128
+
+The first form is of steady decode steps. The second computes prompts: all of them at once, one token of answer each;
+the rate is of prompt tokens, and the kernels are those of one more prompt.
 
 Random weights and prompts, greedy. Wall and host times are of steps without a profiler; the kernels are of a few
 profiled ones after them. "gap" is the time between two kernels in which the GPU has nothing to do: inside a step, and
@@ -10,6 +14,7 @@ from the last kernel of a step to the first of the next one.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -25,7 +30,8 @@ from octavo import LLM, SamplingParams
 from octavo.core.request import EngineRequest, pack_ids
 
 STEPS, PROFILED, WARM = 40, 8, 12
-BANDWIDTH = 4.3e12  # bytes a second that an H200 reads
+BANDWIDTH, MATRIX_RATE = 4.3e12, 780e12  # bytes and bf16 operations a second of an H200
+UIDS = itertools.count(1)
 
 
 def timed(record: list[float], call):
@@ -74,12 +80,8 @@ def report_profile(events, steps: int, top: int) -> None:
 def measure(llm: LLM, batch: int, context: int, top: int) -> None:
     core, rng = llm._core, np.random.default_rng(batch)
     length = context - STEPS // 2
-    params = SamplingParams(temperature=0.0, max_tokens=STEPS + PROFILED + 3 * WARM, ignore_eos=True, detokenize=False)
-    vocab = core.info.vocab_size
-    for i in range(batch):
-        prompt = rng.integers(10, vocab - 10, length).astype(np.int32)
-        uid = 10_000_000 + batch * 10_000 + i
-        core.add(EngineRequest(uid, pack_ids(prompt), params, params.max_tokens, [], [], stream=False))
+    for _ in range(batch):
+        add(llm, rng, next(UIDS), length, STEPS + PROFILED + 3 * WARM)
     for _ in range(10_000):
         core.step()
         if core.scheduler._last_plan is not None and core.scheduler._last_plan.steady:
@@ -114,14 +116,53 @@ def measure(llm: LLM, batch: int, context: int, top: int) -> None:
             core.step()
         torch.cuda.synchronize()
     report_profile(recorded.events(), PROFILED, top)
-    while core.has_work:
-        core.step()
+    drain(llm)
+
+
+def add(llm: LLM, rng: np.random.Generator, uid: int, length: int, output: int) -> None:
+    prompt = rng.integers(10, llm._core.info.vocab_size - 10, length).astype(np.int32)
+    params = SamplingParams(temperature=0.0, max_tokens=output, ignore_eos=True, detokenize=False)
+    llm._core.add(EngineRequest(uid, pack_ids(prompt), params, output, [], [], stream=False))
+
+
+def drain(llm: LLM) -> float:
+    """Seconds until there is no work."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    while llm._core.has_work:
+        llm._core.step()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measure_prefill(llm: LLM, prompts: int, length: int, top: int) -> None:
+    rng, seconds = np.random.default_rng(length), []
+    for _ in range(4):
+        for _ in range(prompts):
+            add(llm, rng, next(UIDS), length, 1)
+        seconds.append(drain(llm))
+    best = statistics.median(seconds[1:])
+    spec = llm._core.runner.model.spec
+    matrices = llm._core.runner.model.num_bytes / llm._core.runner.model.dtype.itemsize
+    matrices -= spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
+    attention = 2 * spec.num_layers * spec.num_heads * spec.head_dim * length  # a token sees half of the prompt
+    flops = prompts * length * (2 * matrices + attention) + prompts * 2 * spec.vocab_size * spec.hidden_size
+    print(
+        f"prefill {prompts} x {length}: {best * 1e3:.2f} ms, {prompts * length / best:.0f} tokens/s, "
+        f"{flops / best / 1e12:.0f} TFLOP/s ({flops / best / MATRIX_RATE:.0%} of {MATRIX_RATE / 1e12:.0f})",
+        flush=True,
+    )
+    add(llm, rng, next(UIDS), length, 1)
+    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+        drain(llm)
+    report_profile(recorded.events(), 1, top)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="llama-3-8b")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 64, 256])
+    parser.add_argument("--prefill", nargs="+", metavar="NxL", help="N prompts of L tokens instead of decode steps")
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
     parser.add_argument("--top", type=int, default=12, help="kernels shown")
@@ -129,7 +170,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         llm = LLM(str(write_shape(args.shape, Path(folder))), load_format="dummy", enforce_eager=args.eager)
     print(llm._core.info)
-    for batch in args.batches:
+    for shape in args.prefill or ():
+        prompts, length = map(int, shape.split("x"))
+        measure_prefill(llm, prompts, length, args.top)
+    for batch in () if args.prefill else args.batches:
         measure(llm, batch, args.context, args.top)
 
 
