@@ -30,7 +30,9 @@ class EngineConfig:
     block_size: int = flag(16, "tokens in a KV cache block")
     max_num_seqs: int | None = flag(None, "sequences that run at once (default: 1024 on a GPU, 256 on a CPU)")
     max_num_batched_tokens: int | None = flag(None, "tokens computed in a step (default: 8192 on a GPU, 2048 on a CPU)")
-    long_prefill_token_threshold: int = flag(0, "tokens of one prompt computed in a step at most (0: no limit)")
+    long_prefill_token_threshold: int = flag(
+        0, "tokens of one prompt computed in a step at most (0: a quarter of a step while others generate)"
+    )
     gpu_memory_utilization: float = flag(0.92, "share of the GPU's memory that weights, cache and workspace may take")
     kv_cache_memory_bytes: int | None = flag(None, "size of the KV cache in bytes instead of what is left over")
     num_kv_blocks: int | None = flag(None, "size of the KV cache in blocks instead of what is left over")
@@ -89,6 +91,9 @@ class CacheConfig:
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
     max_tokens_per_step: int
-    max_chunk: int = 0  # tokens of one prompt computed in a step at most; 0 is no limit
+    max_chunk: int = 0  # tokens of one prompt computed in a step at most; 0: a share while others generate
+    # A token costs a step one, and one more for every `context_cost` tokens that it attends to: a step late in a long
+    # prompt is cut shorter, so that it does not stall those who generate. 0: attention costs nothing.
+    context_cost: float = 0.0
     policy: str = "fcfs"
     seed: int = 0

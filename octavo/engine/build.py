@@ -97,7 +97,9 @@ def build(config: EngineConfig, folder: Path) -> tuple[Scheduler, Runner, Engine
     ledger.entries["KV cache"] = cache.num_blocks * spec.kv_bytes_per_block()
     phases.end("measure memory")
     runner = Runner(model, cache, backend(spec, cache.num_blocks), device, graphs)
-    limits = SchedulerConfig(max_tokens, config.long_prefill_token_threshold, config.scheduling_policy, config.seed)
+    limits = SchedulerConfig(
+        max_tokens, config.long_prefill_token_threshold, _context_cost(model), config.scheduling_policy, config.seed
+    )
     scheduler = Scheduler(limits, cache)
     phases.end("allocate KV cache")
     log.info("memory: %s", ", ".join(f"{name} {size}" for name, size in ledger.table()))
@@ -128,6 +130,14 @@ def _context(asked: int | None, trained: int) -> int:
     if asked is not None and asked > trained:
         raise ConfigError(f"max_model_len {asked} is more than the {trained} tokens that the model is made for")
     return asked or trained
+
+
+def _context_cost(model: Decoder) -> float:
+    """Tokens of context whose attention costs as many operations as a token's matrix products."""
+    spec = model.spec
+    embeddings = spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
+    matrices = model.num_bytes / model.dtype.itemsize - embeddings
+    return max(1.0, matrices / (2 * spec.num_layers * spec.num_heads * spec.head_dim))
 
 
 def _attention_spec(config: EngineConfig, model: Decoder, max_len: int, max_rows: int) -> AttentionSpec:

@@ -14,6 +14,8 @@ that fit only `MAX_PASSED` times, and what could never fit is refused before it 
 
 from __future__ import annotations
 
+from math import ceil, sqrt
+
 import numpy as np
 
 from octavo.cache.manager import KVCacheManager
@@ -28,6 +30,7 @@ from octavo.scheduler.rows import RowTable
 from octavo.scheduler.sequence import Sequence
 
 MAX_PASSED = 64  # admissions past a sequence that does not fit, before all others wait for it
+CHUNK_SHARE = 4  # a prompt takes at most this part of a step while others generate, who wait for the whole step
 LOOK_AHEAD = 8  # waiting sequences that are tried in a step after the first that does not fit
 
 
@@ -134,20 +137,37 @@ class Scheduler:
             if count == 0:
                 break
             chunks.append((row, int(self.rows.computed[row]), count))
-            budget -= count
+            budget -= self._cost(row, count)
         state = (self.cache.releases, self.waiting.version)
         if budget > 0 and self.waiting and self.rows.num_free and state != self._stuck:
             for row in self._admit(budget):
                 count = self._chunk(row, budget)
                 chunks.append((row, int(self.rows.computed[row]), count))
-                budget -= count
+                budget -= self._cost(row, count)
         for row, start, count in chunks:
             self._advance(row, start + count)
         return chunks
 
     def _chunk(self, row: int, budget: int) -> int:
-        most = self.config.max_chunk or budget
-        return min(int(self.rows.length[row] - self.rows.computed[row]), budget, most)
+        """Tokens of the row that this step computes with `budget` left, at least one if any is left."""
+        if budget <= 0:
+            return 0
+        start, whole = int(self.rows.computed[row]), int(self.rows.length[row])
+        most = min(whole - start, self.config.max_chunk or budget)
+        if not self.config.max_chunk and len(self._decoding):
+            budget = min(budget, max(1, self.config.max_tokens_per_step // CHUNK_SHARE))
+        if (scale := self.config.context_cost) > 0:
+            # n tokens cost n + (n start + n n / 2) / scale: the n that costs the budget.
+            slope = scale + start
+            budget = max(1, int(sqrt(slope * slope + 2 * scale * budget) - slope))
+        return min(most, budget)
+
+    def _cost(self, row: int, count: int) -> int:
+        """What `count` tokens of the row take of a step's budget."""
+        if self.config.context_cost == 0:
+            return count
+        start = int(self.rows.computed[row])
+        return ceil(count + count * (start + count / 2) / self.config.context_cost)
 
     def _advance(self, row: int, computed: int) -> None:
         """The row's chunk is planned up to `computed`; past its last known token it decodes."""
@@ -171,7 +191,7 @@ class Scheduler:
             if self._place(seq):
                 self.waiting.remove(seq)
                 admitted.append(seq.row)
-                budget -= self._chunk(seq.row, budget)
+                budget -= self._cost(seq.row, self._chunk(seq.row, budget))
                 for other in blocked:
                     other.passed += 1
                 continue

@@ -20,9 +20,11 @@ from octavo.scheduler.scheduler import Scheduler
 from tests.stamped_runner import Engine, StampedRunner, reference
 
 
-def build(num_blocks=12, block_size=4, rows=5, budget=16, chunk=0, overlap=True, policy="fcfs", caching=True) -> Engine:
+def build(
+    num_blocks=12, block_size=4, rows=5, budget=16, chunk=0, overlap=True, policy="fcfs", caching=True, cost=0.0
+) -> Engine:
     cache = CacheConfig(num_blocks, block_size, rows, num_blocks * block_size, caching)
-    scheduler = Scheduler(SchedulerConfig(budget, chunk, policy), cache)
+    scheduler = Scheduler(SchedulerConfig(budget, chunk, cost, policy), cache)
     return Engine(scheduler, StampedRunner(cache), overlap)
 
 
@@ -53,9 +55,10 @@ class Walk(RuleBasedStateMachine):
         overlap=st.booleans(),
         policy=st.sampled_from(["fcfs", "priority"]),
         caching=st.sampled_from([True, True, True, False]),
+        cost=st.sampled_from([0.0, 1.0, 9.0]),
     )
-    def start(self, blocks, block_size, rows, extra, chunk, overlap, policy, caching):
-        self.engine = build(blocks, block_size, rows, rows + extra, chunk, overlap, policy, caching)
+    def start(self, blocks, block_size, rows, extra, chunk, overlap, policy, caching, cost):
+        self.engine = build(blocks, block_size, rows, rows + extra, chunk, overlap, policy, caching, cost)
         self.capacity = blocks * block_size
         self.uid = 1
         self.wanted: dict[int, tuple[list[int], str]] = {}

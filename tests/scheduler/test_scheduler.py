@@ -27,7 +27,7 @@ def finish_order(engine, *requests):
 
 
 def test_decodes_come_first_and_prompts_fill_the_budget():
-    engine = build(num_blocks=40, rows=4, budget=10, overlap=False)
+    engine = build(num_blocks=40, rows=4, budget=10, chunk=10, overlap=False)
     engine.scheduler.add(make(1, [1, 2, 3], 20))
     engine.step()
     engine.scheduler.add(make(2, list(range(1, 25)), 20))
@@ -187,3 +187,43 @@ def test_a_row_that_is_not_finite_fails_alone():
     engine._take(plan, result)
     engine.drain()
     assert engine.finished == {1: "error", 2: "length"}
+
+
+def chunks_of(engine, uid: int) -> list[int]:
+    """Tokens of the prompt that each step computes until it is done."""
+    counts = []
+    while (seq := engine.scheduler._sequences[uid]).row < 0 or not engine.scheduler.rows.length[
+        seq.row
+    ] > seq.prompt_len:
+        plan = engine.scheduler.schedule()
+        here = plan.counts_N[plan.rows_N == seq.row]
+        counts.append(int(here.sum()))
+        engine._take(plan, engine.runner.execute(plan))
+    return counts
+
+
+def test_a_long_prompt_takes_a_share_of_the_steps_of_those_who_generate():
+    engine = build(num_blocks=200, rows=4, budget=64, overlap=False)
+    engine.scheduler.add(make(1, [1] * 200, 2))
+    assert chunks_of(engine, 1) == [64, 64, 64, 8]  # alone it has whole steps
+    engine.drain()
+    engine.scheduler.add(make(2, [2] * 5, 60))
+    engine.step()
+    engine.scheduler.add(make(3, [3] * 100, 2))
+    engine.scheduler.add(make(4, [4] * 20, 2))
+    plan = engine.scheduler.schedule()
+    assert plan.counts_N.tolist() == [1, 16, 16]  # and the short prompt behind it goes on at once
+    engine._take(plan, engine.runner.execute(plan))
+    engine.drain()
+
+
+def test_chunks_shrink_as_attention_costs_more():
+    engine = build(num_blocks=400, rows=4, budget=64, overlap=False, cost=100.0)
+    engine.scheduler.add(make(1, [1] * 1000, 2))
+    chunks = chunks_of(engine, 1)
+    assert sum(chunks) == 1000 and chunks[:-1] == sorted(chunks[:-1], reverse=True)
+    done = 0
+    for count in chunks[:-1]:
+        assert 64 * 0.8 <= count + count * (done + count / 2) / 100 <= 64
+        done += count
+    engine.drain()
