@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
 
 from octavo.core import log
 from octavo.core.config import EngineConfig
@@ -31,7 +32,7 @@ from octavo.server.chat import chat_completions
 from octavo.server.completions import completions
 from octavo.server.config import ServerConfig
 from octavo.server.engine import Engine
-from octavo.server.http import ClientGone, Exchange, Receive, Response, Scope, Send, Stream, json_response
+from octavo.server.http import ClientGone, Errors, Exchange, Receive, Response, Scope, Send, Stream, json_response
 from octavo.server.metrics import Metrics
 from octavo.server.protocol import ModelList
 from octavo.server.service import Service
@@ -41,18 +42,29 @@ from octavo.version import VERSION
 ABORT_SECONDS = 5.0  # to tell the clients of a drain that took too long
 
 Work = Callable[[Service, Exchange, bytes], Awaitable[Response | Stream]]
+Call = Callable[[Exchange], Awaitable[Response | Stream]]
 Info = Callable[[Exchange], Response]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Either `work`, which has a body and needs the engine, or `info`. Only a `public` route is open without a key."""
+    """`work` has a body and needs the engine; `call` needs what we keep; `info` tells at once what we know.
+
+    Only a `public` route is open without a key.
+    """
 
     method: str
-    path: str
+    path: str  # with at most one {name}, which becomes the exchange's `argument`
     work: Work | None = None
+    call: Call | None = None
     info: Info | None = None
     public: bool = False  # a probe: it would fill the log, too
+    errors: Errors = field(default_factory=Errors)
+
+    def pattern(self) -> re.Pattern[str]:
+        """What the path may be. The name of a model may hold slashes."""
+        head, name, tail = re.split(r"\{(\w+)\}", self.path)
+        return re.compile(re.escape(head) + ("(.+)" if name == "model" else "([^/]+)") + re.escape(tail))
 
 
 class App:
@@ -82,6 +94,7 @@ class App:
         self._table: dict[str, dict[str, Route]] = {}
         for route in self.routes:
             self._table.setdefault(route.path, {})[route.method] = route
+        self._patterns = {route.path: route.pattern() for route in self.routes if "{" in route.path}
 
     def attach(self, llm: Engine) -> None:
         """From here on there is an engine."""
@@ -114,6 +127,8 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
         route = self._match(exchange)
+        if isinstance(route, Route):
+            exchange.errors = route.errors
         error: RequestError | None = None
         try:
             await self._serve(exchange, route)
@@ -139,34 +154,46 @@ class App:
 
     async def _serve(self, exchange: Exchange, route: Route | RequestError) -> None:
         if isinstance(route, RequestError) or not route.public:
-            exchange.key = self.keys.check(exchange.header(b"authorization"))
+            exchange.key = self.keys.check(exchange.header(b"authorization"), exchange.header(b"x-api-key"))
         if isinstance(route, RequestError):  # which paths there are is not for strangers
             raise route
         if route.info is not None:
             await exchange.respond(route.info(exchange))
+        elif route.call is not None:
+            answer = await route.call(exchange)
+            with exchange.watched():
+                await self._answer(exchange, answer)
         elif route.work is not None:
             await self._work(route.work, exchange)
 
     async def _work(self, work: Work, exchange: Exchange) -> None:
-        self._available()
+        self.available()
         body = await exchange.body(self.server.max_body_bytes)
-        service = self._available()  # still, or again
+        service = self.available()  # still, or again
+        with self.busy(exchange), exchange.watched():
+            await self._answer(exchange, await work(service, exchange, body))
+
+    async def _answer(self, exchange: Exchange, answer: Response | Stream) -> None:
+        if isinstance(answer, Response):
+            await exchange.respond(answer)
+        else:
+            async with aclosing(answer.events):
+                await exchange.stream(answer)
+
+    @contextmanager
+    def busy(self, exchange: Exchange) -> Iterator[None]:
+        """While the engine works for this exchange: a drain waits for it, and may interrupt it."""
         self.live.add(exchange)
         self.idle.clear()
         try:
-            with exchange.watched():
-                answer = await work(service, exchange, body)
-                if isinstance(answer, Response):
-                    await exchange.respond(answer)
-                else:
-                    async with aclosing(answer.events):
-                        await exchange.stream(answer.events)
+            yield
         finally:
             self.live.discard(exchange)
             if not self.live:
                 self.idle.set()
 
-    def _available(self) -> Service:
+    def available(self) -> Service:
+        """The engine at work; an error if there is none, or no new work is taken."""
         if self.draining:
             raise Draining("The server is shutting down.")
         if self.service is None:
@@ -177,10 +204,12 @@ class App:
 
     def _match(self, exchange: Exchange) -> Route | RequestError:
         path = exchange.path.removeprefix(self.server.root_path)
-        if path.startswith("/v1/models/"):
-            exchange.argument = path.removeprefix("/v1/models/")
-            path = "/v1/models/{model}"
-        methods = self._table.get(path)
+        methods = self._table.get(path) if "{" not in path else None
+        if methods is None:
+            for name, pattern in self._patterns.items():
+                if found := pattern.fullmatch(path):
+                    methods, exchange.argument = self._table[name], found[1]
+                    break
         if methods is None:
             return RouteNotFound("There is nothing at this path.")
         route = methods.get("GET" if exchange.method == "HEAD" else exchange.method)
@@ -193,7 +222,7 @@ class App:
         status = exchange.status or 499  # nginx's number for a client that left before it was answered
         known = route if isinstance(route, Route) else None
         self.metrics.on_http(exchange.method, known.path if known else "unmatched", status, seconds)
-        works = known is not None and known.work is not None
+        works = known is not None and known.info is None
         if works and status == 503 and error is not None:
             self.metrics.rejected[error.code] += 1
         if known is not None and (known.public or (error is None and (not works or self.server.disable_log_requests))):
@@ -218,7 +247,7 @@ class App:
         return json_response({"status": "alive"})
 
     def readyz(self, exchange: Exchange) -> Response:
-        self._available()
+        self.available()
         return json_response({"status": "ready"})
 
     def version(self, exchange: Exchange) -> Response:

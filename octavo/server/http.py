@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mutab
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -29,6 +30,7 @@ BODY_SECONDS = 30.0  # a body has this long, and a second more for every
 BODY_BYTES_PER_SECOND = 16 * 1024
 # A client that is still sending does not read an answer: this many times the limit is read and thrown away first.
 DISCARD_FACTOR = 8
+DONE = b"data: [DONE]\n\n"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 CLOSE: Header = (b"connection", b"close")
 
@@ -46,6 +48,18 @@ class Stream:
     """Server-sent events. Nothing is sent before the first item, so an error until then is an ordinary answer."""
 
     events: AsyncGenerator[bytes, None]
+    end: bytes = DONE
+
+
+class Errors:
+    """The shape of errors, OpenAI's; a route that speaks another dialect brings its own."""
+
+    def body(self, error: RequestError, request_id: str) -> bytes:
+        return error_body(error)
+
+    def event(self, error: RequestError, request_id: str) -> bytes:
+        """The last event of a stream that cannot go on; nothing follows it."""
+        return event(error_body(error))
 
 
 class ClientGone(Exception):
@@ -58,6 +72,7 @@ class Exchange:
     __slots__ = (
         "argument",
         "cause",
+        "errors",
         "fields",
         "headers",
         "ignored",
@@ -65,6 +80,7 @@ class Exchange:
         "method",
         "named",
         "path",
+        "query",
         "receive",
         "request_id",
         "send",
@@ -78,6 +94,7 @@ class Exchange:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers: list[Header] = scope["headers"]
+        self.query: dict[str, str] = _query(scope.get("query_string", b""))
         self.receive = receive
         self.send = send
         self.start = time.monotonic()
@@ -85,6 +102,7 @@ class Exchange:
         given = self.header(b"x-request-id")
         self.named = given is not None and REQUEST_ID.fullmatch(given) is not None
         self.request_id = given.decode() if given and self.named else uuid.uuid4().hex
+        self.errors = Errors()
         self.cause: Exception | None = None  # why the task was cancelled
         self.started = False  # the head of the answer is out
         self.status = 0
@@ -156,7 +174,8 @@ class Exchange:
         await self._start(response.status, response.media_type, headers + response.headers)
         await self.send({"type": "http.response.body", "body": body})
 
-    async def stream(self, events: AsyncGenerator[bytes, None]) -> None:
+    async def stream(self, stream: Stream) -> None:
+        events = stream.events
         chunk = await anext(events)
         # A proxy that collected the answer would undo the streaming: x-accel-buffering tells nginx so.
         headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
@@ -164,12 +183,12 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
         async for chunk in events:
             await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await self.send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        await self.send({"type": "http.response.body", "body": stream.end})
 
     async def fail(self, error: RequestError) -> None:
         """The error as an answer, or as the last event of a stream, which then has no [DONE]."""
         if self.started:
-            await self.send({"type": "http.response.body", "body": event(error_body(error))})
+            await self.send({"type": "http.response.body", "body": self.errors.event(error, self.request_id)})
             return
         headers: list[Header] = []
         if isinstance(error, ServerError) and error.retry_after is not None:
@@ -180,7 +199,8 @@ class Exchange:
             headers.append(CLOSE)  # the rest of the body is not wanted; or the next request belongs to a replica
         if isinstance(error, MethodNotAllowed):
             headers.append((b"allow", ", ".join(error.allowed).encode()))
-        await self.respond(Response(error_body(error), error.status, headers=headers))
+        body = self.errors.body(error, self.request_id)
+        await self.respond(Response(body, error.status, headers=headers))
 
     async def _start(self, status: int, media_type: bytes, headers: list[Header]) -> None:
         headers += [(b"content-type", media_type), (b"x-request-id", self.request_id.encode())]
@@ -205,6 +225,19 @@ def error_body(error: RequestError) -> bytes:
 
 def event(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
+
+
+def named_event(name: str, data: bytes) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
+
+
+def _query(text: bytes) -> dict[str, str]:
+    """The parameters after the ?; of two with one name, the last."""
+    try:
+        found = parse_qs(text.decode(), keep_blank_values=True, max_num_fields=64, errors="replace")
+    except ValueError:
+        return {}
+    return {name: values[-1] for name, values in found.items()}
 
 
 def json_response(value: Any, status: int = 200) -> Response:
