@@ -1,4 +1,8 @@
-"""POST /v1/chat/completions."""
+"""POST /v1/chat/completions, and the chat that other routes speak in their own words.
+
+`begin` checks a request and returns its `ChatAnswer`, which gives the whole `ChatCompletion` or its chunks: the routes
+of other dialects (/v1/responses, /v1/messages) translate their requests to it and its answers back.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from msgspec import UNSET
 
 from octavo.core.errors import RequestError
 from octavo.core.outputs import CompletionOutput, RequestOutput, TokenLogprobs
+from octavo.core.params import SamplingParams
 from octavo.server import fields
 from octavo.server.generation import (
     FINGERPRINT,
@@ -23,6 +28,8 @@ from octavo.server.generation import (
 )
 from octavo.server.http import Exchange, Response, Stream, event, json_response
 from octavo.server.protocol import (
+    CalledFunction,
+    CalledTool,
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
@@ -31,10 +38,17 @@ from octavo.server.protocol import (
     ChatMessage,
     ChatRequest,
     Delta,
+    FunctionDelta,
+    StreamOptions,
     TokenLogprob,
+    ToolDelta,
     TopLogprob,
+    Usage,
 )
 from octavo.server.service import Service, offload
+from octavo.server.tools import Reader, Toolbox, toolbox, with_tool_calls
+from octavo.text.parsing import base as parsing
+from octavo.text.parsing.base import Parsed
 
 _encode = msgspec.json.Encoder().encode
 
@@ -42,11 +56,23 @@ _encode = msgspec.json.Encoder().encode
 async def chat_completions(service: Service, exchange: Exchange, body: bytes) -> Response | Stream:
     request, tree, exchange.ignored = fields.decode(body, ChatRequest)
     exchange.take_id(request.request_id)
+    answer = await begin(service, exchange, request, tree, len(body))
+    return Stream(_events(answer)) if request.stream else json_response(await answer.whole())
+
+
+async def begin(
+    service: Service, exchange: Exchange, request: ChatRequest, tree: dict[str, Any], size: int
+) -> ChatAnswer:
+    """Checks a request, of which `tree` is the plain data, about `size` characters long, and renders its prompt."""
     service.model(request.model)
     options = stream_options(request)
-    params = _params(service, request)
-    messages: list[dict[str, Any]] = tree["messages"]
-    text = await offload(len(body), lambda: _render(service, request, messages))
+    tools = toolbox(request, tree, service)
+    reader = Reader(service, tools.functions, request.skip_special_tokens)
+    params = _params(service, request, reader)
+    messages = with_tool_calls(tree["messages"])
+    variables, unused = _variables(service, request)
+    exchange.ignored = ",".join(filter(None, (exchange.ignored, unused)))
+    text = await offload(size, lambda: _render(service, request, messages, tools.shown, variables))
     special = request.add_special_tokens
     prompt = await service.truncate(text, request, params.max_tokens, special)
     run = Generation(
@@ -55,19 +81,24 @@ async def chat_completions(service: Service, exchange: Exchange, body: bytes) ->
         prompt_param="messages",
         add_special_tokens=special,
     )
-    answer = _Answer(service, request, run, text, _echoed(request, messages))
-    if request.stream:
-        return Stream(answer.events(options.include_usage, options.include_usage and options.continuous_usage_stats))
-    return json_response(await answer.whole())
+    return ChatAnswer(service, request, run, text, _echoed(request, messages), options, tools, reader)
 
 
-def _params(service: Service, request: ChatRequest) -> Any:
+async def _events(answer: ChatAnswer) -> AsyncGenerator[bytes, None]:
+    async with aclosing(answer.chunks()) as batches:
+        async for chunks in batches:
+            yield b"".join([event(_encode(chunk)) for chunk in chunks])
+
+
+def _params(service: Service, request: ChatRequest, reader: Reader) -> SamplingParams:
     if request.top_logprobs is not None and not request.logprobs:
         raise RequestError("top_logprobs needs logprobs to be true.", "top_logprobs")
     name = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
     values: dict[str, Any] = {"max_tokens": getattr(request, name)}
     if request.logprobs:
         values["logprobs"] = request.top_logprobs or 0
+    if reader.raw:
+        values["skip_special_tokens"] = False
     try:
         return sampling_params(request, service.defaults, **values)
     except RequestError as error:
@@ -76,14 +107,32 @@ def _params(service: Service, request: ChatRequest) -> Any:
         raise
 
 
-def _render(service: Service, request: ChatRequest, messages: list[dict[str, Any]]) -> str:
+def _variables(service: Service, request: ChatRequest) -> tuple[dict[str, Any], str]:
+    """What the chat template is told beside the messages, and the field that it has no use for, if there is one."""
+    effort, given = request.reasoning_effort, request.chat_template_kwargs or {}
+    if effort is None:
+        return given, ""
+    thinks = effort != "none"
+    known = {"reasoning_effort": effort, "enable_thinking": thinks, "thinking": thinks}
+    used = any(name in service.template_text for name in ("reasoning_effort", "enable_thinking", "thinking"))
+    return {**known, **given}, "" if used else "reasoning_effort"
+
+
+def _render(
+    service: Service,
+    request: ChatRequest,
+    messages: list[dict[str, Any]],
+    tools: list[dict[str, Any]] | None,
+    variables: dict[str, Any],
+) -> str:
     goes_on = request.continue_final_message
     return service.render(
         messages,
+        tools=tools,
         documents=request.documents,
         add_generation_prompt=not goes_on if request.add_generation_prompt is None else request.add_generation_prompt,
         continue_final_message=goes_on,
-        variables=request.chat_template_kwargs,
+        variables=variables,
     )
 
 
@@ -95,38 +144,91 @@ def _echoed(request: ChatRequest, messages: list[dict[str, Any]]) -> str:
     return str(last["content"])
 
 
-class _Answer:
-    """Formats what a generation yields, whole or as events."""
+class ChatAnswer:
+    """Formats what a generation yields, whole or in chunks."""
 
-    def __init__(self, service: Service, request: ChatRequest, run: Generation, text: str, echo: str) -> None:
+    def __init__(
+        self,
+        service: Service,
+        request: ChatRequest,
+        run: Generation,
+        text: str,
+        echo: str,
+        options: StreamOptions,
+        tools: Toolbox,
+        reader: Reader,
+    ) -> None:
         self.service = service
         self.request = request
         self.run = run
         self.text = text
         self.echo = echo
+        self.options = options
+        self.tools = tools
+        self.parsers = [reader.parser(text) for _ in range(run.params.n)]
+        self.parsed = [Parsed() for _ in self.parsers]
 
     async def whole(self) -> ChatCompletion:
         run, request = self.run, self.request
         async with aclosing(run.outputs()) as outputs:
             async for _, output in outputs:
                 final = output
-        choices = [
-            ChatChoice(
+        choices = []
+        for piece in sorted(final.outputs, key=lambda piece: piece.index):
+            self.read(piece)
+            choice = ChatChoice(
                 index=piece.index,
-                message=ChatMessage(self.echo + piece.text),
+                message=self.message(self.parsed[piece.index]),
                 logprobs=self.logprobs(piece),
-                finish_reason=str(piece.finish_reason),
+                finish_reason=self.finish_reason(piece),
                 stop_reason=piece.stop_reason,
                 token_ids=piece.token_ids if request.return_token_ids else UNSET,
             )
-            for piece in sorted(final.outputs, key=lambda piece: piece.index)
-        ]
-        answer = ChatCompletion(run.id, run.created, run.model, choices, run.usage(), FINGERPRINT)
+            choices.append(choice)
+        answer = ChatCompletion(run.id, run.created, run.model, choices, await self.usage(), FINGERPRINT)
         self.add_prompt(answer, final)
         return answer
 
-    async def events(self, include_usage: bool, continuous: bool) -> AsyncGenerator[bytes, None]:
+    def read(self, piece: CompletionOutput) -> list[parsing.Delta]:
+        """What a piece of an answer says. Of calls that were not to be made at once, only the first is told."""
+        parser = self.parsers[piece.index]
+        if parser is None:
+            told = [parsing.Delta("content", piece.text)] if piece.text else []
+        else:
+            told = parser.feed(piece.text) + (parser.finish() if piece.finish_reason is not None else [])
+            told = [delta for delta in told if self.tools.parallel or delta.index == 0]
+        for delta in told:
+            if delta.kind != "content" or not self.request.stream:  # content that was sent is needed no more
+                self.parsed[piece.index].add(delta)
+        return told
+
+    def message(self, parsed: Parsed) -> ChatMessage:
+        calls = [CalledTool(call.id, CalledFunction(call.name, call.arguments)) for call in parsed.calls]
+        silent = not parsed.content and (parsed.calls or parsed.reasoning)
+        message = ChatMessage(None if silent else self.echo + parsed.content)
+        if parsed.reasoning and self.request.include_reasoning is not False:
+            message.reasoning = message.reasoning_content = parsed.reasoning
+        if calls and self.tools.legacy:
+            message.function_call = calls[0].function
+        elif calls:
+            message.tool_calls = calls
+        return message
+
+    def finish_reason(self, piece: CompletionOutput) -> str:
+        if piece.finish_reason == "stop" and self.parsed[piece.index].calls:
+            return "function_call" if self.tools.legacy else "tool_calls"
+        return str(piece.finish_reason)
+
+    async def usage(self) -> Usage:
+        """Of all answers. Reasoning is counted by its text: where it ends in the tokens depends on the format."""
+        texts = [parsed.reasoning for parsed in self.parsed if parsed.reasoning]
+        counts = [len(await self.service.encode(text, False)) for text in texts]
+        return self.run.usage(reasoning_tokens=sum(counts))
+
+    async def chunks(self) -> AsyncGenerator[list[ChatChunk], None]:
+        """The chunks as they come; those that came together are given together."""
         run = self.run
+        include_usage, continuous = self.options.include_usage, self.options.continuous_usage_stats
         counts = [0] * run.params.n
 
         def chunk(choice: ChatChunkChoice) -> ChatChunk:
@@ -148,26 +250,44 @@ class _Answer:
                     counts[piece.index] += len(piece.token_ids)
                     chunks += map(chunk, self.choices(piece))
                 if chunks:
-                    yield b"".join([event(_encode(each)) for each in chunks])
+                    yield chunks
         if include_usage:
             last = self.chunk([])
-            last.usage = run.usage()
-            yield event(_encode(last))
+            last.usage = await self.usage()
+            yield [last]
 
     def chunk(self, choices: list[ChatChunkChoice]) -> ChatChunk:
         return ChatChunk(self.run.id, self.run.created, self.run.model, choices, FINGERPRINT)
 
     def choices(self, piece: CompletionOutput) -> list[ChatChunkChoice]:
         """What one piece of an answer says: some content, and that it has ended."""
-        found = []
+        deltas = [self.delta(told) for told in self.read(piece)]
+        shown = [delta for delta in deltas if delta is not None]
         logprobs = self.logprobs(piece)
         ids = piece.token_ids if self.request.return_token_ids and piece.token_ids else UNSET
-        if piece.text or logprobs is not None or ids is not UNSET:
-            found.append(ChatChunkChoice(piece.index, Delta(content=piece.text), logprobs, token_ids=ids))
+        if not shown and (logprobs is not None or ids is not UNSET):
+            shown = [Delta(content="")]
+        found = [ChatChunkChoice(piece.index, delta) for delta in shown]
+        if found:
+            found[0].logprobs, found[0].token_ids = logprobs, ids
         if piece.finish_reason is not None:
-            end = ChatChunkChoice(piece.index, Delta(), None, piece.finish_reason, piece.stop_reason)
-            found.append(end)
+            reason = self.finish_reason(piece)
+            found.append(ChatChunkChoice(piece.index, Delta(), None, reason, piece.stop_reason))
         return found
+
+    def delta(self, told: parsing.Delta) -> Delta | None:
+        if told.kind == "content":
+            return Delta(content=told.text)
+        if told.kind == "reasoning":
+            hidden = self.request.include_reasoning is False
+            return None if hidden else Delta(reasoning=told.text, reasoning_content=told.text)
+        function = FunctionDelta(told.text, UNSET if told.name is None else told.name)
+        if self.tools.legacy:
+            return Delta(function_call=function)
+        call = ToolDelta(told.index, function)
+        if told.id is not None:
+            call.id, call.type = told.id, "function"
+        return Delta(tool_calls=[call])
 
     def logprobs(self, piece: CompletionOutput) -> ChatLogprobs | None:
         if piece.logprobs is None or (self.request.stream and not piece.token_ids):

@@ -19,6 +19,9 @@ class ServerConfig:
     served_model_name: tuple[str, ...] = flag((), "name of the model in the API; may be given more than once")
     root_path: str = flag("", "prefix that a proxy leaves before every path")
     chat_template: str | None = flag(None, "file of a chat template to use instead of the model's")
+    tool_call_parser: str | None = flag(None, "how the model writes tool calls (default: read off its chat template)")
+    reasoning_parser: str | None = flag(None, "how the model marks its reasoning (default: read off its chat template)")
+    enable_auto_tool_choice: bool = flag(True, "let the model choose whether it calls the tools of a request")
     generation_config: str = flag(
         "auto", "sampling defaults: auto takes the model's generation_config.json, vllm none", ("auto", "vllm")
     )
@@ -39,6 +42,10 @@ class ServerConfig:
             raise ConfigError("api_key must be printable ASCII, and not empty")
         if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
             raise ConfigError(f"root_path must begin with / and not end with it, got {self.root_path!r}")
+        if self.tool_call_parser is not None or self.reasoning_parser is not None:
+            from octavo.text.parsing.formats import choose
+
+            choose("", self.tool_call_parser, self.reasoning_parser)  # are there parsers of these names?
         if not self.api_key and not self.insecure and not is_loopback(self.host):
             raise ConfigError(
                 f"anyone who reaches {self.host} could use this server: set --api-key (or OCTAVO_API_KEY), "

@@ -14,6 +14,7 @@ from octavo.core.outputs import CompletionOutput, RequestOutput, TokenLogprobs
 from octavo.core.params import RequestOutputKind, SamplingParams
 from octavo.server.http import Exchange
 from octavo.server.protocol import (
+    CompletionTokensDetails,
     GenerationRequest,
     PromptLogprob,
     PromptLogprobs,
@@ -157,10 +158,13 @@ class Generation:
             if begun and not finished:
                 metrics.finished["abort"] += self.params.n
 
-    def usage(self, completion_tokens: int | None = None) -> Usage:
+    def usage(self, completion_tokens: int | None = None, reasoning_tokens: int | None = None) -> Usage:
         prompt = sum(self.prompt_tokens)
         completion = self.completion_tokens if completion_tokens is None else completion_tokens
-        return Usage(prompt, completion, prompt + completion, PromptTokensDetails(sum(self.cached_tokens)))
+        usage = Usage(prompt, completion, prompt + completion, PromptTokensDetails(sum(self.cached_tokens)))
+        if reasoning_tokens is not None:
+            usage.completion_tokens_details = CompletionTokensDetails(min(reasoning_tokens, completion))
+        return usage
 
     def _log(self, output: RequestOutput, reasons: dict[int, str]) -> None:
         first = output.metrics.first_token_time

@@ -17,6 +17,7 @@ from octavo.server.config import ServerConfig
 from octavo.server.engine import Engine
 from octavo.server.metrics import Metrics
 from octavo.server.protocol import GenerationRequest, ModelCard
+from octavo.text.parsing.formats import choose
 
 # Text longer than this is rendered and tokenized in a thread: a few hundred KB take longer than a token may wait.
 SHORT_TEXT = 16 * 1024
@@ -39,6 +40,10 @@ class Service:
         self.created = int(time.time())
         self.defaults = sampling_defaults(llm.generation_config if server.generation_config == "auto" else {})
         self.template = read_template(server.chat_template, llm) if server.chat_template else None
+        self.template_text = self.template or "\n".join(llm.tokenizer.chat_template.templates.values())
+        self.format = choose(self.template_text, server.tool_call_parser, server.reasoning_parser)
+        tokens = map(llm.tokenizer.id_to_token, llm.tokenizer.all_special_ids)
+        self.special_tokens = frozenset(token for token in tokens if token)
         cache = {
             "block_size": engine.block_size,
             "enable_prefix_caching": engine.enable_prefix_caching,

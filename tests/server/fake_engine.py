@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,13 +34,13 @@ TEMPLATE = (
 WIDTH = 21  # columns of logprobs: the token itself and twenty more
 
 
-def make_tokenizer(template: str | None = TEMPLATE) -> Tokenizer:
-    """Every byte is a token, and "<end>" is the last."""
+def make_tokenizer(template: str | None = TEMPLATE, special: Sequence[str] = ()) -> Tokenizer:
+    """Every byte is a token; then come "<end>" and other special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     fast = FastTokenizer(models.BPE({char: i for i, char in enumerate(alphabet)}, []))
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     fast.decoder = decoders.ByteLevel()
-    fast.add_special_tokens(["<end>"])
+    fast.add_special_tokens(["<end>", *special])
     templates = {} if template is None else {"default": template}
     return Tokenizer(
         FastBackend(fast), special_tokens={"eos_token": "<end>"}, chat_template=ChatTemplate(templates, {})
@@ -79,8 +79,9 @@ class FakeLLM:
         template: str | None = TEMPLATE,
         generation_config: dict[str, Any] | None = None,
         model_name: str = "fake",
+        special: Sequence[str] = (),
     ) -> None:
-        self.tokenizer = make_tokenizer(template)
+        self.tokenizer = make_tokenizer(template, special)
         self.model_name = model_name
         self.max_model_len = max_model_len
         self.generation_config = generation_config or {}
@@ -136,7 +137,7 @@ class FakeLLM:
         self.salts.append(cache_salt)
         self.priorities.append(priority)
         state = RequestState(request_id, request, self.tokenizer, None, arrival)
-        text = self.tokenizer.decode(ids)
+        text = self.tokenizer.decode(ids, skip_special_tokens=False)
         scripts = [self.script(request.uid + i, text, i, request.max_tokens) for i in range(params.n)]
         self.live[request.uid] = (state, scripts)
         self.news[request.uid] = asyncio.Event()

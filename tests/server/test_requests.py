@@ -174,7 +174,6 @@ ASKS_FOR_MORE: dict[str, Any] = {
     "suffix": "x",
     "modalities": ["text", "audio"],
     "audio": {"voice": "a"},
-    "include_reasoning": False,
     "logprob_token_ids": [1],
     "thinking_token_budget": 5,
     "lora_path": "x",

@@ -14,10 +14,10 @@ White space next to a marker (around calls, inside and after the reasoning) belo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 from octavo.text.parsing.scanner import Delta, Kind, Scanner, Step, call_id
 
@@ -26,31 +26,38 @@ __all__ = ["Call", "Delta", "Kind", "OutputParser", "Parsed", "Thinking", "Tool"
 Tool = Mapping[str, Any]  # a function that may be called: {"name": …, "description": …, "parameters": JSON schema}
 
 
-@dataclass(slots=True)
-class Call:
+class Call(NamedTuple):
     id: str
     name: str
     arguments: str
 
 
-@dataclass(slots=True)
 class Parsed:
     """What deltas say, put together."""
 
-    content: str = ""
-    reasoning: str = ""
-    calls: list[Call] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._texts: dict[Kind, list[str]] = {"content": [], "reasoning": []}
+        self._calls: list[tuple[str, str, list[str]]] = []
 
-    def add(self, deltas: Iterable[Delta]) -> None:
-        for delta in deltas:
-            if delta.kind == "content":
-                self.content += delta.text
-            elif delta.kind == "reasoning":
-                self.reasoning += delta.text
-            elif delta.id is not None and delta.name is not None:
-                self.calls.append(Call(delta.id, delta.name, delta.text))
-            else:
-                self.calls[delta.index].arguments += delta.text
+    def add(self, delta: Delta) -> None:
+        if delta.kind != "tool_call":
+            self._texts[delta.kind].append(delta.text)
+        elif delta.id is not None and delta.name is not None:
+            self._calls.append((delta.id, delta.name, [delta.text]))
+        else:
+            self._calls[delta.index][2].append(delta.text)
+
+    @property
+    def content(self) -> str:
+        return "".join(self._texts["content"])
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._texts["reasoning"])
+
+    @property
+    def calls(self) -> list[Call]:
+        return [Call(id, name, "".join(arguments)) for id, name, arguments in self._calls]
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,10 @@ class OutputFormat:
         thinking = (self.thinking.begin, self.thinking.end) if self.thinking else ()
         return frozenset((*thinking, *(self.calls.markers if self.calls else ())))
 
+    def parses(self, tools: Sequence[Tool]) -> bool:
+        """Whether answers hold anything but content: calls, if there are tools, or reasoning."""
+        return self.calls is Harmony or self.thinking is not None or (self.calls is not None and bool(tools))
+
     def parser(self, tools: Sequence[Tool], prompt: str, hidden: frozenset[str] = frozenset()) -> OutputParser | None:
         """For one answer to a prompt; None if all of the answer is content. With no `tools`, nothing is a call."""
         if self.calls is Harmony or (self.calls is not None and tools):

@@ -21,18 +21,17 @@ def deltas(parser: OutputParser, pieces: Iterable[str]) -> list[Delta]:
 
 def seen(told: list[Delta]) -> Seen:
     """What a client that puts the deltas together has in the end; checks that it can."""
-    begun = 0
+    begun, parsed = 0, Parsed()
     for delta in told:
+        parsed.add(delta)
         if delta.name is not None:
             assert delta.kind == "tool_call" and delta.index == begun and delta.id
             begun += 1
         else:
             assert delta.text and delta.id is None
             assert delta.index == (begun - 1 if delta.kind == "tool_call" else 0)
-    parsed = Parsed()
-    parsed.add(told)
     assert len({call.id for call in parsed.calls}) == begun
-    return parsed.content, parsed.reasoning, [(call.name, call.arguments) for call in parsed.calls]
+    return parsed.content, parsed.reasoning, [(name, arguments) for _, name, arguments in parsed.calls]
 
 
 def whole(sample: Sample, text: str) -> Seen:
