@@ -47,6 +47,7 @@ class TritonAttention:
         dim_p2 = max(16, _power_of_two(spec.head_dim))
         self.tile = max(16, min(64, TILE_BYTES // (dim_p2 * spec.dtype.itemsize)))
         self._shape = {
+            "WIDE": self.keys[0].numel() >= 1 << 31,
             "BLOCK_SIZE": spec.block_size,
             "KV_HEADS": spec.num_kv_heads,
             "GROUP": self.group,
@@ -64,7 +65,7 @@ class TritonAttention:
         device, group, dim = self.spec.device, self.group, self.spec.head_dim
         self.programs = programs
         self._work = {
-            window: torch.zeros((programs, 4), dtype=torch.int32, device=device)
+            window: torch.zeros((programs, 8), dtype=torch.int32, device=device)
             for window in self.spec.windows or (None,)
         }
         self._partial = torch.empty((2 * programs, group, dim), dtype=torch.float32, device=device)
@@ -142,7 +143,7 @@ class TritonAttention:
             CAPPED=options.softcap is not None,
             GROUP_P2=max(16, _power_of_two(self.group)),
             num_warps=4,
-            num_stages=3,
+            num_stages=5,
             **self._shape,
         )
 

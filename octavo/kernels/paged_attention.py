@@ -63,6 +63,7 @@ def attend_tiles(
     MASKED: tl.constexpr,  # not all tokens are seen by all queries, or exist
     WINDOW: tl.constexpr,  # 0: all tokens up to the query's own
     CAPPED: tl.constexpr,
+    WIDE: tl.constexpr,  # a layer's keys have 2^31 elements or more
     BLOCK_SIZE: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -74,12 +75,20 @@ def attend_tiles(
     offset = tl.arange(0, TILE)
     for start in tl.range(begin, end, TILE):
         token = start + offset
+        if TILE % BLOCK_SIZE == 0:
+            index = start // BLOCK_SIZE + offset // BLOCK_SIZE
+            row = offset % BLOCK_SIZE
+        else:
+            index = token // BLOCK_SIZE
+            row = token % BLOCK_SIZE
         if MASKED:
             inside = token < end
-            block = tl.load(table_ptr + token // BLOCK_SIZE, mask=inside, other=0).to(tl.int64)
+            block = tl.load(table_ptr + index, mask=inside, other=0)
         else:
-            block = tl.load(table_ptr + token // BLOCK_SIZE).to(tl.int64)
-        row = (block * BLOCK_SIZE + token % BLOCK_SIZE) * (KV_HEADS * HEAD_DIM)
+            block = tl.load(table_ptr + index)
+        if WIDE:
+            block = block.to(tl.int64)
+        row = (block * BLOCK_SIZE + row) * (KV_HEADS * HEAD_DIM)
         address = row[:, None] + dim[None, :]
         if MASKED:
             present = inside[:, None] & (dim[None, :] < HEAD_DIM)
@@ -88,16 +97,20 @@ def attend_tiles(
             k = tl.load(key_cache_ptr + address, mask=dim[None, :] < HEAD_DIM, other=0.0)
         else:
             k = tl.load(key_cache_ptr + address)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee")
         if CAPPED:  # tanh(x) = 1 - 2 / (1 + e^2x)
-            scores = softcap - 2 * softcap / (1 + tl.exp2(scores))
+            scores = softcap - 2 * softcap / (1 + tl.exp2(scores * scale))
         if MASKED:
             seen = inside[None, :] & (token[None, :] <= q_pos[:, None])
             if WINDOW > 0:
                 seen = seen & (token[None, :] > q_pos[:, None] - WINDOW)
             scores = tl.where(seen, scores, float("-inf"))
-        higher = tl.maximum(maximum, tl.max(scores, 1))
-        weights = tl.exp2(scores - higher[:, None])
+        if CAPPED:
+            higher = tl.maximum(maximum, tl.max(scores, 1))
+            weights = tl.exp2(scores - higher[:, None])
+        else:
+            higher = tl.maximum(maximum, tl.max(scores, 1) * scale)
+            weights = tl.exp2(tl.fma(scores, scale, -higher[:, None]))
         fade = tl.exp2(maximum - higher)
         total = total * fade + tl.sum(weights, 1)
         if MASKED:

@@ -18,9 +18,8 @@ import triton.language as tl
 
 from octavo.kernels.paged_attention import LOWEST, attend_tiles
 
-WORK = tl.constexpr(
-    4
-)  # entries of a program in the plan: sequence, tiles to leave out in it, tiles to do, quota of all
+# Entries of a program in the plan: sequence, its context, tiles of it to leave out, tiles to do, everyone's quota.
+WORK = tl.constexpr(8)
 
 
 @triton.jit
@@ -53,11 +52,13 @@ def plan_kernel(
     quota = tl.cdiv(total, tl.num_programs(0))
     begin = program * quota
     before = (ends <= begin) & inside
+    sequence = tl.sum(before.to(tl.int32), 0)
     place = work_ptr + program * WORK
-    tl.store(place, tl.sum(before.to(tl.int32), 0))
-    tl.store(place + 1, begin - tl.max(tl.where(before, ends, 0), 0))
-    tl.store(place + 2, tl.minimum(quota, total - begin))
-    tl.store(place + 3, quota)
+    tl.store(place, sequence)
+    tl.store(place + 1, tl.sum(tl.where(index == sequence, context, 0), 0))
+    tl.store(place + 2, begin - tl.max(tl.where(before, ends, 0), 0))
+    tl.store(place + 3, tl.minimum(quota, total - begin))
+    tl.store(place + 4, quota)
 
 
 @triton.jit
@@ -78,6 +79,7 @@ def decode_kernel(
     softcap,
     WINDOW: tl.constexpr,
     CAPPED: tl.constexpr,
+    WIDE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
@@ -89,16 +91,16 @@ def decode_kernel(
     program = tl.program_id(0)
     work = work_ptr + program * WORK
     sequence = tl.load(work)
-    skip = tl.load(work + 1)
-    left = tl.load(work + 2)
-    quota = tl.load(work + 3)
+    context = tl.load(work + 1)
+    skip = tl.load(work + 2)
+    left = tl.load(work + 3)
+    quota = tl.load(work + 4)
     unit = program * quota
     member = tl.arange(0, GROUP_P2)
     dim = tl.arange(0, DIM_P2)
     present = (member[:, None] < GROUP) & (dim[None, :] < HEAD_DIM)
     part_address = member[:, None] * HEAD_DIM + dim[None, :]
     while left > 0:
-        context = tl.load(context_ptr + sequence)
         first, tiles = _tiles_of(context, WINDOW, TILE)
         head = skip // tiles
         tile = skip % tiles
@@ -111,7 +113,7 @@ def decode_kernel(
             tl.full([GROUP_P2], LOWEST, tl.float32), tl.zeros([GROUP_P2], tl.float32),
             tl.zeros([GROUP_P2, DIM_P2], tl.float32), table_ptr + sequence.to(tl.int64) * table_stride,
             key_cache_ptr + head * HEAD_DIM, value_cache_ptr + head * HEAD_DIM, scale, softcap,
-            True, WINDOW, CAPPED, BLOCK_SIZE, KV_HEADS, HEAD_DIM, DIM_P2, TILE,
+            True, WINDOW, CAPPED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM, DIM_P2, TILE,
         )  # fmt: skip
         value = acc / tl.where(total > 0, total, 1.0)[:, None]
         out = out_ptr + sequence.to(tl.int64) * (KV_HEADS * GROUP * HEAD_DIM) + address
@@ -128,45 +130,57 @@ def decode_kernel(
             done = tl.atomic_add(counter_ptr + owner, 1, sem="acq_rel")
             if done == last - owner:
                 tl.debug_barrier()
-                value = _add_parts(
-                    partial_ptr + part_address, weight_ptr + member, owner, last, present, member < GROUP,
-                    GROUP, GROUP_P2, HEAD_DIM, DIM_P2,
+                _add_parts(
+                    partial_ptr, weight_ptr, owner, last,
+                    out_ptr + sequence.to(tl.int64) * (KV_HEADS * GROUP * HEAD_DIM) + head * (GROUP * HEAD_DIM),
+                    GROUP, HEAD_DIM, DIM_P2,
                 )  # fmt: skip
-                tl.store(out, value.to(out_ptr.dtype.element_ty), mask=present)
                 tl.store(counter_ptr + owner, 0)
         unit += count
         left -= count
         skip += count
-        if skip == tiles * KV_HEADS:
+        if (skip == tiles * KV_HEADS) & (left > 0):
             skip = 0
             sequence += 1
+            context = tl.load(context_ptr + sequence)
 
 
 @triton.jit
 def _add_parts(
-    partial_ptrs,
-    weight_ptrs,
+    partial_ptr,
+    weight_ptr,
     owner,  # the program that had the first part; the others follow it
     last,
-    present,
-    heads,
+    out_ptr,
     GROUP: tl.constexpr,
-    GROUP_P2: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DIM_P2: tl.constexpr,
 ):
-    maximum = tl.full([GROUP_P2], LOWEST, tl.float32)
-    total = tl.zeros([GROUP_P2], tl.float32)
-    acc = tl.zeros([GROUP_P2, DIM_P2], tl.float32)
-    for program in tl.range(owner, last + 1):
-        place = program * 2 + (program == owner).to(tl.int32)
+    """Several parts at a time, so that their loads wait for memory together."""
+    HEADS: tl.constexpr = triton.next_power_of_2(GROUP)
+    PARTS: tl.constexpr = 1 if HEADS * DIM_P2 > 2048 else 4096 // (HEADS * DIM_P2)
+    member = tl.arange(0, HEADS)
+    dim = tl.arange(0, DIM_P2)
+    maximum = tl.full([HEADS], LOWEST, tl.float32)
+    total = tl.zeros([HEADS], tl.float32)
+    acc = tl.zeros([HEADS, DIM_P2], tl.float32)
+    for start in tl.range(0, last + 1 - owner, PARTS):
+        program = owner + start + tl.arange(0, PARTS)
+        place = (program * 2 + (program == owner).to(tl.int32)) * GROUP
+        heads = place[:, None] + member[None, :]
+        inside = (program <= last)[:, None] & (member < GROUP)[None, :]
         # Past the first-level cache, which does not see what other processors store.
-        weight = tl.load(weight_ptrs + place * GROUP, mask=heads, other=0.0, cache_modifier=".cg")
-        value = tl.load(partial_ptrs + place * (GROUP * HEAD_DIM), mask=present, other=0.0, cache_modifier=".cg")
-        higher = tl.maximum(maximum, weight)
+        weight = tl.load(weight_ptr + heads, mask=inside, other=float("-inf"), cache_modifier=".cg")
+        value = tl.load(
+            partial_ptr + heads[:, :, None] * HEAD_DIM + dim[None, None, :],
+            mask=inside[:, :, None] & (dim < HEAD_DIM)[None, None, :], other=0.0, cache_modifier=".cg",
+        )  # fmt: skip
+        higher = tl.maximum(maximum, tl.max(weight, 0))
         fade = tl.exp2(maximum - higher)
-        share = tl.exp2(weight - higher)
-        total = total * fade + share
-        acc = acc * fade[:, None] + value * share[:, None]
+        share = tl.exp2(weight - higher[None, :])
+        total = total * fade + tl.sum(share, 0)
+        acc = acc * fade[:, None] + tl.sum(value * share[:, :, None], 0)
         maximum = higher
-    return acc / total[:, None]
+    present = (member < GROUP)[:, None] & (dim < HEAD_DIM)[None, :]
+    out = out_ptr + member[:, None] * HEAD_DIM + dim[None, :]
+    tl.store(out, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=present)

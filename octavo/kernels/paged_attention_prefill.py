@@ -30,6 +30,7 @@ def prefill_kernel(
     softcap,
     WINDOW: tl.constexpr,
     CAPPED: tl.constexpr,
+    WIDE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
@@ -83,16 +84,16 @@ def prefill_kernel(
             seen = tl.minimum(tl.cdiv(tl.maximum(end - WINDOW, 0), TILE) * TILE, end)
             maximum, total, acc = attend_tiles(
                 q, q_pos, begin, seen, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr,
-                scale, softcap, True, WINDOW, CAPPED, BLOCK_SIZE, KV_HEADS, HEAD_DIM, DIM_P2, TILE,
+                scale, softcap, True, WINDOW, CAPPED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM, DIM_P2, TILE,
             )  # fmt: skip
         diagonal = tl.maximum((lowest + 1) // TILE * TILE, seen)
         maximum, total, acc = attend_tiles(
             q, q_pos, seen, diagonal, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr,
-            scale, softcap, False, WINDOW, CAPPED, BLOCK_SIZE, KV_HEADS, HEAD_DIM, DIM_P2, TILE,
+            scale, softcap, False, WINDOW, CAPPED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM, DIM_P2, TILE,
         )  # fmt: skip
         maximum, total, acc = attend_tiles(
             q, q_pos, diagonal, end, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr,
-            scale, softcap, True, WINDOW, CAPPED, BLOCK_SIZE, KV_HEADS, HEAD_DIM, DIM_P2, TILE,
+            scale, softcap, True, WINDOW, CAPPED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM, DIM_P2, TILE,
         )  # fmt: skip
         value = acc / tl.where(total > 0, total, 1.0)[:, None]
         out = out_ptr + token[:, None] * (KV_HEADS * GROUP * HEAD_DIM) + column

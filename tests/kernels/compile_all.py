@@ -22,10 +22,12 @@ TARGETS = [
 ]
 # Of Llama-3-8B.
 SHAPE = {
-    "WINDOW": 0, "CAPPED": False, "BLOCK_SIZE": 16, "KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "DIM_P2": 128,
+    "WINDOW": 0, "CAPPED": False, "WIDE": False,
+    "BLOCK_SIZE": 16, "KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "DIM_P2": 128,
 }  # fmt: skip
 GEMMA = {
-    "WINDOW": 4096, "CAPPED": True, "BLOCK_SIZE": 16, "KV_HEADS": 4, "GROUP": 2, "HEAD_DIM": 256, "DIM_P2": 256,
+    "WINDOW": 4096, "CAPPED": True, "WIDE": True,
+    "BLOCK_SIZE": 16, "KV_HEADS": 4, "GROUP": 2, "HEAD_DIM": 256, "DIM_P2": 256,
 }  # fmt: skip
 # Kernel, constants, warps, stages.
 KERNELS = [
