@@ -21,6 +21,7 @@ from octavo.models.config import read_json
 from octavo.models.decoder import Decoder
 from octavo.models.registry import load_class
 from octavo.models.spec import DTYPES, ModelSpec
+from octavo.models.staging import Copier
 from octavo.platforms import default_dtype
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def fill_from(model: Decoder, files: list[Path], progress: bool | None = None) -
     names = model.names
     places = {tensor.data_ptr() for tensor in names.values()}
     loaded: dict[str, Path] = {}
-    with _bar(sum(file.stat().st_size for file in files), progress) as advance:
+    with _bar(sum(file.stat().st_size for file in files), progress) as advance, Copier(model.device) as copy:
         for file in files:
             with _opened(file) as checkpoint:
                 for name in checkpoint.keys():  # noqa: SIM118 (a safe_open cannot be iterated)
@@ -117,17 +118,23 @@ def fill_from(model: Decoder, files: list[Path], progress: bool | None = None) -
                     if name in loaded:
                         raise ModelError(f"{file}: tensor {name} is in {loaded[name].name} too")
                     loaded[name] = file
-                    first = names[name].data_ptr() in places
-                    places.discard(names[name].data_ptr())
-                    advance(_copy(checkpoint, name, names[name], file, first))
+                    source = _checked(checkpoint, name, names[name], file)
+                    if names[name].data_ptr() in places:
+                        places.discard(names[name].data_ptr())
+                        copy(names[name], source, advance)
+                        continue
+                    copy.wait()
+                    if not torch.equal(names[name], source.to(names[name])):
+                        hint = "set tie_word_embeddings to false"
+                        raise ModelError(f"{file}: tensor {name} differs from the one it is tied to; {hint}")
     missing = [name for name, tensor in names.items() if tensor.data_ptr() in places]
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(f"{files[0].parent}: tensor {missing[0]}{others} is missing from the checkpoint")
 
 
-def _copy(checkpoint: Any, name: str, target: Tensor, file: Path, first: bool) -> int:
-    """Copies one tensor and returns its bytes. A tied tensor that comes a second time must be the same again."""
+def _checked(checkpoint: Any, name: str, target: Tensor, file: Path) -> Tensor:
+    """A tensor of a file, still on disk, that fits its target."""
     view = checkpoint.get_slice(name)
     shape, dtype = list(view.get_shape()), view.get_dtype()
     if dtype not in FLOATS:
@@ -135,11 +142,7 @@ def _copy(checkpoint: Any, name: str, target: Tensor, file: Path, first: bool) -
     if shape != list(target.shape):
         raise ModelError(f"{file}: tensor {name} has the shape {shape}; the config asks for {list(target.shape)}")
     source: Tensor = checkpoint.get_tensor(name)
-    if first:
-        target.copy_(source)
-    elif not torch.equal(target, source.to(target)):
-        raise ModelError(f"{file}: tensor {name} differs from the one it is tied to; set tie_word_embeddings to false")
-    return source.nbytes
+    return source
 
 
 @contextmanager
