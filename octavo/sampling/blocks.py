@@ -45,7 +45,7 @@ def members(x_GV: Tensor, block_G: Tensor, outside: float) -> Tensor:
 
 def argmax(x_GV: Tensor) -> tuple[Tensor, Tensor]:
     """(maximum, its first index); the maximum is NaN where any value is."""
-    if x_GV.device.type != "cpu" or x_GV.numel() < _SMALL:
+    if x_GV.numel() < _SMALL:
         value_G, index_G = x_GV.max(-1)
         return value_G, index_G
     blocks_GBI, rest = _split(x_GV, BLOCK)

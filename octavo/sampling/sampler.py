@@ -7,19 +7,28 @@
     sampled.logprobs              # DeviceLogprobs | None, on the device too
     sampler.prompt_logprobs(logits_MV, targets_M, k, index_M)
 
+    mode = sampler.graph_mode(rows_host, banned, steady)              # None: call `sample`
+    sampler.sample_static(mode, logits_SV, rows_S, positions_S)       # tokens_S
+
 `logits_SV` is of any float type, and is as it was when `sample` returns. `rows_S` and `positions_S` are int64 on the
 device; `rows_host` holds the same rows in numpy. A position is the absolute one that the sampled token will have:
 that and the row's seed are all that its randomness depends on. `banned` is (banned_rows, banned_tokens) of the plan.
 `steady` says that the rows are those of the last call, so that nothing about them need be looked up or uploaded.
-Nobody tells the sampler that a row is free: the next join takes it over.
+Nobody tells the sampler that a row is free: the next join takes it over. Row `max_rows` is a spare that is never
+joined: greedy, for entries that fill up a batch.
+
+`sample_static` is launches alone, so it can be captured; a replay gives what `sample` gives, whatever has joined since,
+to any rows whose `graph_mode` is the same number. A batch whose tokens' logprobs are asked for, or with banned tokens,
+has no such number.
 
 Order of operations, as vLLM's: min_tokens, banned tokens, allowed_token_ids, logit_bias, penalties (repetition, then
 frequency and presence), temperature, min_p, top_k, top_p. Greedy rows take the argmax after the penalties; ties go to
 the lowest token id. Logprobs are those of the raw logits.
 
-The rows of a step are sorted into groups by what must be done to them, so that nobody pays for a feature that only his
-neighbour uses, and a step of plain greedy rows is one argmax. What a row gets depends on its own logits, parameters,
-seed and position alone. On a GPU nothing waits for the device.
+What a row gets depends on its own logits, parameters, seed and position alone. On a GPU, kernels take the rows as they
+come (`fused.py`), and nothing waits for the device. Elsewhere torch does the same, and is the kernels' reference: there
+the rows of a step are sorted into groups by what must be done to them, so that nobody pays for a feature that only his
+neighbour uses, and a step of plain greedy rows is one argmax.
 
 Suffixes: S sampled rows, G rows of a group, V vocabulary, M positions.
 """
@@ -27,7 +36,6 @@ Suffixes: S sampled rows, G rows of a group, V vocabulary, M positions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -38,22 +46,16 @@ from octavo.core.params import SamplingParams
 from octavo.core.plan import IntArray, RowJoin
 from octavo.sampling import blocks, truncation
 from octavo.sampling.bias import AllowedTokens, Hidden, LogitBias, MinTokens
+from octavo.sampling.fused import KERNELS, LOGPROBS, fused_for
 from octavo.sampling.logprobs import DeviceLogprobs, logprobs
 from octavo.sampling.penalties import Penalties
 from octavo.sampling.random import key_of, streams
-from octavo.sampling.state import Edit, Int, Real, RowTable, Selection, upload
+from octavo.sampling.state import Edit, Int, Mode, Real, RowTable, Selection, upload
 
 # Logits worked on at once: on a CPU, for each thread, what stays in its caches (4 MB of float32); on a GPU what bounds
 # scratch memory.
 _CHUNK_CPU = 1 << 20
 _CHUNK_GPU = 1 << 25
-
-
-class Mode(IntEnum):
-    GREEDY = 0
-    ALL = 1  # any token may be drawn, or any above min_p
-    NUCLEUS = 2  # top_p without top_k
-    TOP_K = 3  # top_k, and top_p among those
 
 
 class Kind(NamedTuple):
@@ -105,7 +107,6 @@ class Sampler:
     def __init__(self, max_rows: int, vocab_size: int, device: torch.device | str) -> None:
         self.device = torch.device(device)
         self.vocab_size = vocab_size
-        self.host_loops = self.device.type == "cpu"  # where looking at a result costs nothing
         chunk = _CHUNK_CPU * torch.get_num_threads() if self.device.type == "cpu" else _CHUNK_GPU
         self.chunk_rows = max(1, chunk // vocab_size)
         self.table = RowTable(max_rows, self.device)
@@ -114,6 +115,7 @@ class Sampler:
         self.edits: tuple[Edit, ...] = tuple(
             feature(vocab_size, self.table) for feature in (AllowedTokens, LogitBias, Penalties)
         )
+        self.fused = fused_for(vocab_size, self.table)
         self._batch: Batch | None = None
 
     def join(self, join: RowJoin) -> None:
@@ -128,6 +130,10 @@ class Sampler:
         ints[Int.KEY] = key_of(join.seed)
         ints[Int.TOP_K] = params.top_k if 0 < params.top_k < self.vocab_size else 0
         ints[Int.LOGPROBS] = -1 if params.logprobs is None else params.logprobs
+        if self.fused is not None:
+            kind = self._kind(params, False)
+            self.fused.join(join, kind.mode, kind.candidates)
+            return
         self.min_tokens.join(join)
         for edit in self.edits:
             edit.join(join)
@@ -153,10 +159,14 @@ class Sampler:
         assert logits_SV.shape == (len(rows_host), self.vocab_size)
         if not len(rows_host):
             return Sampled(torch.empty(0, dtype=torch.int64, device=self.device))
+        if self.fused is not None:
+            return self._sample_fused(logits_SV, rows_S, positions_S, rows_host, banned)
         batch = self._batch
         if batch is None or not (steady or np.array_equal(batch.rows, rows_host)):
             batch = self._batch = self._build(rows_host, rows_S)
-        hidden = self._hide(logits_SV, positions_S, batch, banned)
+        hidden = [self._ban(logits_SV, banned)] if len(banned[0]) else []
+        if batch.min_tokens is not None:
+            hidden.append(self.min_tokens.hide(logits_SV, positions_S, batch.min_tokens))
         order_S = batch.order_S
         sorted_positions_S = positions_S if order_S is None else positions_S[order_S]
         parts = [self._choose(logits_SV, sorted_positions_S, order_S, group) for group in batch.groups]
@@ -172,16 +182,45 @@ class Sampler:
         return Sampled(tokens_S, logprobs(logits_SV, asking_M, own_M, batch.logprobs_k, self.chunk_rows, batch.asking))
 
     def graph_mode(self, rows_host: IntArray, banned: tuple[IntArray, IntArray], steady: bool) -> int | None:
-        """Which sequence of launches without host data serves these rows: 0, the greedy one; None if there is none."""
-        plain = self.kinds[rows_host] == Kind(Mode.GREEDY, False).code()
-        asks = (self.table.ints[rows_host, Int.LOGPROBS] >= 0) | (self.table.ints[rows_host, Int.STOPS_SLOT] > 0)
-        return 0 if plain.all() and not asks.any() and not len(banned[0]) else None
+        """Which sequence of launches serves these rows; None if some of the work needs the host.
+
+        0 is plain greedy; bits: 1 some row is not greedy, 2 some has top_k, 4 some has features that change logits.
+        It also brings the tables up to date, so it comes before the replay.
+        """
+        if self.fused is None or len(banned[0]):
+            return None
+        self.table.flush()
+        needs = self.fused.needs_of(rows_host)
+        return None if needs & LOGPROBS else needs
 
     @torch.no_grad()
     def sample_static(self, mode: int, logits_SV: Tensor, rows_S: Tensor, positions_S: Tensor) -> Tensor:
-        """`sample` for a mode of `graph_mode`: nothing but launches, so that it can be captured."""
-        best_S, tokens_S = blocks.argmax(logits_SV)
-        return tokens_S.masked_fill_(blocks.not_finite(best_S), -1)
+        assert self.fused is not None
+        return self.fused.choose(mode, logits_SV, rows_S, positions_S)
+
+    def _sample_fused(
+        self,
+        logits_SV: Tensor,
+        rows_S: Tensor,
+        positions_S: Tensor,
+        rows_host: IntArray,
+        banned: tuple[IntArray, IntArray],
+    ) -> Sampled:
+        assert self.fused is not None
+        self.table.flush()
+        needs = self.fused.needs_of(rows_host)
+        hidden = self._ban(logits_SV, banned) if len(banned[0]) else None
+        tokens_S = self.fused.choose(needs & KERNELS, logits_SV, rows_S, positions_S)
+        if hidden is not None:
+            hidden.show(logits_SV)
+        if not needs & LOGPROBS:
+            return Sampled(tokens_S)
+        wanted = self.table.ints[rows_host, Int.LOGPROBS]
+        asking = np.flatnonzero(wanted >= 0)
+        asking_M = upload(asking, self.device) if len(asking) < len(rows_host) else None
+        own_M = tokens_S if asking_M is None else tokens_S[asking_M]
+        k, index_M = int(wanted.max()), asking.astype(np.int32)
+        return Sampled(tokens_S, logprobs(logits_SV, asking_M, own_M, k, self.chunk_rows, index_M))
 
     @torch.no_grad()
     def prompt_logprobs(self, logits_MV: Tensor, targets_M: Tensor, k: int, index_M: IntArray) -> DeviceLogprobs:
@@ -221,17 +260,9 @@ class Sampler:
             int(ints[asking, Int.LOGPROBS].max(initial=0)),
         )
 
-    def _hide(
-        self, logits_SV: Tensor, positions_S: Tensor, batch: Batch, banned: tuple[IntArray, IntArray]
-    ) -> list[Hidden]:
-        """Masks of single tokens, put on the logits themselves."""
-        hidden = []
-        if batch.min_tokens is not None:
-            hidden.append(self.min_tokens.hide(logits_SV, positions_S, batch.min_tokens))
-        if len(banned[0]):
-            rows, tokens = upload(np.stack(banned).astype(np.int64), self.device)
-            hidden.append(Hidden(logits_SV, rows, tokens))
-        return hidden
+    def _ban(self, logits_SV: Tensor, banned: tuple[IntArray, IntArray]) -> Hidden:
+        rows, tokens = upload(np.stack(banned).astype(np.int64), self.device)
+        return Hidden(logits_SV, rows, tokens)
 
     def _choose(self, logits_SV: Tensor, positions_S: Tensor, order_S: Tensor | None, group: Group) -> Tensor:
         """The tokens of a group. `positions_S` is in sorted order, `logits_SV` in the given one."""
@@ -267,5 +298,4 @@ class Sampler:
             p_GV = truncation.drop_below_min_p(p_GV, rows.real(Real.MIN_P))
         if kind.mode is Mode.ALL:
             return truncation.draw_all(p_GV, keys_G)
-        rounds = 0 if self.host_loops else truncation.rounds_for(float(rows.host_reals[:, Real.TOP_P].min()))
-        return truncation.draw_nucleus(p_GV, top_p_G1.squeeze(1), keys_G, rounds)
+        return truncation.draw_nucleus(p_GV, top_p_G1.squeeze(1), keys_G)

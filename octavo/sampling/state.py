@@ -14,7 +14,6 @@ Suffixes: R rows, G rows of a group, V vocabulary, W width of a slot.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -23,31 +22,9 @@ import torch
 from torch import Tensor
 
 from octavo.core.plan import FloatArray, IntArray, LongArray, RowJoin
+from octavo.kernels.sampling_rows import Int, Mode, Real
 
-
-class Real(IntEnum):
-    """Columns of numbers."""
-
-    TEMPERATURE = 0
-    TOP_P = 1
-    MIN_P = 2
-    REPETITION = 3
-    FREQUENCY = 4
-    PRESENCE = 5
-
-
-class Int(IntEnum):
-    """Columns of integers."""
-
-    KEY = 0  # of the row's random numbers
-    TOP_K = 1  # 0: off
-    LOGPROBS = 2  # -1: off
-    MIN_END = 3  # stop ids are masked below this position
-    STOPS_SLOT = 4
-    BIAS_SLOT = 5
-    ALLOWED_SLOT = 6
-    SEEN_SLOT = 7
-    SEEN_SHIFT = 8  # position of a token + shift = where it stands in the list of what the row has seen
+__all__ = ["Edit", "Int", "Mode", "Real", "RowTable", "Selection", "Slots", "fill", "grown", "upload"]
 
 
 def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
@@ -57,13 +34,15 @@ def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
 
 
 class RowTable:
+    """The last row, `max_rows`, is a spare: greedy, without features, and nobody joins it."""
+
     def __init__(self, max_rows: int, device: torch.device) -> None:
         self.device = device
         self.shared = device.type == "cpu"
-        self.reals = np.zeros((max_rows, len(Real)), np.float32)
-        self.ints = np.zeros((max_rows, len(Int)), np.int64)
-        self._reals_R = upload(self.reals, device)
-        self._ints_R = upload(self.ints, device)
+        self.reals = np.zeros((max_rows + 1, len(Real)), np.float32)
+        self.ints = np.zeros((max_rows + 1, len(Int)), np.int64)
+        self.reals_R = upload(self.reals, device)
+        self.ints_R = upload(self.ints, device)
         self._changed: set[int] = set()
 
     def reset(self, row: int) -> None:
@@ -76,12 +55,12 @@ class RowTable:
         if self._changed and not self.shared:
             rows = np.fromiter(self._changed, np.int64)
             index = upload(rows, self.device)
-            self._reals_R.index_copy_(0, index, upload(self.reals[rows], self.device))
-            self._ints_R.index_copy_(0, index, upload(self.ints[rows], self.device))
+            self.reals_R.index_copy_(0, index, upload(self.reals[rows], self.device))
+            self.ints_R.index_copy_(0, index, upload(self.ints[rows], self.device))
         self._changed.clear()
 
     def select(self, rows: IntArray, rows_G: Tensor) -> Selection:
-        return Selection(self.reals[rows], self.ints[rows], self._reals_R[rows_G], self._ints_R[rows_G])
+        return Selection(self.reals[rows], self.ints[rows], self.reals_R[rows_G], self.ints_R[rows_G])
 
 
 @dataclass(slots=True)

@@ -21,8 +21,6 @@ Suffixes: G rows, V vocabulary, B blocks of the vocabulary, K candidates.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -58,36 +56,13 @@ def draw_all(p_GV: Tensor, keys_G: Tensor) -> tuple[Tensor, Tensor]:
     return draw(p_GV, masses_GB, keys_G)[0], masses_GB.sum(-1).isnan()
 
 
-def rounds_for(top_p: float) -> int:
-    """Draws after which a row is without a token of its nucleus with a probability below 1e-12."""
-    mean, count = -math.log(top_p), 0
-    term = top_p  # the probability of `count` rejections, of the Poisson distribution
-    more = 1 - term
-    while more > 1e-12:
-        count += 1
-        term *= mean / count
-        more -= term
-    return count + 1
-
-
-def draw_nucleus(p_GV: Tensor, top_p_G: Tensor, keys_G: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
-    """(tokens, whether the row was not finite). With 0 rounds the host looks whether any row needs another draw, which
-    is best where looking is free; else that many are made, most of which change nothing, and the host never waits."""
+def draw_nucleus(p_GV: Tensor, top_p_G: Tensor, keys_G: Tensor) -> tuple[Tensor, Tensor]:
+    """(tokens, whether the row was not finite). The host looks which rows need another draw."""
     masses_GB = blocks.sums(p_GV)
     total_G = masses_GB.sum(-1)
     limit_G = (top_p_G * total_G).clamp_(min=1e-30)  # so that the likeliest token always passes
     tokens_G, weights_G = draw(p_GV, masses_GB, keys_G)
-    if rounds == 0:
-        _redraw_few(p_GV, total_G, limit_G, keys_G, tokens_G, weights_G)
-        return tokens_G, total_G.isnan()
-    left_GV = p_GV
-    for turn in range(1, rounds):
-        left_GV = blocks.heavier(left_GV, weights_G)
-        masses_GB = blocks.sums(left_GV)
-        rejected_G = masses_GB.sum(-1) >= limit_G  # false for NaN, and once a token is accepted
-        again_G, weight_G = draw(left_GV, masses_GB, later(keys_G, turn))
-        tokens_G = torch.where(rejected_G, again_G, tokens_G)
-        weights_G = torch.where(rejected_G, weight_G, weights_G)
+    _redraw_few(p_GV, total_G, limit_G, keys_G, tokens_G, weights_G)
     return tokens_G, total_G.isnan()
 
 

@@ -123,12 +123,10 @@ def draws(
     count: int,
     seed: int = 0,
     first: int = 0,
-    host_loops: bool = True,
 ) -> npt.NDArray[np.int64]:
     """Tokens of one row at `count` positions, drawn in one call: a row that edits nothing may be repeated."""
     x = torch.as_tensor(logits, dtype=torch.float32)
     sampler = Sampler(1, len(x), "cpu")
-    sampler.host_loops = host_loops
     sampler.join(join(0, params, seed=seed))
     positions = torch.arange(first, first + count)
     tokens: npt.NDArray[np.int64] = step(sampler, x.repeat(count, 1), [0] * count, positions).tokens_S.numpy()
