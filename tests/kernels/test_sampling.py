@@ -158,18 +158,18 @@ def test_modes_of_captured_batches():
     assert found == [tokens(torch_s, x[:1], 4, [1])[0], *x[1:].argmax(-1).tolist()]
 
 
-WRONG = {
-    Real.TEMPERATURE: 2.0, Real.TOP_P: 0.1, Real.MIN_P: 0.9,
-    Int.KEY: 1, Int.TOP_K: 1, Int.COUNTS: 0, Int.LIST_LENGTH: 0,
-}  # fmt: skip
+WRONG = [
+    (Real.TEMPERATURE, 2.0), (Real.TOP_P, 0.1), (Real.MIN_P, 0.9),
+    (Int.KEY, 1), (Int.TOP_K, 1), (Int.COUNTS, 0), (Int.LIST_LENGTH, 0),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("column", WRONG, ids=str)
-def test_a_wrong_number_is_seen(column):
-    asked = [PLAIN[6 if column == Int.TOP_K else 5], PLAIN[0] | EDITS[0], PLAIN[0] | EDITS[2]]
+@pytest.mark.parametrize(("column", "value"), WRONG, ids=[repr(column) for column, _ in WRONG])
+def test_a_wrong_number_is_seen(column, value):
+    asked = [PLAIN[6 if column is Int.TOP_K else 5], PLAIN[0] | EDITS[0], PLAIN[0] | EDITS[2]]
     ours, torch_s = samplers(asked)
     table = ours.table.reals if isinstance(column, Real) else ours.table.ints
-    table[:, column] = WRONG[column]
+    table[:, column] = value
     ours.table._changed.update(range(3))
 
     def seen(turn: int) -> bool:
