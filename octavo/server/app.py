@@ -32,7 +32,8 @@ from octavo.server.chat import chat_completions
 from octavo.server.completions import completions
 from octavo.server.config import ServerConfig
 from octavo.server.engine import Engine
-from octavo.server.http import ClientGone, Errors, Exchange, Receive, Response, Scope, Send, Stream, json_response
+from octavo.server.http import ClientGone, Dialect, Exchange, Receive, Response, Scope, Send, Stream, json_response
+from octavo.server.messages.routes import Anthropic, count_tokens, messages
 from octavo.server.metrics import Metrics
 from octavo.server.protocol import ModelList
 from octavo.server.service import Service
@@ -59,7 +60,7 @@ class Route:
     call: Call | None = None
     info: Info | None = None
     public: bool = False  # a probe: it would fill the log, too
-    errors: Errors = field(default_factory=Errors)
+    dialect: Dialect = field(default_factory=Dialect)
 
     def pattern(self) -> re.Pattern[str]:
         """What the path may be. The name of a model may hold slashes."""
@@ -81,6 +82,8 @@ class App:
         self.routes = (
             Route("POST", "/v1/chat/completions", work=chat_completions),
             Route("POST", "/v1/completions", work=completions),
+            Route("POST", "/v1/messages", work=messages, dialect=Anthropic()),
+            Route("POST", "/v1/messages/count_tokens", work=count_tokens, dialect=Anthropic()),
             Route("GET", "/v1/models", info=self.models),
             Route("GET", "/v1/models/{model}", info=self.model),
             Route("POST", "/tokenize", work=tokenize),
@@ -128,7 +131,7 @@ class App:
         exchange = Exchange(scope, receive, send)
         route = self._match(exchange)
         if isinstance(route, Route):
-            exchange.errors = route.errors
+            exchange.dialect = route.dialect
         error: RequestError | None = None
         try:
             await self._serve(exchange, route)

@@ -102,12 +102,26 @@ def decode(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any], str]:
         raise
     except (ValueError, RecursionError):  # malformed, not UTF-8, an endless number, a deep nest
         raise RequestError("The body is not valid JSON in UTF-8.") from None
+    return request, tree, _ignored(kind, tree)
+
+
+def convert(tree: dict[str, Any], kind: type[T]) -> T:
+    """The same from plain data that we made: a request of another dialect in the words of `kind`."""
+    try:
+        request = msgspec.convert(tree, kind)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error)) from None
+    ignored = _ignored(kind, tree)
+    assert not ignored, f"{kind.__name__} has no field {ignored}"
+    return request
+
+
+def _ignored(kind: type[msgspec.Struct], tree: dict[str, Any]) -> str:
     known = kind.__struct_fields__
-    ignored = [name for name, value in tree.items() if name not in known and not _refuse(name, value)]
-    return request, tree, _header_value(ignored) if ignored else ""
+    return named([name for name, value in tree.items() if name not in known and not _refuse(name, value)])
 
 
-def _header_value(ignored: list[str]) -> str:
+def named(ignored: list[str]) -> str:
     """The names as a header may hold them, whatever a client called its fields."""
     names = [_NOT_NAME.sub("?", name[:64]) or "?" for name in ignored[:MAX_NAMED]]
     return ",".join(names + ["..."] * (len(ignored) > MAX_NAMED))

@@ -51,8 +51,11 @@ class Stream:
     end: bytes = DONE
 
 
-class Errors:
-    """The shape of errors, OpenAI's; a route that speaks another dialect brings its own."""
+class Dialect:
+    """What differs between the APIs that routes speak, beside their bodies: OpenAI's shape of errors, or another's."""
+
+    def headers(self, request_id: str) -> list[Header]:
+        return []
 
     def body(self, error: RequestError, request_id: str) -> bytes:
         return error_body(error)
@@ -72,7 +75,8 @@ class Exchange:
     __slots__ = (
         "argument",
         "cause",
-        "errors",
+        "dialect",
+        "extra",
         "fields",
         "headers",
         "ignored",
@@ -102,7 +106,8 @@ class Exchange:
         given = self.header(b"x-request-id")
         self.named = given is not None and REQUEST_ID.fullmatch(given) is not None
         self.request_id = given.decode() if given and self.named else uuid.uuid4().hex
-        self.errors = Errors()
+        self.dialect = Dialect()
+        self.extra: list[Header] = []
         self.cause: Exception | None = None  # why the task was cancelled
         self.started = False  # the head of the answer is out
         self.status = 0
@@ -110,6 +115,14 @@ class Exchange:
         self.key = b""  # the API key that opened the door
         self.ignored = ""  # names of the fields that were accepted and have no effect
         self.fields: dict[str, Any] = {}  # for the log line
+
+    @classmethod
+    def detached(cls, key: bytes, request_id: str) -> Exchange:
+        """One that no connection waits for: a line of a batch, an answer in the background."""
+        scope = {"method": "POST", "path": "", "headers": [(b"x-request-id", request_id.encode())]}
+        found = cls(scope, _nobody, _nobody)
+        found.key = key
+        return found
 
     def header(self, name: bytes) -> bytes | None:
         return next((value for key, value in self.headers if key == name), None)
@@ -188,7 +201,7 @@ class Exchange:
     async def fail(self, error: RequestError) -> None:
         """The error as an answer, or as the last event of a stream, which then has no [DONE]."""
         if self.started:
-            await self.send({"type": "http.response.body", "body": self.errors.event(error, self.request_id)})
+            await self.send({"type": "http.response.body", "body": self.dialect.event(error, self.request_id)})
             return
         headers: list[Header] = []
         if isinstance(error, ServerError) and error.retry_after is not None:
@@ -199,16 +212,21 @@ class Exchange:
             headers.append(CLOSE)  # the rest of the body is not wanted; or the next request belongs to a replica
         if isinstance(error, MethodNotAllowed):
             headers.append((b"allow", ", ".join(error.allowed).encode()))
-        body = self.errors.body(error, self.request_id)
+        body = self.dialect.body(error, self.request_id)
         await self.respond(Response(body, error.status, headers=headers))
 
     async def _start(self, status: int, media_type: bytes, headers: list[Header]) -> None:
         headers += [(b"content-type", media_type), (b"x-request-id", self.request_id.encode())]
+        headers += self.extra + self.dialect.headers(self.request_id)
         if self.ignored:
             headers.append((b"x-octavo-ignored", self.ignored.encode()))
         self.started = True
         self.status = status
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def _nobody(*message: Message) -> Any:
+    raise AssertionError("a detached exchange has no connection")
 
 
 _encode = msgspec.json.Encoder().encode

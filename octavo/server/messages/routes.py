@@ -1,0 +1,94 @@
+"""POST /v1/messages and /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+import msgspec
+
+from octavo.core.errors import RequestError
+from octavo.server import fields
+from octavo.server.chat import ChatAnswer, begin
+from octavo.server.http import Dialect, Exchange, Header, Response, Stream, json_response, named_event
+from octavo.server.messages import protocol as p
+from octavo.server.messages.answer import MessageBuilder
+from octavo.server.messages.request import NAMES, to_chat
+from octavo.server.protocol import ChatRequest
+from octavo.server.service import Service
+
+_encode = msgspec.json.Encoder().encode
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+class Anthropic(Dialect):
+    def headers(self, request_id: str) -> list[Header]:
+        return [(b"request-id", request_id.encode())]
+
+    def body(self, error: RequestError, request_id: str) -> bytes:
+        kind = _ERROR_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+        message = error.message.encode(errors="replace").decode()
+        return _encode(p.ErrorAnswer(p.ErrorDetail(kind, message, error.param, error.code), request_id))
+
+    def event(self, error: RequestError, request_id: str) -> bytes:
+        return named_event("error", self.body(error, request_id))
+
+
+async def messages(service: Service, exchange: Exchange, body: bytes) -> Response | Stream:
+    request, _, exchange.ignored = fields.decode(body, p.MessagesRequest)
+    exchange.take_id(request.request_id)
+    builder = MessageBuilder(await _chat(service, exchange, request, len(body)))
+    if request.stream:
+        return Stream(_events(builder), end=b"")
+    with renamed(NAMES):
+        return json_response(await builder.whole())
+
+
+async def count_tokens(service: Service, exchange: Exchange, body: bytes) -> Response:
+    request, _, exchange.ignored = fields.decode(body, p.CountRequest)
+    answer = await _chat(service, exchange, request, len(body))
+    ids = await service.encode(answer.text, answer.request.add_special_tokens)
+    return json_response(p.TokenCount(len(ids)))
+
+
+async def _chat(service: Service, exchange: Exchange, request: p.CountRequest, size: int) -> ChatAnswer:
+    with renamed(NAMES):
+        tree, ignored = to_chat(request)
+        before = exchange.ignored
+        exchange.ignored = ""
+        answer = await begin(service, exchange, fields.convert(tree, ChatRequest), tree, size)
+        ignored += [NAMES.get(name, name) for name in exchange.ignored.split(",") if name]
+        exchange.ignored = ",".join(filter(None, (before, fields.named(ignored))))
+        return answer
+
+
+async def _events(builder: MessageBuilder) -> AsyncGenerator[bytes, None]:
+    with renamed(NAMES):
+        async with aclosing(builder.events()) as events:
+            async for event in events:
+                yield named_event(_tag(event), _encode(event))
+
+
+def _tag(event: Any) -> str:
+    return str(event.__struct_config__.tag)
+
+
+@contextmanager
+def renamed(names: dict[str, str]) -> Iterator[None]:
+    """Errors name the fields that the client knows."""
+    try:
+        yield
+    except RequestError as error:
+        if error.param is not None:
+            head, dot, rest = error.param.partition(".")
+            error.param = names.get(head, head) + dot + rest
+        raise
