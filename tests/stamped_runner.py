@@ -15,7 +15,7 @@ import numpy as np
 from octavo.core.config import CacheConfig
 from octavo.core.plan import StepPlan, StepResult
 from octavo.core.request import EngineRequest
-from octavo.scheduler.scheduler import Scheduler
+from octavo.scheduler.scheduler import THINKING_OPENS, Scheduler
 
 _MASK = (1 << 62) - 1
 
@@ -159,12 +159,26 @@ class Engine:
 
 def reference(request: EngineRequest, seed: int, vocab: int = 50) -> tuple[list[int], str]:
     """The answer of one sequence and why it ends."""
-    stamps = stamps_of(request.prompt_ids().tolist(), request.salt)
-    stamp, answer = stamps[-1], []
+    prompt = request.prompt_ids().tolist()
+    stamp, answer = stamps_of(prompt, request.salt)[-1], []
     while len(answer) < request.max_tokens:
         token = next_token(stamp, seed, vocab)
         answer.append(token)
         if token in request.stop_ids and len(answer) >= request.params.min_tokens:
             return answer, "stop"
         stamp = mix(stamp, token)
+        if request.thinking and len(answer) + 1 < request.max_tokens and _thought_enough(request, prompt, answer):
+            answer.append(request.thinking[1])
+            stamp = mix(stamp, answer[-1])
     return answer, "length"
+
+
+def _thought_enough(request: EngineRequest, prompt: list[int], answer: list[int]) -> bool:
+    """The reasoning that began at the prompt's end or soon after is not over, and has as many tokens as it may."""
+    (begin, end), budget = request.thinking, request.params.thinking_token_budget or 0
+    opening = prompt[-THINKING_OPENS:]
+    known = opening + answer
+    if begin not in known[: len(opening) + budget]:
+        return False
+    at = known.index(begin)
+    return end not in known[at:] and len(known) - max(len(opening), at + 1) == budget

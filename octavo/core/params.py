@@ -57,7 +57,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     temperature 0 is greedy. `top_k` 0 or -1 keeps every token; `top_p` 1 and `min_p` 0 are off. `max_tokens`
     None means as many as the context allows. `seed` makes the answer reproducible whatever else runs beside it.
     `logprobs` k returns the k likeliest tokens and the sampled one, of the model's own distribution (before
-    penalties, temperature and truncation); `prompt_logprobs` the same for each prompt token.
+    penalties, temperature and truncation); `prompt_logprobs` the same for each prompt token. Reasoning is ended after
+    `thinking_token_budget` tokens; `thinking_marks` are the tokens that begin and end it, where the chat template does
+    not tell.
     """
 
     n: int = 1
@@ -85,6 +87,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
     skip_reading_prefix_cache: bool = False
+    thinking_token_budget: int | None = None
+    thinking_marks: list[str] | None = None
 
     def __post_init__(self) -> None:
         _integer(self.n, "n", 1, MAX_N)
@@ -111,6 +115,11 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
                 _integer(getattr(self, name), name, 0, MAX_LOGPROBS)
         if self.max_tokens == 0 and self.prompt_logprobs is None:
             raise RequestError("max_tokens 0 asks for nothing unless prompt_logprobs is set", "max_tokens")
+        if self.thinking_token_budget is not None:
+            _integer(self.thinking_token_budget, "thinking_token_budget", 1, 2**31 - 1)
+        marks = self.thinking_marks
+        if marks is not None and (not isinstance(marks, list) or [type(mark) for mark in marks] != [str, str]):
+            raise RequestError("thinking_marks must be two strings", "thinking_marks")
         self.stop = self._stops()
         for name in ("stop_token_ids", "allowed_token_ids"):
             self._token_ids(name)

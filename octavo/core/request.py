@@ -28,6 +28,7 @@ class EngineRequest(msgspec.Struct, array_like=True):
     adapter: str = ""  # likewise for the LoRA adapter whose KV this is
     stream: bool = True  # False: the tokens are sent once, when the sequence ends
     label: str = ""  # the client's request id, for the log
+    thinking: list[int] = []  # the tokens that begin and end reasoning, where it has a budget
 
     def prompt_ids(self) -> IntArray:
         return np.frombuffer(self.prompt, dtype=np.int32)

@@ -13,6 +13,7 @@ from octavo.core.errors import ContextLengthExceeded, ExceedsKVCapacity, Request
 from octavo.core.params import MAX_TOKEN_IDS, RequestOutputKind, SamplingParams
 from octavo.core.request import EngineRequest, pack_ids
 from octavo.engine.build import EngineInfo
+from octavo.text.parsing.formats import detect
 from octavo.text.tokenizer import Tokenizer
 
 MAX_SALT = 256
@@ -87,6 +88,7 @@ class Intake:
             salt=salt,
             stream=stream,
             label=label,
+            thinking=self._thinking(params),
         )
 
     def _room(self, prompt_ids: list[int], params: SamplingParams, param: str) -> int:
@@ -117,6 +119,22 @@ class Intake:
             for token in getattr(params, name) or ():
                 if token >= self.info.vocab_size:
                     raise RequestError(f"{name} holds {token}, but the vocabulary has {self.info.vocab_size}", name)
+
+    def _thinking(self, params: SamplingParams) -> list[int]:
+        """The tokens that begin and end reasoning, if it is to be ended."""
+        if params.thinking_token_budget is None:
+            return []
+        marks = params.thinking_marks
+        if marks is None:
+            found = detect("\n".join(self.tokenizer.chat_template.templates.values())).thinking
+            marks = [found.begin, found.end] if found else []
+        ids = [token_id for mark in marks if (token_id := self.tokenizer.token_to_id(mark)) is not None]
+        if len(ids) != 2:
+            raise RequestError(
+                "thinking_token_budget needs a model that begins and ends its reasoning with one token each",
+                "thinking_token_budget",
+            )
+        return ids
 
     def _bad_sequences(self, params: SamplingParams) -> list[list[int]]:
         """Each bad word as it is tokenized at the start of a text and after a space."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from octavo.core.outputs import Logprobs
+from octavo.core.outputs import Logprobs, StepOutputs
 from octavo.core.plan import IntArray, LogprobRows, StepPlan
 from octavo.scheduler.rows import RowTable
 
@@ -34,3 +34,13 @@ def _pack(found: LogprobRows, owners: IntArray, alive: BoolArray, rows: RowTable
         values=found.logprobs_MK[keep].tobytes(),
         ranks=found.ranks_M[keep].tobytes(),
     )
+
+
+def add_certain(outputs: StepOutputs, uid: int, token: int) -> None:
+    """The logprobs of a token that was not sampled but set."""
+    found = outputs.logprobs
+    assert found is not None, "a row that asks for logprobs was sampled without"
+    found.uids.append(uid)
+    found.ids += np.full(found.width, token, np.int32).tobytes()
+    found.values += np.zeros(found.width, np.float32).tobytes()
+    found.ranks += np.int32(1).tobytes()

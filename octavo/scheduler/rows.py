@@ -11,6 +11,8 @@ import numpy as np
 from octavo.core.plan import IntArray
 from octavo.scheduler.sequence import Sequence
 
+NEVER = np.iinfo(np.int32).max
+
 
 class RowTable:
     def __init__(self, max_rows: int, capacity: int) -> None:
@@ -28,6 +30,8 @@ class RowTable:
         self.stream = np.zeros(max_rows, np.bool_)
         self.lockstep = np.zeros(max_rows, np.bool_)  # planned only when its last token is known here
         self.num_lockstep = 0
+        self.think_until = np.full(max_rows, NEVER, np.int32)  # from this length on reasoning is ended
+        self.num_thinking = 0
         self.owner: list[Sequence | None] = [None] * max_rows
         self._free = list(range(max_rows - 1, -1, -1))
 
@@ -52,6 +56,9 @@ class RowTable:
         self.stream[row] = seq.request.stream
         self.lockstep[row] = bool(seq.request.bad_sequences)
         self.num_lockstep += bool(seq.request.bad_sequences)
+        if params.thinking_token_budget is not None:
+            self.think_until[row] = min(seq.prompt_len + params.thinking_token_budget, NEVER - 1)
+            self.num_thinking += 1
         self._set_stop_ids(row, seq.request.stop_ids)
         self.owner[row] = seq
         seq.row = row
@@ -65,6 +72,11 @@ class RowTable:
         self.stop_ids[row] = -1
         self.stop_ids[row, : len(ids)] = ids
 
+    def stop_thinking(self, row: int) -> None:
+        """The row's reasoning is over, or has no budget."""
+        self.num_thinking -= int(self.think_until[row] != NEVER)
+        self.think_until[row] = NEVER
+
     def vacate(self, row: int) -> Sequence:
         seq = self.owner[row]
         assert seq is not None, "the row has no owner"
@@ -73,6 +85,7 @@ class RowTable:
         self.computed[row] = 0
         self.num_lockstep -= int(self.lockstep[row])
         self.lockstep[row] = False
+        self.stop_thinking(row)
         seq.row = -1
         self._free.append(row)
         return seq
@@ -92,6 +105,7 @@ class RowTable:
     def check_integrity(self) -> None:
         free = set(self._free)
         assert self.num_lockstep == self.lockstep.sum(), "rows in lockstep miscounted"
+        assert self.num_thinking == (self.think_until != NEVER).sum(), "rows that think miscounted"
         assert len(free) == len(self._free), "a row is free twice"
         for row, seq in enumerate(self.owner):
             assert (seq is None) == (row in free), "a row is lost, or owned while free"

@@ -25,12 +25,13 @@ from octavo.core.outputs import Finished, FinishReason, Stats, StepOutputs
 from octavo.core.plan import NO_INTS, IntArray, RowJoin, StepPlan, StepResult
 from octavo.core.request import EngineRequest
 from octavo.scheduler.queue import WaitingQueue
-from octavo.scheduler.report import pack_logprobs, pack_prompt_logprobs
+from octavo.scheduler.report import add_certain, pack_logprobs, pack_prompt_logprobs
 from octavo.scheduler.rows import RowTable
 from octavo.scheduler.sequence import Sequence
 
 MAX_PASSED = 64  # admissions past a sequence that does not fit, before all others wait for it
 CHUNK_SHARE = 4  # a prompt takes at most this part of a step while others generate, who wait for the whole step
+THINKING_OPENS = 8  # the last tokens of a prompt, among which it may begin the reasoning
 LOOK_AHEAD = 8  # waiting sequences that are tried in a step after the first that does not fit
 
 
@@ -242,12 +243,17 @@ class Scheduler:
         """Takes row and blocks from the running sequence that is served last."""
         running = [*self._decoding.tolist(), *self._prefilling]
         row = max(running, key=lambda r: self.rows.owned(r).key)
+        self._put_back(row)
+        self._stats.preemptions += 1
+
+    def _put_back(self, row: int) -> None:
+        """The row's sequence waits at its old place, to go on from the tokens that are known; a result that is under
+        way is dropped."""
         seq = self.rows.owned(row)
         seq.tokens = self.rows.known(row)
         self._extend_hashes(seq, seq.tokens)
         self._leave(row)
         self.waiting.add(seq)
-        self._stats.preemptions += 1
 
     def _describe_decodes(self, rows: IntArray, starts: IntArray, last: StepPlan | None) -> StepPlan:
         # `_decoding` is replaced whenever a row comes or goes, so the same array means the same owners.
@@ -342,9 +348,13 @@ class Scheduler:
             outputs.prompt_logprobs = pack_prompt_logprobs(result.prompt_logprobs, plan, alive_N, table)
 
         stopped = (tokens[:, None] == table.stop_ids[rows]).any(1) & (length + 1 >= table.minimum[rows])
-        for i in np.flatnonzero(stopped | (length + 1 >= table.limit[rows])).tolist():
+        ended = stopped | (length + 1 >= table.limit[rows])
+        for i in np.flatnonzero(ended).tolist():
             reason, stop_id = (FinishReason.STOP, int(tokens[i])) if stopped[i] else (FinishReason.LENGTH, -1)
             self._finish(int(rows[i]), reason, stop_id, outputs)
+        if table.num_thinking:
+            for row in rows[~ended & (length + 1 >= table.think_until[rows])].tolist():
+                self._end_thinking(row, outputs)
         outputs.admitted, self._admitted = self._admitted, []
         outputs.stats = self.take_stats(plan.num_tokens)
         return outputs
@@ -370,6 +380,35 @@ class Scheduler:
         if reason is not FinishReason.ERROR:
             self._extend_hashes(seq, self.rows.tokens[row, : self.rows.length[row]])
         self._remove(seq)
+
+    def _end_thinking(self, row: int, outputs: StepOutputs) -> None:
+        """Reasoning that has spent its budget goes on with the token that ends it, as if that had been sampled.
+
+        The steps know nothing of this: the sequence is put back and goes on as one that was preempted, mostly from
+        its own blocks.
+        """
+        table, seq = self.rows, self.rows.owned(row)
+        begin, end = seq.request.thinking
+        budget = seq.request.params.thinking_token_budget or 0
+        length, start = int(table.length[row]), max(0, seq.prompt_len - THINKING_OPENS)
+        known = table.tokens[row, start:length]
+        # Only what begins within the budget counts: so a sequence that was preempted in between is judged alike.
+        begun = np.flatnonzero(known[: seq.prompt_len + budget - start] == begin)
+        if not len(begun) or (known[begun[0] :] == end).any() or length + 1 >= table.limit[row]:
+            table.stop_thinking(row)
+            return
+        left = budget + max(seq.prompt_len, start + int(begun[0]) + 1) - length
+        if left > 0:
+            table.think_until[row] += left
+            return
+        table.tokens[row, length] = end
+        table.length[row] = length + 1
+        if seq.request.stream:
+            outputs.uids += np.int64(seq.uid).tobytes()
+            outputs.tokens += np.int32(end).tobytes()
+        if seq.request.params.logprobs is not None:
+            add_certain(outputs, seq.uid, end)
+        self._put_back(row)
 
     def _extend_hashes(self, seq: Sequence, tokens: IntArray) -> None:
         """Hashes of the blocks that were filled by generation, so that they can be published as the row leaves.

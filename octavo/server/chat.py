@@ -99,6 +99,8 @@ def _params(service: Service, request: ChatRequest, reader: Reader) -> SamplingP
         values["logprobs"] = request.top_logprobs or 0
     if reader.raw:
         values["skip_special_tokens"] = False
+    if (thinking := service.format.thinking) is not None:
+        values["thinking_marks"] = [thinking.begin, thinking.end]
     try:
         return sampling_params(request, service.defaults, **values)
     except RequestError as error:

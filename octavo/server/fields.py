@@ -31,7 +31,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "logprob_token_ids": (),
     "repetition_detection": (),
     "stream_interval": (1,),
-    "thinking_token_budget": (),
     "use_beam_search": (),
     "watermarking": (),
     # vLLM: structured output, and its older and other names

@@ -30,6 +30,7 @@ _SAMPLING = (
     *("n", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
     *("seed", "stop", "stop_token_ids", "include_stop_str_in_output", "ignore_eos", "min_tokens", "logit_bias"),
     *("allowed_token_ids", "bad_words", "prompt_logprobs", "skip_special_tokens", "spaces_between_special_tokens"),
+    "thinking_token_budget",
 )
 LEAST_LOGPROB = -9999.0  # JSON has no -inf: what OpenAI says of a token that could not have been sampled
 # How far answers to one prompt may run ahead of a client that reads slowly; the transport bounds the rest.

@@ -64,6 +64,7 @@ class GenerationRequest(Struct, kw_only=True):
     request_id: RequestId | None = None
     return_token_ids: bool | None = False
     return_tokens_as_token_ids: bool | None = False
+    thinking_token_budget: int | None = None
 
 
 class CompletionRequest(GenerationRequest, kw_only=True):

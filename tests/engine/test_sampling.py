@@ -54,6 +54,24 @@ def test_stop_string_cuts_the_text(llm: LLM):
     assert whole.token_ids[: len(cut.token_ids)] == cut.token_ids
 
 
+def test_thinking_budget(llm: LLM, llama: Reference):
+    """The answer goes on from the token that was set, as if it had been sampled."""
+    tokenizer = llm.get_tokenizer()
+    begin, end = (next(i for i in range(first, 500) if i not in llama.answers[1]) for first in (300, 400))
+    marks = [tokenizer.id_to_token(begin), tokenizer.id_to_token(end)]
+    prompt = [*llama.prompts[1], begin]
+    free = one(llm, [prompt], max_tokens=12).outputs[0].token_ids
+    found = one(llm, [prompt], max_tokens=12, thinking_token_budget=4, thinking_marks=marks, logprobs=0).outputs[0]
+    assert found.token_ids[:5] == free[:4] + [end]
+    assert found.token_ids[5:] == one(llm, [prompt + free[:4] + [end]], max_tokens=7).outputs[0].token_ids
+    assert found.logprobs is not None and found.logprobs[4][end].logprob == 0 and len(found.logprobs) == 12
+    with pytest.raises(RequestError, match="one token each") as caught:
+        one(llm, [prompt], thinking_token_budget=4)
+    assert caught.value.param == "thinking_token_budget"
+    with pytest.raises(RequestError, match="two strings"):
+        SamplingParams(thinking_marks=["a"])
+
+
 def test_stop_token(llm: LLM, llama: Reference):
     answer = llama.answers[0]
     output = one(llm, [llama.prompts[0]], stop_token_ids=[answer[4]]).outputs[0]

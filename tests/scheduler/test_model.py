@@ -29,12 +29,17 @@ def build(
 
 
 def make(
-    uid, prompt, max_tokens=8, *, n=1, stop=(), seed=0, priority=0, salt="", stream=True, min_tokens=0, skip=False
-):
+    uid, prompt, max_tokens=8, *, n=1, stop=(), seed=0, priority=0, salt="", stream=True, min_tokens=0, skip=False,
+    thinking=None,
+):  # fmt: skip
+    """`thinking` is a budget; token 1 begins reasoning, and token 2 ends it."""
     params = SamplingParams(
-        n=n, seed=seed, max_tokens=max_tokens, min_tokens=min_tokens, skip_reading_prefix_cache=skip
-    )
-    return EngineRequest(uid, pack_ids(prompt), params, max_tokens, list(stop), [], priority, salt, "", stream)
+        n=n, seed=seed, max_tokens=max_tokens, min_tokens=min_tokens, skip_reading_prefix_cache=skip,
+        thinking_token_budget=thinking,
+    )  # fmt: skip
+    request = EngineRequest(uid, pack_ids(prompt), params, max_tokens, list(stop), [], priority, salt, "", stream)
+    request.thinking = [] if thinking is None else [1, 2]
+    return request
 
 
 def seeds_of(engine: Engine, request: EngineRequest) -> dict[int, int]:
@@ -74,9 +79,10 @@ class Walk(RuleBasedStateMachine):
         salt=st.sampled_from(["", "", "a"]),
         stream=st.booleans(),
         skip=st.sampled_from([False, False, False, True]),
+        thinking=st.sampled_from([None, None, 1, 2, 5, 20]),
         data=st.integers(0, 3),
     )
-    def add(self, head, length, most, n, stops, priority, salt, stream, skip, data):
+    def add(self, head, length, most, n, stops, priority, salt, stream, skip, thinking, data):
         # Prompts begin alike often enough for the prefix cache to matter.
         prompt = ([head] * 5 + [head, 1, 2, 3] * 10)[: max(1, length - data)] + [10 + data] * min(data, length - 1)
         most = min(most, self.capacity - len(prompt))
@@ -93,6 +99,7 @@ class Walk(RuleBasedStateMachine):
             salt=salt,
             stream=stream,
             skip=skip,
+            thinking=thinking,
         )
         self.uid += n
         self.engine.scheduler.add(request)

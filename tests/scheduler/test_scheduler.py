@@ -7,7 +7,7 @@ import pytest
 
 from octavo.core.config import CacheConfig, SchedulerConfig
 from octavo.core.params import SamplingParams
-from octavo.core.plan import StepResult
+from octavo.core.plan import LogprobRows, StepResult
 from octavo.core.request import EngineRequest, pack_ids
 from octavo.scheduler.scheduler import MAX_PASSED, Scheduler
 from tests.scheduler.test_model import build, make, seeds_of
@@ -227,3 +227,44 @@ def test_chunks_shrink_as_attention_costs_more():
         assert 64 * 0.8 <= count + count * (done + count / 2) / 100 <= 64
         done += count
     engine.drain()
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+def test_reasoning_is_ended_when_its_budget_is_spent(overlap, stream):
+    def answer(prompt, budget, most=12):
+        engine = build(num_blocks=40, overlap=overlap)
+        request = make(1, prompt, most, thinking=budget, seed=3, stream=stream)
+        engine.scheduler.add(request)
+        engine.drain()
+        engine.scheduler.check_integrity()
+        assert engine.answers[1] == reference(request, 3)[0]
+        assert engine.preemptions == 0
+        return engine.answers[1]
+
+    free = answer([5, 1], None)
+    assert not {1, 2} & set(free)
+    for budget in (1, 3, 10):
+        found = answer([5, 1], budget)
+        assert found[: budget + 1] == free[:budget] + [2] and len(found) == 12
+    for budget in (11, 12, 100):  # no room for more than the end
+        assert answer([5, 1], budget) == free
+    assert answer([5, 1, 2], 3) == answer([5, 1, 2], None)  # ended by the prompt
+    assert answer([1] + [5] * 20, 3) == answer([1] + [5] * 20, None)  # of something else
+
+
+def test_a_token_that_is_set_has_certain_logprobs():
+    scheduler = Scheduler(SchedulerConfig(16), CacheConfig(8, 4, 2, 32))
+    params = SamplingParams(max_tokens=8, logprobs=1, thinking_token_budget=1)
+    scheduler.add(EngineRequest(1, pack_ids([5, 1]), params, 8, [], [], thinking=[1, 2]))
+    plan = scheduler.schedule()
+    assert plan is not None
+    rows = LogprobRows(*(np.array(x, t) for x, t in [([0], "i4"), ([[7, 9]], "i4"), ([[-2, -1]], "f4"), ([3], "i4")]))
+    outputs = scheduler.update(plan, StepResult(np.array([7], np.int32), rows))
+    assert np.frombuffer(outputs.uids, np.int64).tolist() == [1, 1]
+    assert np.frombuffer(outputs.tokens, np.int32).tolist() == [7, 2]
+    assert outputs.logprobs is not None and outputs.logprobs.uids == [1, 1]
+    assert np.frombuffer(outputs.logprobs.ids, np.int32).tolist() == [7, 9, 2, 2]
+    assert np.frombuffer(outputs.logprobs.values, np.float32).tolist() == [-2, -1, 0, 0]
+    assert np.frombuffer(outputs.logprobs.ranks, np.int32).tolist() == [3, 1]
+    assert scheduler.schedule().chunk_tokens_C[-1] == 2

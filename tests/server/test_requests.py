@@ -175,7 +175,6 @@ ASKS_FOR_MORE: dict[str, Any] = {
     "modalities": ["text", "audio"],
     "audio": {"voice": "a"},
     "logprob_token_ids": [1],
-    "thinking_token_budget": 5,
     "lora_path": "x",
     "kv_transfer_params": {"tp_size": 2**31},
     "mm_hashes": ["x"],

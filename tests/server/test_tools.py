@@ -249,6 +249,20 @@ def test_reasoning_that_the_prompt_begins(server: Running) -> None:
     assert (unfinished["reasoning"], unfinished["content"]) == ("Hm.", None)
 
 
+def test_reasoning_with_a_budget(start_server: StartServer) -> None:
+    server = start_server(FakeLLM(template=TEMPLATE, special=["<think>", "</think>"]))
+    assert server.llm is not None
+    ask(server, "x", thinking_token_budget=5)
+    assert (server.llm.seen[0].thinking_token_budget, server.llm.seen[0].thinking_marks) == (5, ["<think>", "</think>"])
+    assert server.complete("say:x", thinking_token_budget=5).status_code == 200
+    for budget in (0, -1, "x"):
+        error_of(server.chat(thinking_token_budget=budget), 400, "invalid_value", "thinking_token_budget")
+    # Its reasoning is not marked with tokens; or not at all.
+    for template in (TEMPLATE, "{{ messages[0].content }}"):
+        other = start_server(FakeLLM(template=template))
+        error_of(other.chat(thinking_token_budget=5), 400, "invalid_value", "thinking_token_budget")
+
+
 def test_a_template_without_effort_ignores_it_aloud(start_server: StartServer) -> None:
     answer = start_server().chat("x", reasoning_effort="low", user="me")
     assert answer.headers["x-octavo-ignored"] == "user,reasoning_effort"
