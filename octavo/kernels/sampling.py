@@ -210,9 +210,10 @@ def drawn(
 def choose_groups(
     groups_ptr, best, k, room, V: tl.constexpr, GROUPS_P2: tl.constexpr, SHIFT: tl.constexpr, GROUP: tl.constexpr
 ):
-    """How many groups may have tokens of the top k. Their numbers replace the maxima of all groups in memory.
+    """(how many groups may have tokens of the top k, a number that the k-th largest is not below).
 
-    Of groups that are as large as the k-th, as many are taken as `room` has for.
+    The numbers of the groups replace the maxima of all of them in memory. Of groups that are as large as the k-th, as
+    many are taken as `room` has for.
     """
     GROUPS: tl.constexpr = (V + GROUP - 1) // GROUP
     group = tl.arange(0, GROUPS_P2)
@@ -232,7 +233,9 @@ def choose_groups(
     tl.debug_barrier()
     tl.store(groups_ptr + tl.cumsum(taken.to(tl.int32), 0) - 1, group, mask=taken)
     tl.debug_barrier()
-    return tl.sum(taken.to(tl.int32), 0)
+    # Each of k groups has a token as large as `low`; where there are fewer groups nothing is known.
+    least = sortable(tl.full([], -INFINITY, tl.float32), SHIFT).to(tl.int64)
+    return tl.sum(taken.to(tl.int32), 0), tl.where(k <= GROUPS, low, least)
 
 
 @triton.jit
@@ -288,13 +291,12 @@ def drawn_of_top_k(
 ):  # fmt: skip
     k = tl.load(ints_ptr + K).to(tl.int32)
     room = tl.load(ints_ptr + CANDIDATES).to(tl.int32)
-    count = choose_groups(groups_ptr, best, k, room, V, GROUPS_P2, SHIFT, GROUP)
+    count, low = choose_groups(groups_ptr, best, k, room, V, GROUPS_P2, SHIFT, GROUP)
     scale = LOG2_E / tl.load(reals_ptr + TEMPERATURE)
     top_p = tl.load(reals_ptr + TOP_P)
     min_p = tl.load(reals_ptr + MIN_P)
     least = tl.where(min_p > 0, tl.log2(tl.maximum(min_p, 1e-37)), -INFINITY)
     largest = sortable(best, SHIFT).to(tl.int64)
-    low = sortable(tl.full([], -INFINITY, tl.float32), SHIFT).to(tl.int64)
     high = largest
     while low < high:  # for the k-th largest
         middle = (low + high + 1) >> 1

@@ -259,3 +259,38 @@ def test_a_gpu_gives_what_the_cpu_gives() -> None:
             found.append(sampled.tokens_S.tolist())
         answers.append(found)
     assert answers[0] == answers[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("features", [[PLAIN[0]], PLAIN[:3], PLAIN, [plain | EVERYTHING for plain in PLAIN]])
+def test_a_replay_gives_what_a_call_gives_whatever_has_joined_since(features: list[dict[str, Any]]) -> None:
+    asked = [SamplingParams(**given | {"logprobs": None}) for given in features]
+    captured, called = Sampler(16, V, "cuda"), Sampler(16, V, "cuda")
+    x, rows_S = logits(16).cuda(), torch.full((16,), 16, device="cuda")
+    positions_S = torch.zeros(16, dtype=torch.int64, device="cuda")
+
+    def take_over(first: int) -> None:
+        for row in range(16):
+            for sampler in (captured, called):
+                params = asked[(row + first) % len(asked)]
+                sampler.join(join(row, params, prompt=[row, 5], seed=row + first, stop_ids=[1, 2]))
+
+    take_over(0)
+    mode = captured.graph_mode(np.arange(16), NOTHING, False)
+    assert mode is not None
+    captured.sample_static(mode, x, rows_S, positions_S)  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        tokens_S = captured.sample_static(mode, x, rows_S, positions_S)
+    graph.replay()
+    assert torch.equal(tokens_S, x.argmax(-1)), "the spare row is greedy"
+    for first in range(3):
+        take_over(first)
+        rows = np.random.default_rng(first).permutation(16).astype(np.int32)
+        assert captured.graph_mode(rows, NOTHING, False) == mode
+        rows_S.copy_(torch.from_numpy(rows))
+        for turn in range(5):
+            x.copy_(logits(16, 10 * first + turn))
+            positions_S.fill_(2 + turn)
+            graph.replay()
+            assert torch.equal(tokens_S, called.sample(x, rows_S, positions_S, rows, NOTHING, turn > 0).tokens_S)
