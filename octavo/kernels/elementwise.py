@@ -1,10 +1,12 @@
 """What lies between a layer's matrix products, in Triton: one launch, one pass over memory each.
 
-`add_rms_norm`, `rotate_and_write` and `silu_mul` do what the torch code of `octavo.layers` does (its reference),
-reading and writing every value once. They compute in float32 and round where the models' own code rounds: a norm
-before it is weighted, silu before it is multiplied. Nothing is read on the host, and grids follow from shapes.
+`add_rms_norm`, `add_layer_norm`, `rms_norm_add`, `rms_norm_`, `rotate_and_write`, `gate` and `cap` do what the torch
+code of `octavo.layers` does (its reference), reading and writing every value once. They compute in float32 and round
+where the models' own code rounds: a norm before it is weighted (unless it is `wide`: then after), an activation before
+it is multiplied. Nothing is read on the host, and grids follow from shapes.
 
-Legend: T tokens, E hidden, F inner size, H query heads, K key/value heads, J = H + K + K, D head size, P positions.
+Legend: T tokens, E hidden, F inner size, H query heads, K key/value heads, J = H + K + K, D head size, P positions,
+S sampled rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,33 +17,53 @@ import triton.language as tl
 from torch import Tensor
 
 HEADS_PER_PROGRAM = 8  # of rotate_and_write: a small batch still fills several SMs
+COLUMNS_PER_PROGRAM = 1024  # of gate and cap
 
 
 @triton.jit
-def add_rms_norm_kernel(
-    x_ptr,
-    residual_ptr,  # read and written; without ADD not touched
+def norm_kernel(
+    x_ptr,  # [T, E], rows `stride` apart
+    residual_ptr,  # [T, E], read and written with ADD or AFTER, else not touched
     weight_ptr,
-    out_ptr,
+    bias_ptr,
+    out_ptr,  # like x; not written with AFTER
+    stride,
     size,
     eps,
-    ADD: tl.constexpr,
+    scale,
+    ADD: tl.constexpr,  # residual += scale * x, and the norm is that of the residual
+    AFTER: tl.constexpr,  # residual += norm(x) * weight
+    CENTER: tl.constexpr,  # a layer norm
+    BIAS: tl.constexpr,
+    WIDE: tl.constexpr,  # the norm is rounded only when it is weighted
     SIZE_P2: tl.constexpr,
 ):
-    """A program a token: residual += x, out = norm(residual) * weight."""
-    row = tl.program_id(0).to(tl.int64) * size
+    """A program a token: the norm of a row, with the residual stream's addition before or after it."""
+    token = tl.program_id(0).to(tl.int64)
     offset = tl.arange(0, SIZE_P2)
     inside = offset < size
-    value = tl.load(x_ptr + row + offset, mask=inside, other=0.0).to(tl.float32)
+    x = tl.load(x_ptr + token * stride + offset, mask=inside, other=0.0).to(tl.float32)
+    residual = residual_ptr + token * size + offset
     if ADD:
-        value += tl.load(residual_ptr + row + offset, mask=inside, other=0.0).to(tl.float32)
-        rounded = value.to(residual_ptr.dtype.element_ty)
-        tl.store(residual_ptr + row + offset, rounded, mask=inside)
-        value = rounded.to(tl.float32)
+        stream = tl.load(residual, mask=inside, other=0.0).to(tl.float32) + scale * x
+        rounded = stream.to(residual_ptr.dtype.element_ty)
+        tl.store(residual, rounded, mask=inside)
+        x = rounded.to(tl.float32)
+    if CENTER:
+        x = tl.where(inside, x - tl.sum(x, 0) / size, 0.0)
     weight = tl.load(weight_ptr + offset, mask=inside, other=0.0).to(tl.float32)
-    scale = tl.rsqrt(tl.sum(value * value, 0) / size + eps)
-    normed = (value * scale).to(out_ptr.dtype.element_ty).to(tl.float32) * weight
-    tl.store(out_ptr + row + offset, normed.to(out_ptr.dtype.element_ty), mask=inside)
+    normed = x * tl.rsqrt(tl.sum(x * x, 0) / size + eps)
+    if not WIDE:
+        normed = normed.to(out_ptr.dtype.element_ty).to(tl.float32)
+    normed *= weight
+    if BIAS:
+        normed += tl.load(bias_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    normed = normed.to(out_ptr.dtype.element_ty)
+    if AFTER:
+        stream = tl.load(residual, mask=inside, other=0.0).to(tl.float32) + scale * normed.to(tl.float32)
+        tl.store(residual, stream.to(residual_ptr.dtype.element_ty), mask=inside)
+    else:
+        tl.store(out_ptr + token * stride + offset, normed, mask=inside)
 
 
 @triton.jit
@@ -58,43 +80,55 @@ def rotate_and_write_kernel(
     stride,
     eps,
     NORM: tl.constexpr,
+    WIDE: tl.constexpr,  # as in norm_kernel
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DIM_P2: tl.constexpr,
-    HALF: tl.constexpr,  # pairs (i, i + HALF) turn; the rest of a head is multiplied by one
+    HALF: tl.constexpr,  # so many pairs turn; the rest of a head is multiplied by one. 0: nothing turns
+    INTERLEAVED: tl.constexpr,  # pairs are (2 i, 2 i + 1), else (i, i + HALF)
     BLOCK: tl.constexpr,  # heads of a program
 ):
     """A program a token and a few of its heads: norms and turns queries and keys, and fills the token's cache slot."""
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     dim = tl.arange(0, DIM_P2)
-    present = (head[:, None] < HEADS + 2 * KV_HEADS) & (dim[None, :] < HEAD_DIM)
-    partner = tl.where(dim < HALF, dim + HALF, tl.where(dim < 2 * HALF, dim - HALF, dim))
+    inside = dim < HEAD_DIM
+    present = (head[:, None] < HEADS + 2 * KV_HEADS) & inside[None, :]
     start = qkv_ptr + token * stride + head[:, None] * HEAD_DIM
     raw = tl.load(start + dim[None, :], mask=present, other=0.0)
     x = raw.to(tl.float32)
-    swapped = tl.load(start + partner[None, :], mask=present, other=0.0).to(tl.float32)
+    kind = qkv_ptr.dtype.element_ty
+    is_query = (head < HEADS)[:, None]
     if NORM:
         scale = tl.rsqrt(tl.sum(x * x, 1) / HEAD_DIM + eps)[:, None]
-        is_query = (head < HEADS)[:, None]
-        inside = dim < HEAD_DIM
         q_weight = tl.load(q_weight_ptr + dim, mask=inside, other=0.0).to(tl.float32)[None, :]
         k_weight = tl.load(k_weight_ptr + dim, mask=inside, other=0.0).to(tl.float32)[None, :]
-        q_partner = tl.load(q_weight_ptr + partner, mask=inside, other=0.0).to(tl.float32)[None, :]
-        k_partner = tl.load(k_weight_ptr + partner, mask=inside, other=0.0).to(tl.float32)[None, :]
-        kind = qkv_ptr.dtype.element_ty
-        x = (x * scale).to(kind).to(tl.float32) * tl.where(is_query, q_weight, k_weight)
-        x = x.to(kind).to(tl.float32)
-        swapped = (swapped * scale).to(kind).to(tl.float32) * tl.where(is_query, q_partner, k_partner)
-        swapped = swapped.to(kind).to(tl.float32)
-    position = tl.load(positions_ptr + token)
-    angle = table_ptr + position * (2 * HEAD_DIM) + dim
-    cos = tl.load(angle, mask=dim < HEAD_DIM, other=0.0).to(tl.float32)
-    sin = tl.load(angle + HEAD_DIM, mask=dim < HEAD_DIM, other=0.0).to(tl.float32)
-    turned = (x * cos[None, :] + swapped * sin[None, :]).to(q_out_ptr.dtype.element_ty)
+        x *= scale
+        if not WIDE:
+            x = x.to(kind).to(tl.float32)
+        x = (x * tl.where(is_query, q_weight, k_weight)).to(kind).to(tl.float32)
+    if HALF > 0:
+        if INTERLEAVED:
+            partner = tl.where(dim < 2 * HALF, dim ^ 1, dim)
+        else:
+            partner = tl.where(dim < HALF, dim + HALF, tl.where(dim < 2 * HALF, dim - HALF, dim))
+        swapped = tl.load(start + partner[None, :], mask=present, other=0.0).to(tl.float32)
+        if NORM:
+            q_partner = tl.load(q_weight_ptr + partner, mask=inside, other=0.0).to(tl.float32)[None, :]
+            k_partner = tl.load(k_weight_ptr + partner, mask=inside, other=0.0).to(tl.float32)[None, :]
+            swapped *= scale
+            if not WIDE:
+                swapped = swapped.to(kind).to(tl.float32)
+            swapped = (swapped * tl.where(is_query, q_partner, k_partner)).to(kind).to(tl.float32)
+        position = tl.load(positions_ptr + token)
+        angle = table_ptr + position * (2 * HEAD_DIM) + dim
+        cos = tl.load(angle, mask=inside, other=0.0).to(tl.float32)
+        sin = tl.load(angle + HEAD_DIM, mask=inside, other=0.0).to(tl.float32)
+        x = x * cos[None, :] + swapped * sin[None, :]
+    turned = x.to(q_out_ptr.dtype.element_ty)
     column = head[:, None] * HEAD_DIM + dim[None, :]
-    tl.store(q_out_ptr + token * (HEADS * HEAD_DIM) + column, turned, mask=present & (head[:, None] < HEADS))
+    tl.store(q_out_ptr + token * (HEADS * HEAD_DIM) + column, turned, mask=present & is_query)
     slot = tl.load(slots_ptr + token + tl.zeros([BLOCK, 1], tl.int64))  # a column: the interpreter wants one
     kept = present & (slot >= 0)
     key = kept & (head[:, None] >= HEADS) & (head[:, None] < HEADS + KV_HEADS)
@@ -104,62 +138,135 @@ def rotate_and_write_kernel(
 
 
 @triton.jit
-def silu_mul_kernel(gate_up_ptr, out_ptr, size, BLOCK: tl.constexpr):
-    """A program a token and a block of columns: silu(gate) * up."""
+def gate_kernel(gate_up_ptr, out_ptr, size, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
+    """A program a token and a block of columns: activation(gate) * up."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < size
     gate = tl.load(gate_up_ptr + token * 2 * size + column, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up_ptr + token * 2 * size + size + column, mask=inside, other=0.0).to(tl.float32)
     kind = out_ptr.dtype.element_ty
-    activated = (gate * tl.sigmoid(gate)).to(kind).to(tl.float32)
-    tl.store(out_ptr + token * size + column, (activated * up).to(kind), mask=inside)
+    if ACTIVATION == "silu":
+        activated = gate * tl.sigmoid(gate)
+    elif ACTIVATION == "gelu":
+        activated = 0.5 * gate * (1 + tl.erf(gate * 0.7071067811865476))
+    else:
+        tl.static_assert(ACTIVATION == "gelu_tanh")
+        # (1 + tanh(z)) / 2 = sigmoid(2 z), and 2 z = 2 sqrt(2 / pi) (x + 0.044715 x^3)
+        activated = gate * tl.sigmoid(1.5957691216057308 * gate * (1 + 0.044715 * gate * gate))
+    tl.store(out_ptr + token * size + column, (activated.to(kind).to(tl.float32) * up).to(kind), mask=inside)
 
 
-def add_rms_norm(x_TE: Tensor, residual_TE: Tensor | None, weight_E: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(norm of the stream, stream): the residual grows by x in place; without one the stream is x itself."""
-    out_TE = torch.empty_like(x_TE)
-    size = x_TE.shape[-1]
-    stream_TE = x_TE if residual_TE is None else residual_TE
+@triton.jit
+def cap_kernel(logits_ptr, size, scale, softcap, CAP: tl.constexpr, BLOCK: tl.constexpr):
+    """A program a row and a block of columns: logits *= scale, then softcap * tanh(logits / softcap)."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < size
+    logits = tl.load(logits_ptr + row * size + column, mask=inside, other=0.0).to(tl.float32) * scale
+    if CAP:
+        logits = softcap * (2 * tl.sigmoid(2 * logits / softcap) - 1)
+    tl.store(logits_ptr + row * size + column, logits.to(logits_ptr.dtype.element_ty), mask=inside)
+
+
+def _norm(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    eps: float,
+    scale: float,
+    after: bool,
+    center: bool,
+    wide: bool,
+) -> None:
+    size = x.shape[-1]
     block = triton.next_power_of_2(size)
-    add_rms_norm_kernel[(len(x_TE),)](
-        x_TE,
-        stream_TE,
-        weight_E,
-        out_TE,
+    norm_kernel[(len(x),)](
+        x,
+        x if residual is None else residual,
+        weight,
+        weight if bias is None else bias,
+        out,
+        x.stride(0),
         size,
         eps,
-        ADD=residual_TE is not None,
+        scale,
+        ADD=residual is not None and not after,
+        AFTER=after,
+        CENTER=center,
+        BIAS=bias is not None,
+        WIDE=wide,
         SIZE_P2=block,
         num_warps=min(16, max(1, block // 512)),
     )
-    return out_TE, stream_TE
+
+
+def add_rms_norm(
+    x_TE: Tensor,
+    residual_TE: Tensor | None,
+    weight_E: Tensor,
+    eps: float,
+    scale: float = 1.0,
+    wide: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """(norm of the stream, stream): the residual grows by scale * x in place; without one the stream is x itself."""
+    out_TE = torch.empty_like(x_TE)
+    _norm(x_TE, residual_TE, weight_E, None, out_TE, eps, scale, after=False, center=False, wide=wide)
+    return out_TE, x_TE if residual_TE is None else residual_TE
+
+
+def add_layer_norm(
+    x_TE: Tensor,
+    residual_TE: Tensor | None,
+    weight_E: Tensor,
+    bias_E: Tensor | None,
+    eps: float,
+    scale: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Like `add_rms_norm`, with a layer norm, which is always wide."""
+    out_TE = torch.empty_like(x_TE)
+    _norm(x_TE, residual_TE, weight_E, bias_E, out_TE, eps, scale, after=False, center=True, wide=True)
+    return out_TE, x_TE if residual_TE is None else residual_TE
+
+
+def rms_norm_add(x_TE: Tensor, stream_TE: Tensor, weight_E: Tensor, eps: float, scale: float, wide: bool) -> Tensor:
+    """The stream, which grows by scale * norm(x) in place."""
+    _norm(x_TE, stream_TE, weight_E, None, x_TE, eps, scale, after=True, center=False, wide=wide)
+    return stream_TE
+
+
+def rms_norm_(x_TE: Tensor, weight_E: Tensor, eps: float, wide: bool) -> None:
+    """In place; the rows may lie apart."""
+    _norm(x_TE, None, weight_E, None, x_TE, eps, 1.0, after=False, center=False, wide=wide)
 
 
 def rotate_and_write(
     qkv: Tensor,
-    table_P1F: Tensor,
-    half: int,
+    rope: tuple[Tensor, int, bool] | None,
     positions_T: Tensor,
     slots_T: Tensor,
     cache: tuple[Tensor, Tensor],
     heads: int,
-    norm: tuple[Tensor, Tensor, float] | None,
+    norm: tuple[Tensor, Tensor, float, bool] | None,
 ) -> Tensor:
     """Queries [T, H, D], normed and turned. Keys, likewise, and values go to the cache at their slots.
 
-    `qkv` is [T, J * D]; `table_P1F` holds cosines and signed sines [P, 1, 2 D]; `cache` holds keys and values
-    [blocks, block size, K, D]; `norm` is (weight of queries [D], of keys [D], epsilon).
+    `qkv` is [T, J * D]; `rope` is (cosines and signed sines [P, 1, 2 D], pairs that turn, whether interleaved);
+    `cache` holds keys and values [blocks, block size, K, D]; `norm` is (weight of queries [D], of keys [D], epsilon,
+    whether wide).
     """
     keys, values = cache
     kv_heads, head_dim = keys.shape[-2:]
     q_THD = torch.empty((len(qkv), heads, head_dim), dtype=qkv.dtype, device=qkv.device)
-    q_weight, k_weight, eps = norm if norm is not None else (qkv, qkv, 0.0)
+    table, half, interleaved = rope if rope is not None else (qkv, 0, False)
+    q_weight, k_weight, eps, wide = norm if norm is not None else (qkv, qkv, 0.0, False)
     block = HEADS_PER_PROGRAM
     rotate_and_write_kernel[(len(qkv), triton.cdiv(heads + 2 * kv_heads, block))](
         qkv,
         q_THD,
-        table_P1F,
+        table,
         positions_T,
         slots_T,
         keys,
@@ -169,21 +276,38 @@ def rotate_and_write(
         qkv.stride(0),
         eps,
         NORM=norm is not None,
+        WIDE=wide,
         HEADS=heads,
         KV_HEADS=kv_heads,
         HEAD_DIM=head_dim,
         DIM_P2=triton.next_power_of_2(head_dim),
         HALF=half,
+        INTERLEAVED=interleaved,
         BLOCK=block,
         num_warps=4,
     )
     return q_THD
 
 
-def silu_mul(gate_up_TF: Tensor) -> Tensor:
-    """[T, 2 F] with the gate first, to [T, F]."""
+def gate(gate_up_TF: Tensor, activation: str) -> Tensor:
+    """activation(gate) * up, from [T, 2 F] with the gate first, to [T, F]. One of silu, gelu, gelu_tanh."""
     tokens, size = len(gate_up_TF), gate_up_TF.shape[-1] // 2
     out_TF = torch.empty((tokens, size), dtype=gate_up_TF.dtype, device=gate_up_TF.device)
-    block = 1024
-    silu_mul_kernel[(tokens, triton.cdiv(size, block))](gate_up_TF, out_TF, size, BLOCK=block, num_warps=4)
+    grid = (tokens, triton.cdiv(size, COLUMNS_PER_PROGRAM))
+    gate_kernel[grid](gate_up_TF, out_TF, size, ACTIVATION=activation, BLOCK=COLUMNS_PER_PROGRAM, num_warps=4)
     return out_TF
+
+
+def cap(logits_SV: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """Scaled, then pressed into (-softcap, softcap) if there is one; in place."""
+    size = logits_SV.shape[-1]
+    grid = (len(logits_SV), triton.cdiv(size, COLUMNS_PER_PROGRAM))
+    capped = softcap is not None
+    cap_kernel[grid](
+        logits_SV, size, scale, softcap if capped else 1.0, CAP=capped, BLOCK=COLUMNS_PER_PROGRAM, num_warps=4
+    )
+    return logits_SV
+
+
+def silu_mul(gate_up_TF: Tensor) -> Tensor:
+    return gate(gate_up_TF, "silu")

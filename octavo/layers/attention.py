@@ -5,27 +5,33 @@ Legend: T tokens, H query heads, K key/value heads, J = H + K, D head size, E hi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from octavo import kernels
 from octavo.attention.base import AttendOptions, ForwardBatch
 from octavo.layers.linear import Linear, QKVLinear
-from octavo.layers.norm import QKNorm
+from octavo.layers.qk_norm import FullQKNorm, HeadLayerNorm, QKNorm
 from octavo.layers.rope import Rope, Rotation
+
+# The rotations of a pass, by the rope that gave them; None where one kernel gathers them, turns, and fills the cache.
+Rotations = dict[Rope, Rotation] | None
 
 
 class Attention:
+    """`rope` None: positions are not seen here. `norm` says how queries and keys are normed."""
+
     __slots__ = (
         "head_dim",
         "heads",
         "joint_heads",
         "kernels",
         "layer",
-        "num_kv_heads",
+        "norm",
         "o",
         "options",
-        "qk_norm",
         "qkv",
         "rope",
     )
@@ -34,59 +40,67 @@ class Attention:
         self,
         layer: int,
         hidden_size: int,
-        num_heads: int,
-        num_kv_heads: int,
+        heads: tuple[int, int],  # H, K
         head_dim: int,
-        rope: Rope,
-        window: int | None,
-        qkv_bias: bool,
-        o_bias: bool,
-        qk_norm_eps: float | None,
+        rope: Rope | None,
+        options: AttendOptions,
+        biases: tuple[bool, bool],  # of queries, keys and values; of the output
+        norm: QKNorm | FullQKNorm | HeadLayerNorm | None,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self.layer = layer
         self.head_dim = head_dim
-        self.heads = (num_heads, num_kv_heads)
-        self.joint_heads = (num_heads + num_kv_heads, num_kv_heads)
-        self.options = AttendOptions(head_dim**-0.5, window)
+        self.heads = heads
+        self.joint_heads = (sum(heads), heads[1])
+        self.options = options
         self.rope = rope
+        self.norm = norm
         self.kernels = kernels.elementwise_for(device)
-        self.qkv = QKVLinear(hidden_size, num_heads, num_kv_heads, head_dim, qkv_bias, dtype, device)
-        self.o = Linear(num_heads * head_dim, hidden_size, o_bias, dtype, device)
-        self.qk_norm: QKNorm | None = None
-        if qk_norm_eps is not None:
-            self.qk_norm = QKNorm(num_heads, num_kv_heads, head_dim, qk_norm_eps, dtype, device)
+        self.qkv = QKVLinear(hidden_size, *heads, head_dim, biases[0], dtype, device)
+        self.o = Linear(heads[0] * head_dim, hidden_size, biases[1], dtype, device)
 
     def finish(self) -> None:
         self.qkv.finish()
         self.o.finish()
-        if self.qk_norm is not None:
-            self.qk_norm.finish()
+        if self.norm is not None:
+            self.norm.finish()
 
-    def __call__(self, x_TE: Tensor, rotation: Rotation | None, batch: ForwardBatch) -> Tensor:
-        q_THD = self._project(self.qkv(x_TE), rotation, batch)
+    def __call__(self, x_TE: Tensor, rotations: Rotations, batch: ForwardBatch) -> Tensor:
+        qkv = self.qkv(x_TE)
+        if self.norm is not None and not isinstance(self.norm, QKNorm):
+            self.norm(qkv)
+        q_THD = self._fused(qkv, batch) if rotations is None else self._in_torch(qkv, rotations, batch)
         return self.o(batch.attention.attend(self.layer, q_THD, batch, self.options))
 
-    def _project(self, qkv: Tensor, rotation: Rotation | None, batch: ForwardBatch) -> Tensor:
+    def _fused(self, qkv: Tensor, batch: ForwardBatch) -> Tensor:
         """Queries, normed and turned; keys, likewise, and values go to the cache."""
-        if rotation is None:
-            assert self.kernels is not None and (cache := batch.attention.cache(self.layer)) is not None
-            norm = None if self.qk_norm is None else (self.qk_norm.q_D, self.qk_norm.k_D, self.qk_norm.eps)
-            q_THD: Tensor = self.kernels.rotate_and_write(
-                qkv,
-                self.rope.table_P1D,
-                self.rope.half,
-                batch.positions_T,
-                batch.slots_T,
-                cache,
-                self.heads[0],
-                norm,
-            )
-            return q_THD
+        assert self.kernels is not None and (cache := batch.attention.cache(self.layer)) is not None
+        rope, norm = self.rope, self.norm
+        q_THD: Tensor = self.kernels.rotate_and_write(
+            qkv,
+            None if rope is None else (rope.table_P1D, rope.half, rope.interleaved),
+            batch.positions_T,
+            batch.slots_T,
+            cache,
+            self.heads[0],
+            (norm.q_D, norm.k_D, norm.eps, norm.wide) if isinstance(norm, QKNorm) else None,
+        )
+        return q_THD
+
+    def _in_torch(self, qkv: Tensor, rotations: dict[Rope, Rotation], batch: ForwardBatch) -> Tensor:
         qk_TJD, v_TKD = qkv.view(len(qkv), -1, self.head_dim).split_with_sizes(self.joint_heads, 1)
-        if self.qk_norm is not None:
-            qk_TJD = self.qk_norm(qk_TJD)
-        q_THD, k_TKD = self.rope(qk_TJD, rotation).split_with_sizes(self.heads, 1)
+        if isinstance(self.norm, QKNorm):
+            qk_TJD = self.norm(qk_TJD)
+        if self.rope is not None:
+            qk_TJD = self.rope(qk_TJD, rotations[self.rope])
+        q_THD, k_TKD = qk_TJD.split_with_sizes(self.heads, 1)
         batch.attention.write(self.layer, k_TKD, v_TKD, batch)
         return q_THD
+
+    def names(self, at: Mapping[str, str]) -> dict[str, Tensor]:
+        """`at` has the paths of q, k and v, or of qkv where a checkpoint has them in one; of o, q_norm, k_norm."""
+        found = Linear.names(self.qkv, at["qkv"]) if "qkv" in at else self.qkv.names(at["q"], at["k"], at["v"])
+        if self.norm is not None:
+            found |= self.norm.names(at["q_norm"], at["k_norm"])
+        return found | self.o.names(at["o"])

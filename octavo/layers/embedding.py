@@ -10,13 +10,19 @@ from octavo.layers.linear import Linear
 
 
 class Embedding:
-    __slots__ = ("weight_VE",)
+    """`scale` multiplies what is looked up; it is rounded to the dtype first, as in transformers."""
 
-    def __init__(self, vocab_size: int, hidden_size: int, dtype: torch.dtype, device: torch.device) -> None:
+    __slots__ = ("scale", "weight_VE")
+
+    def __init__(
+        self, vocab_size: int, hidden_size: int, dtype: torch.dtype, device: torch.device, scale: float = 1.0
+    ) -> None:
         self.weight_VE = torch.empty(vocab_size, hidden_size, dtype=dtype, device=device)
+        self.scale = float(torch.tensor(scale, dtype=dtype))
 
     def __call__(self, token_ids_T: Tensor) -> Tensor:
-        return F.embedding(token_ids_T, self.weight_VE)
+        x_TE = F.embedding(token_ids_T, self.weight_VE)
+        return x_TE if self.scale == 1.0 else x_TE.mul_(self.scale)
 
     def names(self, path: str) -> dict[str, Tensor]:
         return {f"{path}.weight": self.weight_VE}

@@ -1,6 +1,9 @@
-"""The gated feed-forward layer: silu(gate) * up, projected down."""
+"""Feed-forward layers: gated, activation(gate) * up projected down, or plain, activation(up) projected down."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,13 +12,29 @@ from torch.nn import functional as F
 from octavo import kernels
 from octavo.layers.linear import Linear, MergedLinear
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
 
-class SwiGLU:
-    __slots__ = ("down", "gate_up", "kernels")
 
-    def __init__(self, hidden_size: int, inner_size: int, bias: bool, dtype: torch.dtype, device: torch.device) -> None:
+class GatedMLP:
+    __slots__ = ("activate", "activation", "down", "gate_up", "kernels")
+
+    def __init__(
+        self,
+        hidden_size: int,
+        inner_size: int,
+        activation: str,
+        bias: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
         self.gate_up = MergedLinear(hidden_size, (inner_size, inner_size), bias, dtype, device)
         self.down = Linear(inner_size, hidden_size, bias, dtype, device)
+        self.activation = activation
+        self.activate = ACTIVATIONS[activation]
         self.kernels = kernels.elementwise_for(device)
 
     def finish(self) -> None:
@@ -25,6 +44,41 @@ class SwiGLU:
     def __call__(self, x_TE: Tensor) -> Tensor:
         gate_up_TF = self.gate_up(x_TE)
         if self.kernels is not None:
-            return self.down(self.kernels.silu_mul(gate_up_TF))
+            return self.down(self.kernels.gate(gate_up_TF, self.activation))
         gate, up = gate_up_TF.chunk(2, -1)
-        return self.down(F.silu(gate).mul_(up))
+        return self.down(self.activate(gate).mul_(up))
+
+    def names(self, at: Mapping[str, str]) -> dict[str, Tensor]:
+        """`at` has the paths of gate and up, or of gate_up where a checkpoint has them in one."""
+        if "gate_up" in at:
+            found = Linear.names(self.gate_up, at["gate_up"])
+        else:
+            found = self.gate_up.names(at["gate"], at["up"])
+        return found | self.down.names(at["down"])
+
+
+class MLP:
+    __slots__ = ("activate", "down", "up")
+
+    def __init__(
+        self,
+        hidden_size: int,
+        inner_size: int,
+        activation: str,
+        bias: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.up = Linear(hidden_size, inner_size, bias, dtype, device)
+        self.down = Linear(inner_size, hidden_size, bias, dtype, device)
+        self.activate = ACTIVATIONS[activation]
+
+    def finish(self) -> None:
+        self.up.finish()
+        self.down.finish()
+
+    def __call__(self, x_TE: Tensor) -> Tensor:
+        return self.down(self.activate(self.up(x_TE)))
+
+    def names(self, at: Mapping[str, str]) -> dict[str, Tensor]:
+        return self.up.names(at["up"]) | self.down.names(at["down"])

@@ -1,4 +1,9 @@
-"""Root mean square norms. The mean is taken in float32 whatever the dtype of the input."""
+"""Norms. Sums are taken in float32 whatever the dtype of the input.
+
+`norm(x, residual)` is one step of a residual stream: the stream grows by `scale` * x, and its norm is what comes
+next. Returns (norm of the stream, stream). Either argument may be overwritten; without a residual the stream begins
+with x. `norm.add(x, stream)` is the other order: the stream grows by the norm of x.
+"""
 
 from __future__ import annotations
 
@@ -11,72 +16,103 @@ MANY = 1 << 17  # values of a stream from which a CPU is slow at rms_norm
 
 
 class RMSNorm:
-    """`norm(x, residual)` is one step of a residual stream: the stream grows by x, and its norm is what comes next.
+    """Root mean square norm. `wide`: it is rounded once, when it is weighted; else before that too.
 
-    Returns (norm of the stream, stream). Either argument may be overwritten; without a residual the stream begins
-    with x.
+    `offset` is added to the weights (Gemma's are stored less one).
     """
 
-    __slots__ = ("eps", "kernels", "mirror", "mirror_size", "size", "weight_E")
+    __slots__ = ("eps", "kernels", "mirror", "mirror_size", "offset", "scale", "size", "weight_E", "wide")
 
-    def __init__(self, size: int, eps: float, dtype: torch.dtype, device: torch.device) -> None:
-        weight_F = torch.zeros(2 * size, dtype=dtype, device=device)  # F = 2 E
-        self.weight_E = weight_F[:size].fill_(1.0)
-        self.mirror = weight_F if device.type == "cpu" else None
-        self.mirror_size = (2 * size,)
+    def __init__(
+        self,
+        size: int,
+        eps: float,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        wide: bool = False,
+        offset: float = 0.0,
+        scale: float = 1.0,
+    ) -> None:
         self.size = (size,)
+        self.mirror_size = (2 * size,)
         self.eps = eps
+        self.wide = wide
+        self.offset = offset
+        self.scale = scale
         self.kernels = kernels.elementwise_for(device)
+        self.weight_E = torch.full(self.size, 1.0 - offset, dtype=dtype, device=device)
+        self.mirror: Tensor | None = None
+
+    def finish(self) -> None:
+        weight_E = self.weight_E.float() + self.offset if self.wide else self.weight_E
+        if weight_E.device.type == "cpu":
+            self.mirror = torch.cat((weight_E, torch.zeros_like(weight_E)))
+            weight_E = self.mirror[: self.size[0]]
+        self.weight_E = weight_E
 
     def __call__(self, x_TE: Tensor, residual_TE: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.kernels is not None:
-            fused: tuple[Tensor, Tensor] = self.kernels.add_rms_norm(x_TE, residual_TE, self.weight_E, self.eps)
+            fused: tuple[Tensor, Tensor] = self.kernels.add_rms_norm(
+                x_TE, residual_TE, self.weight_E, self.eps, self.scale, self.wide
+            )
             return fused
-        stream_TE = x_TE if residual_TE is None else x_TE.add_(residual_TE)
-        if self.mirror is not None and len(stream_TE) == 1:
+        stream_TE = x_TE if residual_TE is None else residual_TE.add_(x_TE, alpha=self.scale)
+        return self.norm(stream_TE), stream_TE
+
+    def add(self, x_TE: Tensor, stream_TE: Tensor) -> Tensor:
+        if self.kernels is not None:
+            fused: Tensor = self.kernels.rms_norm_add(x_TE, stream_TE, self.weight_E, self.eps, self.scale, self.wide)
+            return fused
+        return stream_TE.add_(self.norm(x_TE), alpha=self.scale)
+
+    def norm(self, x_TE: Tensor) -> Tensor:
+        """Of each row, in torch."""
+        if self.mirror is not None and len(x_TE) == 1:
             # On a CPU rms_norm is eight small operations (12 us), layer_norm is one. The layer norm of a vector and
             # its negative side by side is the vector's RMS norm, as their mean is zero: 6 us in all, for one token.
-            both_TF = torch.cat((stream_TE, -stream_TE), -1)
-            normed_TF = torch.layer_norm(both_TF, self.mirror_size, self.mirror, None, self.eps)
-            return normed_TF[:, : self.size[0]], stream_TE
-        if self.mirror is not None and stream_TE.numel() > MANY:
-            # Step by step as the formula has it: at 2,048 x 256 in bfloat16 a quarter of rms_norm's time.
-            wide_TE = stream_TE.float()
-            scale_T1 = wide_TE.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
-            return (wide_TE * scale_T1).to(stream_TE.dtype).mul_(self.weight_E), stream_TE
-        return torch.rms_norm(stream_TE, self.size, self.weight_E, self.eps), stream_TE
+            both_TF = torch.cat((x_TE, -x_TE), -1)  # F = 2 E
+            return torch.layer_norm(both_TF, self.mirror_size, self.mirror, None, self.eps)[:, : self.size[0]]
+        if x_TE.dtype == self.weight_E.dtype and x_TE.numel() <= MANY:
+            return torch.rms_norm(x_TE, self.size, self.weight_E, self.eps)
+        # Step by step as the formula has it: on a CPU, at 2,048 x 256 in bfloat16, a quarter of rms_norm's time.
+        wide_TE = x_TE.float()
+        wide_TE = wide_TE * wide_TE.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
+        if self.wide:
+            return wide_TE.mul_(self.weight_E).to(x_TE.dtype)
+        return wide_TE.to(x_TE.dtype).mul_(self.weight_E)
 
     def names(self, path: str) -> dict[str, Tensor]:
         return {f"{path}.weight": self.weight_E}
 
 
-class QKNorm:
-    """Norm of each query and key head over its own size, for both at once: J = H + K heads, queries first."""
+class LayerNorm:
+    """The mean is taken away too. It is rounded once, at the end."""
 
-    __slots__ = ("eps", "k_D", "num_heads", "num_kv_heads", "q_D", "size", "weight_JD")
+    __slots__ = ("bias_E", "eps", "kernels", "scale", "size", "weight_E")
 
     def __init__(
-        self,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        eps: float,
-        dtype: torch.dtype,
-        device: torch.device,
+        self, size: int, eps: float, bias: bool, dtype: torch.dtype, device: torch.device, *, scale: float = 1.0
     ) -> None:
-        self.q_D = torch.ones(head_dim, dtype=dtype, device=device)
-        self.k_D = torch.ones(head_dim, dtype=dtype, device=device)
-        self.num_heads = num_heads
-        self.num_kv_heads = num_kv_heads
-        self.size = (head_dim,)
+        self.size = (size,)
         self.eps = eps
-        self.finish()
+        self.scale = scale
+        self.kernels = kernels.elementwise_for(device)
+        self.weight_E = torch.ones(size, dtype=dtype, device=device)
+        self.bias_E = torch.zeros(size, dtype=dtype, device=device) if bias else None
 
     def finish(self) -> None:
-        self.weight_JD = torch.cat((self.q_D.expand(self.num_heads, -1), self.k_D.expand(self.num_kv_heads, -1)))
+        """Nothing: weights stay as they are."""
 
-    def __call__(self, qk_TJD: Tensor) -> Tensor:
-        return torch.rms_norm(qk_TJD, self.size, None, self.eps).mul_(self.weight_JD)
+    def __call__(self, x_TE: Tensor, residual_TE: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self.kernels is not None:
+            fused: tuple[Tensor, Tensor] = self.kernels.add_layer_norm(
+                x_TE, residual_TE, self.weight_E, self.bias_E, self.eps, self.scale
+            )
+            return fused
+        stream_TE = x_TE if residual_TE is None else residual_TE.add_(x_TE, alpha=self.scale)
+        return torch.layer_norm(stream_TE, self.size, self.weight_E, self.bias_E, self.eps), stream_TE
 
-    def names(self, q_path: str, k_path: str) -> dict[str, Tensor]:
-        return {f"{q_path}.weight": self.q_D, f"{k_path}.weight": self.k_D}
+    def names(self, path: str) -> dict[str, Tensor]:
+        found = {f"{path}.weight": self.weight_E}
+        return found if self.bias_E is None else found | {f"{path}.bias": self.bias_E}

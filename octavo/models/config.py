@@ -1,6 +1,6 @@
 """Reading a Hugging Face `config.json` as untrusted input: every value has a type and a range, or is refused by name.
 
-A key that is absent and a key that is null are the same, as in transformers.
+A key that is absent and a key that is null are the same, as in transformers, but where a method says otherwise.
 """
 
 from __future__ import annotations
@@ -28,22 +28,31 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class ConfigReader:
-    """Typed access to one JSON object. `where` is put before the key in errors."""
+    """Typed access to one JSON object. `where` is put before the key in errors.
 
-    __slots__ = ("values", "where")
+    `names` says under which key this config has what others call otherwise: {"hidden_size": "n_embd"}.
+    """
 
-    def __init__(self, values: dict[str, Any], where: str) -> None:
+    __slots__ = ("names", "values", "where")
+
+    def __init__(self, values: dict[str, Any], where: str, names: dict[str, str] | None = None) -> None:
         self.values = values
         self.where = where
+        self.names = names or {}
+
+    def family(self, names: dict[str, str] | None = None, **defaults: Any) -> ConfigReader:
+        """The same config, as a family has it: keys of its own, and defaults for what is absent."""
+        missing = {key: default for key, default in defaults.items() if self.values.get(key) is None}
+        return ConfigReader({**self.values, **missing}, self.where, {**self.names, **(names or {})})
 
     def error(self, key: str, problem: str) -> ModelError:
-        return ModelError(f"{self.where}: {key} {problem}")
+        return ModelError(f"{self.where}: {self.names.get(key, key)} {problem}")
 
     def has(self, key: str) -> bool:
-        return self.values.get(key) is not None
+        return self.values.get(self.names.get(key, key)) is not None
 
     def raw(self, key: str, default: Any = _REQUIRED) -> Any:
-        value = self.values.get(key)
+        value = self.values.get(self.names.get(key, key))
         if value is not None:
             return value
         if default is _REQUIRED:
@@ -62,6 +71,12 @@ class ConfigReader:
         if type(value) not in (int, float) or not low < value <= high:
             raise self.error(key, f"must be a number above {low:g} and up to {high:g}, got {value!r:.80}")
         return float(value)
+
+    def optional(self, key: str, default: float | None = None, low: float = 0.0) -> float | None:
+        """A number or none: here null means none, and only an absent key has the default."""
+        if key in self.values and not self.has(key) or default is None and not self.has(key):
+            return None
+        return self.number(key, default, low)
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.raw(key, default)

@@ -1,6 +1,7 @@
 """The decoder that all families share: embedding, layers of attention and feed-forward on a residual stream, head.
 
-A family is a subclass that changes what `configure` reads from a config, or the checkpoint's `paths`.
+A family is a subclass that changes what `configure` reads from a config, the checkpoint's `paths`, the order of a
+layer's parts (`layer_class`, see blocks.py), or a part: every `make_` method may be overridden.
 Legend: T tokens of the step, S sampled rows, E hidden, V vocabulary.
 """
 
@@ -12,23 +13,28 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from octavo.attention.base import ForwardBatch
+from octavo import kernels
+from octavo.attention.base import AttendOptions, ForwardBatch
 from octavo.layers.attention import Attention
 from octavo.layers.embedding import Embedding, LMHead
-from octavo.layers.mlp import SwiGLU
-from octavo.layers.norm import RMSNorm
-from octavo.layers.rope import Rope, Rotation
+from octavo.layers.mlp import GatedMLP
+from octavo.layers.norm import LayerNorm, RMSNorm
+from octavo.layers.qk_norm import FullQKNorm, HeadLayerNorm, QKNorm
+from octavo.layers.rope import Rope
+from octavo.models.blocks import Block, Feedforward, PreNorm
 from octavo.models.config import ConfigReader
+from octavo.models.rope import RopeSpec
 from octavo.models.spec import ModelSpec
 
-# Where the checkpoint keeps each part; those of a layer are below `layer`.
+# Where the checkpoint keeps each part; those of a layer are below `layer`. `qkv` and `gate_up`, where a family has
+# them, stand for parts that its checkpoint holds as one.
 PATHS: Mapping[str, str] = {
     "embed": "model.embed_tokens",
     "norm": "model.norm",
     "head": "lm_head",
     "layer": "model.layers.{}.",
-    "input_norm": "input_layernorm",
-    "post_norm": "post_attention_layernorm",
+    "attention_in": "input_layernorm",
+    "mlp_in": "post_attention_layernorm",
     "q": "self_attn.q_proj",
     "k": "self_attn.k_proj",
     "v": "self_attn.v_proj",
@@ -39,63 +45,31 @@ PATHS: Mapping[str, str] = {
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
-
-
-class DecoderLayer:
-    __slots__ = ("attention", "input_norm", "mlp", "post_norm")
-
-    def __init__(self, spec: ModelSpec, layer: int, rope: Rope, dtype: torch.dtype, device: torch.device) -> None:
-        self.input_norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps, dtype, device)
-        self.attention = Attention(
-            layer,
-            spec.hidden_size,
-            spec.num_heads,
-            spec.num_kv_heads,
-            spec.head_dim,
-            rope,
-            spec.windows[layer],
-            spec.qkv_bias,
-            spec.o_bias,
-            spec.rms_norm_eps if spec.qk_norm else None,
-            dtype,
-            device,
-        )
-        self.post_norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps, dtype, device)
-        self.mlp = SwiGLU(spec.hidden_size, spec.intermediate_size, spec.mlp_bias, dtype, device)
-
-    def __call__(
-        self, x_TE: Tensor, residual_TE: Tensor | None, rotation: Rotation | None, batch: ForwardBatch
-    ) -> tuple[Tensor, Tensor]:
-        x_TE, residual_TE = self.input_norm(x_TE, residual_TE)
-        x_TE = self.attention(x_TE, rotation, batch)
-        x_TE, residual_TE = self.post_norm(x_TE, residual_TE)
-        return self.mlp(x_TE), residual_TE
-
-    def names(self, paths: Mapping[str, str], prefix: str) -> dict[str, Tensor]:
-        at = {part: prefix + path for part, path in paths.items()}
-        attention = self.attention
-        found = self.input_norm.names(at["input_norm"]) | self.post_norm.names(at["post_norm"])
-        found |= attention.qkv.names(at["q"], at["k"], at["v"]) | attention.o.names(at["o"])
-        if attention.qk_norm is not None:
-            found |= attention.qk_norm.names(at["q_norm"], at["k_norm"])
-        return found | self.mlp.gate_up.names(at["gate"], at["up"]) | self.mlp.down.names(at["down"])
+# Buffers that old versions of transformers saved: they follow from the config.
+IGNORED_SUFFIXES = (".rotary_emb.inv_freq",)
 
 
 class Decoder:
     """A model. `names` is the checkpoint map as data: every tensor's name and the memory that it is copied into."""
 
     paths: ClassVar[Mapping[str, str]] = PATHS
+    ignored_suffixes: ClassVar[tuple[str, ...]] = IGNORED_SUFFIXES
+    layer_class: ClassVar[type[Block]] = PreNorm
 
     def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device, max_len: int) -> None:
         self.spec = spec
         self.num_bytes = 0  # of the weights; known after finish()
         self.dtype = dtype
         self.device = device
-        frequencies = spec.rope.frequencies(max_len)
-        self.rope = Rope(frequencies, spec.rope.attention_factor, spec.head_dim, max_len, dtype, device)
-        self.embed = Embedding(spec.vocab_size, spec.hidden_size, dtype, device)
-        self.layers = [DecoderLayer(spec, layer, self.rope, dtype, device) for layer in range(spec.num_layers)]
-        self.norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps, dtype, device)
+        self.max_len = max_len
+        self.kernels = kernels.elementwise_for(device)
+        self.ropes = {rope: self.make_rope(rope) for rope in spec.ropes if rope is not None}
+        self.embed = Embedding(spec.vocab_size, spec.hidden_size, dtype, device, spec.embedding_scale)
+        self.layers = [
+            self.layer_class(self.make_norm, self.make_attention(layer), self.make_mlp(layer))
+            for layer in range(spec.num_layers)
+        ]
+        self.norm = self.make_norm()
         tied = self.embed if spec.tie_embeddings else None
         self.head = LMHead(spec.vocab_size, spec.hidden_size, dtype, device, tied)
 
@@ -104,35 +78,108 @@ class Decoder:
         """The family's reading of a config."""
         return ModelSpec.from_config(config)
 
+    @classmethod
+    def rename(cls, name: str) -> str | None:
+        """A checkpoint's name for a tensor as `names` has it, None for one that is not needed."""
+        return None if name.endswith(cls.ignored_suffixes) else name
+
+    def make_rope(self, rope: RopeSpec) -> Rope:
+        return Rope(
+            rope.frequencies(self.max_len),
+            rope.attention_factor,
+            self.spec.head_dim,
+            self.max_len,
+            self.dtype,
+            self.device,
+            rope.interleaved,
+        )
+
+    def make_norm(self) -> RMSNorm | LayerNorm:
+        spec, on = self.spec, (self.dtype, self.device)
+        if spec.norm in ("layer", "layer_unbiased"):
+            return LayerNorm(spec.hidden_size, spec.norm_eps, spec.norm == "layer", *on, scale=spec.residual_scale)
+        return RMSNorm(
+            spec.hidden_size,
+            spec.norm_eps,
+            *on,
+            wide=spec.norm != "rms",
+            offset=float(spec.norm == "rms_plus_one"),
+            scale=spec.residual_scale,
+        )
+
+    def make_qk_norm(self) -> QKNorm | FullQKNorm | HeadLayerNorm | None:
+        spec, on = self.spec, (self.dtype, self.device)
+        heads = (spec.num_heads, spec.num_kv_heads)
+        if spec.qk_norm == "full":
+            return FullQKNorm(heads, spec.head_dim, spec.norm_eps, *on)
+        if spec.qk_norm == "head_layer":
+            return HeadLayerNorm(heads, spec.head_dim, spec.norm_eps, *on)
+        if spec.qk_norm == "head":
+            wide, offset = spec.norm != "rms", float(spec.norm == "rms_plus_one")
+            return QKNorm(heads, spec.head_dim, spec.norm_eps, *on, wide=wide, offset=offset)
+        return None
+
+    def make_attention(self, layer: int) -> Attention:
+        spec = self.spec
+        rope = spec.ropes[layer]
+        return Attention(
+            layer,
+            spec.hidden_size,
+            (spec.num_heads, spec.num_kv_heads),
+            spec.head_dim,
+            None if rope is None else self.ropes[rope],
+            AttendOptions(spec.attention_scale, spec.windows[layer], spec.score_softcap),
+            (spec.qkv_bias, spec.o_bias),
+            self.make_qk_norm(),
+            self.dtype,
+            self.device,
+        )
+
+    def make_mlp(self, layer: int) -> Feedforward:
+        """What a layer has between its second norm and the stream; all layers of most families have the same."""
+        spec = self.spec
+        shape = (spec.hidden_size, spec.intermediate_size)
+        return GatedMLP(*shape, spec.activation, spec.mlp_bias, self.dtype, self.device)
+
     @property
     def names(self) -> dict[str, Tensor]:
         """With tied embeddings the head's name maps to the embedding's memory: either name may bring it."""
         found = self.embed.names(self.paths["embed"]) | self.norm.names(self.paths["norm"])
         for index, layer in enumerate(self.layers):
-            found |= layer.names(self.paths, self.paths["layer"].format(index))
+            prefix = self.paths["layer"].format(index)
+            found |= layer.names({part: prefix + path for part, path in self.paths.items()})
         return found | self.head.names(self.paths["head"])
 
     def finish(self) -> None:
         """Once, when all weights are in place: each part may then keep them in another form, and `names` is over."""
         self.num_bytes = sum(t.nbytes for t in {t.data_ptr(): t for t in self.names.values()}.values())
-        for layer in self.layers:
-            layer.attention.finish()
-            layer.mlp.finish()
-        self.head.finish()
+        for part in (*self.layers, self.norm, self.head):
+            part.finish()
         if self.spec.tie_embeddings and self.head.packed is not None:
             self.num_bytes += self.embed.weight_VE.nbytes
 
+    def embed_tokens(self, batch: ForwardBatch) -> Tensor:
+        return self.embed(batch.token_ids_T)
+
     def forward(self, batch: ForwardBatch) -> Tensor:
         """The last hidden state of every token, [T, E]; the step's keys and values go to the backend's cache."""
-        x_TE = self.embed(batch.token_ids_T)
+        x_TE = self.embed_tokens(batch)
         # One kernel turns queries and keys and fills the cache, where both have it: it gathers its own rows.
-        fused = self.rope.kernels is not None and batch.attention.cache(0) is not None
-        rotation = None if fused else self.rope.rows(batch.positions_T)
+        fused = self.kernels is not None and batch.attention.cache(0) is not None
+        rotations = None if fused else {rope: rope.rows(batch.positions_T) for rope in self.ropes.values()}
         residual_TE: Tensor | None = None
         for layer in self.layers:
-            x_TE, residual_TE = layer(x_TE, residual_TE, rotation, batch)
+            x_TE, residual_TE = layer(x_TE, residual_TE, rotations, batch)
         return self.norm(x_TE, residual_TE)[0]
 
     def logits(self, hidden_SE: Tensor) -> Tensor:
         """[S, V], in the model's type."""
-        return self.head(hidden_SE)
+        logits_SV = self.head(hidden_SE)
+        scale, softcap = self.spec.logit_scale, self.spec.logit_softcap
+        if scale == 1.0 and softcap is None:
+            return logits_SV
+        if self.kernels is not None:
+            capped_SV: Tensor = self.kernels.cap(logits_SV, scale, softcap)
+            return capped_SV
+        logits_SV = logits_SV.mul_(scale)
+        return logits_SV if softcap is None else logits_SV.div_(softcap).tanh_().mul_(softcap)

@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-# A buffer that old versions of transformers saved: it follows from the config.
-IGNORED_SUFFIX = ".rotary_emb.inv_freq"
 FLOATS = ("BF16", "F16", "F32", "F64")
 PROGRESS_BYTES = 2 << 30  # smaller models load before a bar would be read
 
@@ -110,15 +108,16 @@ def fill_from(model: Decoder, files: list[Path], progress: bool | None = None) -
     with _bar(sum(file.stat().st_size for file in files), progress) as advance, Copier(model.device) as copy:
         for file in files:
             with _opened(file) as checkpoint:
-                for name in checkpoint.keys():  # noqa: SIM118 (a safe_open cannot be iterated)
-                    if name.endswith(IGNORED_SUFFIX):
+                for stored in checkpoint.keys():  # noqa: SIM118 (a safe_open cannot be iterated)
+                    name = model.rename(stored)
+                    if name is None:
                         continue
                     if name not in names:
-                        raise ModelError(f"{file}: tensor {name} has no place in {model.spec.architecture}")
+                        raise ModelError(f"{file}: tensor {stored} has no place in {model.spec.architecture}")
                     if name in loaded:
-                        raise ModelError(f"{file}: tensor {name} is in {loaded[name].name} too")
+                        raise ModelError(f"{file}: tensor {stored} is in {loaded[name].name} too")
                     loaded[name] = file
-                    source = _checked(checkpoint, name, names[name], file)
+                    source = _checked(checkpoint, stored, names[name], file)
                     if names[name].data_ptr() in places:
                         places.discard(names[name].data_ptr())
                         copy(names[name], source, advance)
@@ -126,7 +125,7 @@ def fill_from(model: Decoder, files: list[Path], progress: bool | None = None) -
                     copy.wait()
                     if not torch.equal(names[name], source.to(names[name])):
                         hint = "set tie_word_embeddings to false"
-                        raise ModelError(f"{file}: tensor {name} differs from the one it is tied to; {hint}")
+                        raise ModelError(f"{file}: tensor {stored} differs from the one it is tied to; {hint}")
     missing = [name for name, tensor in names.items() if tensor.data_ptr() in places]
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

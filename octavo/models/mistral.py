@@ -20,4 +20,4 @@ class Ministral(Decoder):
     @classmethod
     def configure(cls, config: ConfigReader) -> ModelSpec:
         spec = super().configure(config)
-        return replace(spec, windows=layer_windows(config, spec.num_layers, first=0))
+        return replace(spec, windows=layer_windows(config, spec.num_layers, lambda layer: True))

@@ -20,4 +20,4 @@ def qwen_windows(config: ConfigReader, spec: ModelSpec) -> ModelSpec:
     if not config.flag("use_sliding_window", False):
         return spec
     first = config.integer("max_window_layers", 28, low=0)
-    return replace(spec, windows=layer_windows(config, spec.num_layers, first))
+    return replace(spec, windows=layer_windows(config, spec.num_layers, lambda layer: layer >= first))

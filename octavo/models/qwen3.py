@@ -13,6 +13,6 @@ from octavo.models.spec import ModelSpec
 class Qwen3(Decoder):
     @classmethod
     def configure(cls, config: ConfigReader) -> ModelSpec:
-        config.values.setdefault("head_dim", 128)
+        config = config.family(head_dim=128)
         bias = config.flag("attention_bias", False)
-        return qwen_windows(config, replace(super().configure(config), qkv_bias=bias, o_bias=bias, qk_norm=True))
+        return qwen_windows(config, replace(super().configure(config), qkv_bias=bias, o_bias=bias, qk_norm="head"))

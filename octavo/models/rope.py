@@ -44,6 +44,7 @@ class RopeSpec:
     high_freq_factor: float = 4.0
     short_factor: tuple[float, ...] = ()
     long_factor: tuple[float, ...] = ()
+    interleaved: bool = False  # pairs are neighbours; else their halves of what is rotated
 
     @classmethod
     def from_config(cls, config: ConfigReader, head_dim: int, max_position: int) -> RopeSpec:

@@ -6,13 +6,24 @@ This file does not import torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from octavo.models.config import ConfigReader, read_json
 from octavo.models.rope import RopeSpec
 
 DTYPES = ("bfloat16", "float16", "float32")
+# What configs call them, and what octavo.layers.mlp does.
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +36,30 @@ class ModelSpec:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    rms_norm_eps: float
-    rope: RopeSpec
+    norm_eps: float
+    ropes: tuple[RopeSpec | None, ...]  # one a layer; None: it sees no positions
     windows: tuple[int | None, ...]  # one a layer: tokens that its attention sees, None for all
     max_position: int  # tokens that the model is made for
     dtype: str  # of the checkpoint
     eos_ids: tuple[int, ...]
     initializer_range: float
+    attention_scale: float  # of scores
+    activation: str = "silu"  # one of octavo.layers.mlp.ACTIVATIONS
+    # rms; rms_wide: rounded once, when it is weighted; rms_plus_one: wide, its weights stored less one;
+    # layer: a layer norm with biases; layer_unbiased
+    norm: Literal["rms", "rms_wide", "rms_plus_one", "layer", "layer_unbiased"] = "rms"
+    # Norm of queries and keys before they are rotated, by head as `norm` says, over all heads (wide), or a layer norm
+    # by head with weights of its own.
+    qk_norm: Literal["head", "full", "head_layer"] | None = None
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
-    qk_norm: bool = False  # RMSNorm of each query and key head before it is rotated
     tie_embeddings: bool = False
+    score_softcap: float | None = None  # of attention scores
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0  # of what each part adds to the stream
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
 
     @staticmethod
     def from_folder(folder: Path) -> ModelSpec:
@@ -56,8 +79,15 @@ class ModelSpec:
         return load_class(names[0]).configure(config)
 
     @classmethod
-    def from_config(cls, config: ConfigReader) -> ModelSpec:
-        """The keys as Llama uses them; a family changes the rest with `dataclasses.replace`."""
+    def from_config(
+        cls,
+        config: ConfigReader,
+        read_rope: Callable[[ConfigReader, int, int], RopeSpec | None] = RopeSpec.from_config,
+    ) -> ModelSpec:
+        """The keys as Llama uses them; a family changes the rest with `dataclasses.replace`.
+
+        `read_rope` gets the config, the head size and the context, and says how most layers rotate.
+        """
         hidden_size = config.integer("hidden_size")
         num_layers = config.integer("num_hidden_layers", high=2**12)
         num_heads = config.integer("num_attention_heads", high=2**14)
@@ -71,11 +101,11 @@ class ModelSpec:
             raise config.error("head_dim", f"is missing, and {num_heads} heads do not divide hidden_size {hidden_size}")
         head_dim = config.integer("head_dim", hidden_size // num_heads, high=2**12)
         activation = config.text("hidden_act", "silu")
-        if activation not in ("silu", "swish"):
-            raise config.error("hidden_act", f"must be silu for this architecture, got {activation!r:.80}")
+        if activation not in ACTIVATIONS:
+            raise config.error("hidden_act", f"must be one of {', '.join(ACTIVATIONS)}, got {activation!r:.80}")
         max_position = config.integer("max_position_embeddings", high=2**30)
-        rope = RopeSpec.from_config(config, head_dim, max_position)
-        if rope.kind == "yarn":  # the config may give either the original or the extended context
+        rope = read_rope(config, head_dim, max_position)
+        if rope is not None and rope.kind == "yarn":  # the config may give either the original or the extended context
             max_position = max(max_position, int(rope.factor * rope.original_max_position))
         return cls(
             architecture=config.texts("architectures")[0],
@@ -86,36 +116,48 @@ class ModelSpec:
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
-            rms_norm_eps=config.number("rms_norm_eps", high=1.0),
-            rope=rope,
+            norm_eps=config.number("rms_norm_eps", high=1.0),
+            ropes=(rope,) * num_layers,
             windows=(None,) * num_layers,
             max_position=max_position,
             dtype=_dtype(config),
             eos_ids=_eos_ids(config, vocab_size),
             initializer_range=config.number("initializer_range", 0.02, high=100.0),
+            attention_scale=head_dim**-0.5,
+            activation=ACTIVATIONS[activation],
             tie_embeddings=config.flag("tie_word_embeddings", False),
         )
 
 
-def sliding_window(config: ConfigReader) -> int | None:
+def sliding_window(config: ConfigReader, default: int | None = 4096) -> int | None:
     """Null means none; a config that does not speak of it at all has transformers' default."""
-    if "sliding_window" in config.values and not config.has("sliding_window"):
+    if not config.has("sliding_window") and ("sliding_window" in config.values or default is None):
         return None
-    return config.integer("sliding_window", 4096, high=2**30)
+    return config.integer("sliding_window", default, high=2**30)
 
 
-def layer_windows(config: ConfigReader, num_layers: int, first: int) -> tuple[int | None, ...]:
-    """A window or none for each layer, as `layer_types` says; without it, windows from layer `first` on."""
-    window = sliding_window(config)
+def sliding_layers(config: ConfigReader, num_layers: int, otherwise: Callable[[int], bool]) -> tuple[bool, ...]:
+    """Whether each layer has a window, as `layer_types` says; without it, as `otherwise` says of its index."""
     if not config.has("layer_types"):
-        return tuple(window if layer >= first else None for layer in range(num_layers))
-    kinds: dict[str, int | None] = {"full_attention": None, "sliding_attention": window}
+        return tuple(map(otherwise, range(num_layers)))
+    kinds = {"full_attention": False, "sliding_attention": True}
     types = config.texts("layer_types")
     if len(types) != num_layers:
         raise config.error("layer_types", f"must have one entry for each of {num_layers} layers, got {len(types)}")
     if unknown := set(types) - set(kinds):
         raise config.error("layer_types", f"has the unknown kind {min(unknown)!r:.80}; known: {', '.join(kinds)}")
     return tuple(kinds[kind] for kind in types)
+
+
+def all_but_every(count: int) -> Callable[[int], bool]:
+    """For `sliding_layers`: every so many layers one sees all."""
+    return lambda layer: (layer + 1) % count != 0
+
+
+def layer_windows(config: ConfigReader, num_layers: int, otherwise: Callable[[int], bool]) -> tuple[int | None, ...]:
+    """The window of each sliding layer, None for the others."""
+    window = sliding_window(config)
+    return tuple(window if slides else None for slides in sliding_layers(config, num_layers, otherwise))
 
 
 def _dtype(config: ConfigReader) -> str:

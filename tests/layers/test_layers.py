@@ -5,8 +5,9 @@ import torch
 
 from octavo.layers.embedding import Embedding, LMHead
 from octavo.layers.linear import Linear, MergedLinear, QKVLinear
-from octavo.layers.mlp import SwiGLU
-from octavo.layers.norm import QKNorm, RMSNorm
+from octavo.layers.mlp import GatedMLP
+from octavo.layers.norm import RMSNorm
+from octavo.layers.qk_norm import QKNorm
 from octavo.layers.rope import Rope
 
 ON = (torch.float32, torch.device("cpu"))
@@ -48,6 +49,7 @@ def test_qkv_shapes() -> None:
 def test_the_norm_step_adds_then_normalizes(tokens: int) -> None:
     norm = RMSNorm(32, 1e-5, *ON)
     norm.weight_E.normal_()
+    norm.finish()
     x, residual = (torch.randn(2, tokens, 32) * 1e-2).unbind()
     stream = x + residual
     expected = stream * torch.rsqrt(stream.pow(2).mean(-1, keepdim=True) + 1e-5) * norm.weight_E
@@ -64,6 +66,7 @@ def test_the_norm_step_adds_then_normalizes(tokens: int) -> None:
 def test_norms_do_their_sums_in_float32(dtype: torch.dtype, tokens: int) -> None:
     """Values whose squares overflow float16 and whose sum of squares loses digits in bfloat16."""
     norm = RMSNorm(4096, 1e-6, dtype, torch.device("cpu"))
+    norm.finish()
     x = (torch.randn(tokens, 4096) * 1000).to(dtype)
     wide = x.double()
     expected = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
@@ -74,7 +77,7 @@ def test_norms_do_their_sums_in_float32(dtype: torch.dtype, tokens: int) -> None
 def test_qk_norm_is_a_norm_of_each_head(dtype: torch.dtype) -> None:
     from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-    norm = QKNorm(4, 2, 16, 1e-6, dtype, torch.device("cpu"))
+    norm = QKNorm((4, 2), 16, 1e-6, dtype, torch.device("cpu"))
     names = randomize(norm.names("q", "k"))
     norm.finish()
     qk = torch.randn(5, 6, 16).to(dtype)
@@ -119,7 +122,7 @@ def test_rotation_keeps_lengths_and_depends_on_distance_only() -> None:
 
 
 def test_mlp() -> None:
-    mlp = SwiGLU(8, 12, True, *ON)
+    mlp = GatedMLP(8, 12, "silu", True, *ON)
     names = randomize(mlp.gate_up.names("gate", "up") | mlp.down.names("down"))
     x = torch.randn(3, 8)
     gate, up = (x @ names[f"{p}.weight"].T + names[f"{p}.bias"] for p in ("gate", "up"))

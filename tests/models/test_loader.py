@@ -228,8 +228,10 @@ def test_auto_dtype_follows_the_hardware(
 
 
 def test_rope_table_has_the_length_asked_for(folder: Path) -> None:
-    assert len(load_model(folder, max_model_len=48).rope.table_P1D) == 48
-    assert len(load_model(folder).rope.table_P1D) == 512
+    (rope,) = load_model(folder, max_model_len=48).ropes.values()
+    assert len(rope.table_P1D) == 48
+    (rope,) = load_model(folder).ropes.values()
+    assert len(rope.table_P1D) == 512
 
 
 def test_progress_bar_when_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

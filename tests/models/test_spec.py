@@ -40,7 +40,9 @@ def spec_of(tmp_path: Path, config: object = None, generation: object = None, **
 def test_what_an_old_config_leaves_out(tmp_path: Path) -> None:
     spec = spec_of(tmp_path)
     assert (spec.num_kv_heads, spec.head_dim, spec.dtype, spec.eos_ids) == (32, 128, "float16", (2,))
-    assert (spec.rope.kind, spec.rope.theta, spec.rope.rotary_dim) == ("default", 10000.0, 128)
+    rope = spec.ropes[0]
+    assert spec.ropes == (rope,) * 32
+    assert (rope.kind, rope.theta, rope.rotary_dim) == ("default", 10000.0, 128)
     assert spec.windows == (None,) * 32
     assert not (spec.qkv_bias or spec.o_bias or spec.mlp_bias or spec.qk_norm or spec.tie_embeddings)
 
@@ -55,7 +57,8 @@ def test_new_keys(tmp_path: Path) -> None:
         head_dim=64,
     )
     assert (spec.dtype, spec.eos_ids, spec.num_kv_heads, spec.head_dim) == ("bfloat16", (7, 2), 8, 64)
-    assert (spec.rope.kind, spec.rope.theta, spec.rope.factor, spec.rope.rotary_dim) == ("linear", 5e5, 2.0, 32)
+    rope = spec.ropes[0]
+    assert (rope.kind, rope.theta, rope.factor, rope.rotary_dim) == ("linear", 5e5, 2.0, 32)
 
 
 def test_old_and_new_rope_keys_mean_the_same(tmp_path: Path) -> None:
@@ -63,7 +66,7 @@ def test_old_and_new_rope_keys_mean_the_same(tmp_path: Path) -> None:
     old = spec_of(tmp_path, rope_theta=5e5, rope_scaling={"type": "llama3", **scaling})
     new = spec_of(tmp_path, rope_parameters={"rope_theta": 5e5, "rope_type": "llama3", **scaling})
     assert old == new
-    assert old.rope.factor == 8.0
+    assert old.ropes[0].factor == 8.0
 
 
 def test_yarn_extends_the_context(tmp_path: Path) -> None:
@@ -105,7 +108,7 @@ def test_windows_by_family(tmp_path: Path) -> None:
         ({"rms_norm_eps": 0.0}, "rms_norm_eps"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
         ({"rms_norm_eps": float("inf")}, "rms_norm_eps"),
-        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"hidden_act": "relu7"}, "hidden_act"),
         ({"torch_dtype": "int8"}, "torch_dtype"),
         ({"dtype": "float64"}, "dtype"),
         ({"eos_token_id": 32000}, "eos_token_id"),
@@ -231,8 +234,9 @@ def test_any_config_is_a_spec_or_a_model_error(
     except ModelError as error:
         assert "config.json: " in str(error) or "architecture " in str(error)
     else:
-        assert len(spec.windows) == spec.num_layers
-        assert spec.rope.frequencies(64).shape == (spec.rope.rotary_dim // 2,)
+        assert len(spec.windows) == len(spec.ropes) == spec.num_layers
+        for rope in set(spec.ropes) - {None}:
+            assert rope.frequencies(64).shape == (rope.rotary_dim // 2,)
 
 
 SCALED = [
@@ -272,6 +276,6 @@ def test_frequencies_are_bit_for_bit_those_of_transformers(tmp_path: Path, scali
     (tmp_path / "config.json").write_text(
         json.dumps({**config.to_dict(), "architectures": ["LlamaForCausalLM"]}), encoding="utf-8"
     )
-    rope = ModelSpec.from_folder(tmp_path).rope
+    rope = ModelSpec.from_folder(tmp_path).ropes[0]
     assert torch.equal(rope.frequencies(max_len), frequencies)
     assert rope.attention_factor == pytest.approx(factor, rel=1e-12)
