@@ -92,8 +92,8 @@ class CacheConfig:
 class SchedulerConfig:
     max_tokens_per_step: int
     max_chunk: int = 0  # tokens of one prompt computed in a step at most; 0: a share while others generate
-    # A token costs a step one, and one more for every `context_cost` tokens that it attends to: a step late in a long
-    # prompt is cut shorter, so that it does not stall those who generate. 0: attention costs nothing.
+    # A token that attends to more than `context_cost` tokens counts as that many times it: a step late in a long prompt
+    # is cut shorter, so that it does not stall those who generate. 0: every token counts as one.
     context_cost: float = 0.0
     policy: str = "fcfs"
     seed: int = 0

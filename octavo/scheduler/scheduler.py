@@ -158,17 +158,14 @@ class Scheduler:
         if not self.config.max_chunk and len(self._decoding):
             budget = min(budget, max(1, self.config.max_tokens_per_step // CHUNK_SHARE))
         if (scale := self.config.context_cost) > 0:
-            # n tokens cost n + (n start + n n / 2) / scale: the n that costs the budget.
-            slope = scale + start
-            budget = max(1, int(sqrt(slope * slope + 2 * scale * budget) - slope))
+            # n tokens from `start` on attend to n (start + n / 2) in all: the n for which that is scale * budget.
+            budget = max(1, min(budget, int(sqrt(start * start + 2 * scale * budget) - start)))
         return min(most, budget)
 
     def _cost(self, row: int, count: int) -> int:
         """What `count` tokens of the row take of a step's budget."""
-        if self.config.context_cost == 0:
-            return count
-        start = int(self.rows.computed[row])
-        return ceil(count + count * (start + count / 2) / self.config.context_cost)
+        start, scale = int(self.rows.computed[row]), self.config.context_cost
+        return max(count, ceil(count * (start + count / 2) / scale)) if scale > 0 else count
 
     def _advance(self, row: int, computed: int) -> None:
         """The row's chunk is planned up to `computed`; past its last known token it decodes."""
