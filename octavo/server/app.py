@@ -36,6 +36,8 @@ from octavo.server.http import ClientGone, Dialect, Exchange, Receive, Response,
 from octavo.server.messages.routes import Anthropic, count_tokens, messages
 from octavo.server.metrics import Metrics
 from octavo.server.protocol import ModelList
+from octavo.server.responses.routes import Responses
+from octavo.server.responses.store import ResponseStore
 from octavo.server.service import Service
 from octavo.server.tokens import detokenize, tokenize
 from octavo.version import VERSION
@@ -79,9 +81,18 @@ class App:
         self.live: set[Exchange] = set()  # requests that the engine works for
         self.idle = asyncio.Event()
         self.idle.set()
+        self.responses = Responses(
+            ResponseStore(server.max_stored_responses, server.stored_response_seconds), self.busy
+        )
+        responses = self.responses
         self.routes = (
             Route("POST", "/v1/chat/completions", work=chat_completions),
             Route("POST", "/v1/completions", work=completions),
+            Route("POST", "/v1/responses", work=responses.create),
+            Route("GET", "/v1/responses/{response_id}", call=responses.get),
+            Route("DELETE", "/v1/responses/{response_id}", call=responses.delete),
+            Route("POST", "/v1/responses/{response_id}/cancel", call=responses.cancel),
+            Route("GET", "/v1/responses/{response_id}/input_items", call=responses.input_items),
             Route("POST", "/v1/messages", work=messages, dialect=Anthropic()),
             Route("POST", "/v1/messages/count_tokens", work=count_tokens, dialect=Anthropic()),
             Route("GET", "/v1/models", info=self.models),

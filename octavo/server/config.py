@@ -26,6 +26,8 @@ class ServerConfig:
         "auto", "sampling defaults: auto takes the model's generation_config.json, vllm none", ("auto", "vllm")
     )
     shutdown_timeout: float = flag(60.0, "seconds that running requests have to finish after SIGTERM")
+    max_stored_responses: int = flag(4096, "answers of /v1/responses that are kept")
+    stored_response_seconds: float = flag(3600.0, "how long they are kept")
     max_body_bytes: int = flag(8 * 2**20, "largest request body")
     log_level: str = flag("info", "least important events to log", LEVELS)
     log_format: str = flag("text", "form of the log on standard error", FORMATS)
@@ -36,6 +38,8 @@ class ServerConfig:
             raise ConfigError(f"port must be in [0, 65535], got {self.port}")
         if not 0 <= self.shutdown_timeout <= 86400:
             raise ConfigError(f"shutdown_timeout must be in [0, 86400] seconds, got {self.shutdown_timeout}")
+        if self.max_stored_responses < 0 or self.stored_response_seconds < 0:
+            raise ConfigError("max_stored_responses and stored_response_seconds must not be negative")
         if not 1024 <= self.max_body_bytes <= 2**30:
             raise ConfigError(f"max_body_bytes must be in [1024, {2**30}], got {self.max_body_bytes}")
         if any(not key or not key.isascii() or not key.isprintable() for key in self.api_key):

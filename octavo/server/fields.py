@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -113,6 +115,18 @@ def convert(tree: dict[str, Any], kind: type[T]) -> T:
     ignored = _ignored(kind, tree)
     assert not ignored, f"{kind.__name__} has no field {ignored}"
     return request
+
+
+@contextmanager
+def renamed(names: dict[str, str]) -> Iterator[None]:
+    """While a request of another dialect is served as one of ours: errors name the fields that the client knows."""
+    try:
+        yield
+    except RequestError as error:
+        if error.param is not None:
+            head, dot, rest = error.param.partition(".")
+            error.param = names.get(head, head) + dot + rest
+        raise
 
 
 def _ignored(kind: type[msgspec.Struct], tree: dict[str, Any]) -> str:

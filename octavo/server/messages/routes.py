@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -49,7 +49,7 @@ async def messages(service: Service, exchange: Exchange, body: bytes) -> Respons
     builder = MessageBuilder(await _chat(service, exchange, request, len(body)))
     if request.stream:
         return Stream(_events(builder), end=b"")
-    with renamed(NAMES):
+    with fields.renamed(NAMES):
         return json_response(await builder.whole())
 
 
@@ -61,7 +61,7 @@ async def count_tokens(service: Service, exchange: Exchange, body: bytes) -> Res
 
 
 async def _chat(service: Service, exchange: Exchange, request: p.CountRequest, size: int) -> ChatAnswer:
-    with renamed(NAMES):
+    with fields.renamed(NAMES):
         tree, ignored = to_chat(request)
         before = exchange.ignored
         exchange.ignored = ""
@@ -72,7 +72,7 @@ async def _chat(service: Service, exchange: Exchange, request: p.CountRequest, s
 
 
 async def _events(builder: MessageBuilder) -> AsyncGenerator[bytes, None]:
-    with renamed(NAMES):
+    with fields.renamed(NAMES):
         async with aclosing(builder.events()) as events:
             async for event in events:
                 yield named_event(_tag(event), _encode(event))
@@ -80,15 +80,3 @@ async def _events(builder: MessageBuilder) -> AsyncGenerator[bytes, None]:
 
 def _tag(event: Any) -> str:
     return str(event.__struct_config__.tag)
-
-
-@contextmanager
-def renamed(names: dict[str, str]) -> Iterator[None]:
-    """Errors name the fields that the client knows."""
-    try:
-        yield
-    except RequestError as error:
-        if error.param is not None:
-            head, dot, rest = error.param.partition(".")
-            error.param = names.get(head, head) + dot + rest
-        raise
