@@ -14,16 +14,17 @@ White space next to a marker (around calls, inside and after the reasoning) belo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
+from octavo.text.parsing import forms
+from octavo.text.parsing.forms import Demand, Form, Tool
 from octavo.text.parsing.scanner import Delta, Kind, Scanner, Step, call_id
 
-__all__ = ["Call", "Delta", "Kind", "OutputParser", "Parsed", "Thinking", "Tool"]
-
-Tool = Mapping[str, Any]  # a function that may be called: {"name": …, "description": …, "parameters": JSON schema}
+__all__ = ["Call", "Delta", "Demand", "Kind", "OutputParser", "Parsed", "Thinking", "Tool"]
 
 
 class Call(NamedTuple):
@@ -139,6 +140,26 @@ class OutputParser:
     def call(self, s: Scanner, opener: str) -> Step[None]:
         """Reads what follows `opener`, the end of the untold text. What it leaves untold is content."""
         raise NotImplementedError
+
+    def form(self, demand: Demand) -> Form | None:
+        """The grammar of the answer, as a structural tag; None if this format's calls cannot be enforced."""
+        calls = self.calls_form(demand)
+        if calls is None:
+            return None
+        if not demand.required and not self.starts:
+            calls = forms.triggered(calls, self.openers, demand.parallel)
+        elif not demand.required:
+            starts = re.escape("".join(start[0] for start in self.starts))
+            calls = forms.either(calls, forms.regex(rf"\s*([^\s{starts}](.|\n)*)?"))
+        if self.thinking is None:
+            return calls
+        reasoning = forms.free("" if self.thinks else self.thinking.begin, self.thinking.end)
+        reasoning = forms.sequence(reasoning, forms.regex(r"\s{0,4}"))
+        return forms.sequence(reasoning if self.thinks else forms.optional(reasoning), calls)
+
+    def calls_form(self, demand: Demand) -> Form | None:
+        """The grammar of calls and nothing else: tags, one or `several`, that begin with one of the openers."""
+        return None
 
     def _reason(self, s: Scanner) -> Step[None]:
         assert self.thinking is not None

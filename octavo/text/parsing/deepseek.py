@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from octavo.text.parsing.base import OutputParser
+from octavo.text.parsing.forms import Demand, Form, schema, several, tag
 from octavo.text.parsing.scanner import Scanner, Step
 from octavo.text.parsing.values import value
 
@@ -20,6 +21,18 @@ _NAME = re.compile(r"[\w.-]*")
 class DeepSeek(OutputParser):
     openers = (CALLS, CALL)
     markers = (CALLS, CALLS_END, CALL, CALL_END, SEPARATOR)
+
+    def calls_form(self, demand: Demand) -> Form:
+        before, after = (
+            (f"function{SEPARATOR}NAME\n```json\n", "\n```")
+            if "```json" in demand.template
+            else (f"NAME{SEPARATOR}", "")
+        )
+        tags = [
+            tag(CALL + before.replace("NAME", name), schema(demand.arguments(tool)), after + CALL_END)
+            for name, tool in self.tools.items()
+        ]
+        return tag(CALLS, several(tags, "\n" if after else "", demand.parallel), CALLS_END)
 
     def call(self, s: Scanner, opener: str) -> Step[None]:
         if opener == CALLS:

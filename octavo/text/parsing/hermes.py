@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from octavo.text.parsing.base import OutputParser
+from octavo.text.parsing.forms import Demand, Form, schema, several, tag
 from octavo.text.parsing.scanner import Scanner, Step
 from octavo.text.parsing.values import call_object
 
@@ -14,6 +15,13 @@ _CLOSING = re.compile(r"[}\s]*")
 class Hermes(OutputParser):
     openers = ("<tool_call>",)
     markers = ("<tool_call>", "</tool_call>")
+
+    def calls_form(self, demand: Demand) -> Form:
+        tags = [
+            tag(f'<tool_call>\n{{"name": "{name}", "arguments": ', schema(demand.arguments(tool)), "}\n</tool_call>")
+            for name, tool in self.tools.items()
+        ]
+        return several(tags, "\n", demand.parallel)
 
     def call(self, s: Scanner, opener: str) -> Step[None]:
         yield from s.space()

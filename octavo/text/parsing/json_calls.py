@@ -6,6 +6,7 @@ An answer may be JSON for other reasons. So a call stands where content begins, 
 from __future__ import annotations
 
 from octavo.text.parsing.base import OutputParser
+from octavo.text.parsing.forms import Demand, Form, schema, several, tag
 from octavo.text.parsing.scanner import Scanner, Step
 from octavo.text.parsing.values import call_object, call_objects
 
@@ -18,6 +19,13 @@ class Llama3(OutputParser):
     openers = ("<|python_tag|>",)
     starts = ("{",)
     markers = ("<|python_tag|>",)
+
+    def calls_form(self, demand: Demand) -> Form:
+        tags = [
+            tag(f'{{"name": "{name}", "parameters": ', schema(demand.arguments(tool)), "}")
+            for name, tool in self.tools.items()
+        ]
+        return several(tags, "; ", demand.parallel)
 
     def call(self, s: Scanner, opener: str) -> Step[None]:
         if opener == "{":
@@ -34,6 +42,13 @@ class PlainJson(OutputParser):
     """An object or a list of them, perhaps fenced as Markdown has it."""
 
     starts = ("{", "[", _FENCE)
+
+    def calls_form(self, demand: Demand) -> Form:
+        tags = [
+            tag(f'{{"name": "{name}", "arguments": ', schema(demand.arguments(tool)), "}")
+            for name, tool in self.tools.items()
+        ]
+        return tag("[", several(tags, ", ", True), "]") if demand.parallel else several(tags, "", demand.parallel)
 
     def call(self, s: Scanner, opener: str) -> Step[None]:
         if opener == _FENCE:

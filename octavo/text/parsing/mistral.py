@@ -8,6 +8,7 @@ import secrets
 import string
 
 from octavo.text.parsing.base import OutputParser
+from octavo.text.parsing.forms import Demand, Form, schema, several, tag
 from octavo.text.parsing.scanner import Scanner, Step
 from octavo.text.parsing.values import call_objects, value
 
@@ -21,6 +22,15 @@ class Mistral(OutputParser):
 
     def new_id(self) -> str:
         return "".join(secrets.choice(_ALPHABET) for _ in range(9))
+
+    def calls_form(self, demand: Demand) -> Form:
+        schemas = [(name, schema(demand.arguments(tool))) for name, tool in self.tools.items()]
+        if "[ARGS]" in demand.template:
+            return several(
+                [tag(f"[TOOL_CALLS]{name}[ARGS]", found, "") for name, found in schemas], "", demand.parallel
+            )
+        calls = [tag(f'{{"name": "{name}", "arguments": ', found, "}") for name, found in schemas]
+        return tag("[TOOL_CALLS] [", several(calls, ", ", demand.parallel), "]")
 
     def call(self, s: Scanner, opener: str) -> Step[None]:
         yield from s.space()

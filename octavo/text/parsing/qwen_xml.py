@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from octavo.text.parsing.base import OutputParser
+from octavo.text.parsing.forms import Demand, Form, either, free, optional, regex, schema, sequence, several, tag, text
 from octavo.text.parsing.scanner import Scanner, Step
 from octavo.text.parsing.values import dumps
 
@@ -19,6 +20,13 @@ _PYTHON = {"True": "true", "False": "false", "None": "null"}
 class QwenXml(OutputParser):
     openers = ("<tool_call>", "<function=")
     markers = ("<tool_call>", "</tool_call>")
+
+    def calls_form(self, demand: Demand) -> Form:
+        tags = [
+            tag(f"<tool_call>\n<function={name}>\n", _parameters(demand.arguments(tool)), "</function>\n</tool_call>")
+            for name, tool in self.tools.items()
+        ]
+        return several(tags, "\n", demand.parallel)
 
     def call(self, s: Scanner, opener: str) -> Step[None]:
         yield from s.space()
@@ -55,6 +63,24 @@ class QwenXml(OutputParser):
         before = s.num_untold
         found = yield from s.until((">", "<", "\n"))
         return s.untold[before:-1].strip() if found == ">" else ""
+
+
+def _parameters(found: Mapping[str, Any]) -> Form:
+    """The parameters of a tool in its schema's order; of a tool without any, such as the model makes up."""
+    properties, required = found.get("properties"), found.get("required")
+    if not isinstance(properties, Mapping):
+        made_up = tag("<parameter=", sequence(regex(r"\w+"), free(">\n", "\n</parameter>\n")), "")
+        return optional(several([made_up], "", parallel=True))
+    parts = [text("")]
+    for key, value in properties.items():
+        kind = value.get("type", "string") if isinstance(value, Mapping) else "string"
+        begin, end = f"<parameter={key}>\n", "\n</parameter>\n"
+        if kind == "string" and "enum" in value:
+            part = tag(begin, either(*(text(str(each)) for each in value["enum"])), end)
+        else:
+            part = free(begin, end) if kind == "string" else tag(begin, schema(value), end)
+        parts.append(part if key in (required or ()) else optional(part))
+    return sequence(*parts)
 
 
 def _value(s: Scanner, kind: Any) -> Step[bool]:

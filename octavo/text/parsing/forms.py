@@ -1,0 +1,84 @@
+"""The pieces of structural tags (see `octavo.grammar.tags`), in which formats say what calls look like.
+
+`OutputParser.form` makes the grammar of a whole answer of them. It is plain data, and all that it allows is read by the
+parser as calls of the tools with arguments of their schemas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Form = dict[str, Any]
+Tool = Mapping[str, Any]  # a function that may be called: {"name": …, "description": …, "parameters": JSON schema}
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """`required`: the answer is calls and nothing else; if not, it may be calls, and those of strict tools are held to
+    their schemas. `template` is the model's chat template, which shows which variant of a format it knows."""
+
+    required: bool
+    parallel: bool
+    template: str
+
+    def arguments(self, tool: Tool) -> Any:
+        """The schema of a tool's arguments."""
+        held = self.required or tool.get("strict")
+        return (held and tool.get("parameters")) or {"type": "object"}
+
+
+def text(value: str) -> Form:
+    return {"type": "const_string", "value": value}
+
+
+def regex(pattern: str) -> Form:
+    return {"type": "regex", "pattern": pattern}
+
+
+def schema(value: Any) -> Form:
+    return {"type": "json_schema", "json_schema": value}
+
+
+def tag(begin: str, content: Form, end: str) -> Form:
+    return {"type": "tag", "begin": begin, "content": content, "end": end}
+
+
+def free(begin: str, end: str) -> Form:
+    """Any text between two marks."""
+    return tag(begin, {"type": "any_text"}, end)
+
+
+def sequence(*elements: Form) -> Form:
+    return {"type": "sequence", "elements": list(elements)}
+
+
+def either(*elements: Form) -> Form:
+    return {"type": "or", "elements": list(elements)}
+
+
+def optional(form: Form) -> Form:
+    return either(form, text(""))
+
+
+def several(tags: Iterable[Form], separator: str, parallel: bool) -> Form:
+    """One of the tags, or several if that is allowed."""
+    return {
+        "type": "tags_with_separator",
+        "tags": list(tags),
+        "separator": separator,
+        "at_least_one": True,
+        "stop_after_first": not parallel,
+    }
+
+
+def triggered(calls: Form, openers: Iterable[str], parallel: bool) -> Form:
+    """Free text, with calls wherever one of the openers stands."""
+    tags = calls["tags"] if calls["type"] == "tags_with_separator" else [calls]
+    return {
+        "type": "triggered_tags",
+        "triggers": [opener for opener in openers if any(each["begin"].startswith(opener) for each in tags)],
+        "tags": tags,
+        "stop_after_first": not parallel,
+    }
