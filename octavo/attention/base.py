@@ -27,9 +27,16 @@ class AttentionSpec:
     max_model_len: int
     windows: tuple[int | None, ...] = ()  # distinct sliding windows of the layers; None is full attention
     max_num_seqs: int = 256  # most sequences of a step, for workspaces that are allocated once
+    kv_dtype: torch.dtype | None = None  # of the cache; None: as `dtype`
+    # Of each layer, what the cache's keys and values are multiplied with to get the true ones; empty: nothing.
+    kv_scales: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        return self.kv_dtype or self.dtype
 
     def kv_bytes_per_block(self) -> int:
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.block_size * self.dtype.itemsize
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.block_size * self.cache_dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)

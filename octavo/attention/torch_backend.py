@@ -65,6 +65,8 @@ class TorchAttention:
     def supports(spec: AttentionSpec) -> str | None:
         if spec.device.type != "cpu":
             return f"it is made for CPUs, not {spec.device.type}"
+        if spec.cache_dtype != spec.dtype:
+            return f"it cannot keep keys and values in {spec.cache_dtype}"
         return None if spec.dtype.is_floating_point else f"it cannot compute in {spec.dtype}"
 
     def __init__(self, spec: AttentionSpec, num_blocks: int) -> None:

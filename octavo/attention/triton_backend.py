@@ -14,7 +14,9 @@ from torch import Tensor
 from octavo.attention.base import AttendOptions, AttentionSpec, ForwardBatch
 
 TILE_BYTES = 16 << 10  # of keys, or values, that a program reads at a time
-DECODE_PROGRAMS_PER_SM = 2  # so that the memory system always has enough loads in flight
+DECODE_PARTS_PER_SM = 8  # that long contexts are cut into: enough for even shares
+DECODE_LEAST = 512  # tokens of a part
+PLAN_UNITS = 16  # of a program that lists them
 PREFILL_ROWS = 128  # rows of queries of a program, a group of heads for each token
 
 
@@ -32,6 +34,10 @@ class TritonAttention:
             return f"triton is not installed ({error})"
         if spec.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             return f"it cannot compute in {spec.dtype}"
+        if spec.cache_dtype not in (spec.dtype, torch.float8_e4m3fn):
+            return f"it cannot keep keys and values in {spec.cache_dtype}"
+        if spec.cache_dtype != spec.dtype and not _has_fp8(spec.device):
+            return "the GPU has no float8_e4m3fn"
         if spec.head_dim > 256:
             return f"its heads have at most 256 values, not {spec.head_dim}"
         if spec.num_heads // spec.num_kv_heads > PREFILL_ROWS:
@@ -41,8 +47,10 @@ class TritonAttention:
     def __init__(self, spec: AttentionSpec, num_blocks: int) -> None:
         self.spec = spec
         shape = (spec.num_layers, num_blocks, spec.block_size, spec.num_kv_heads, spec.head_dim)
-        self.keys = torch.zeros(shape, dtype=spec.dtype, device=spec.device)
-        self.values = torch.zeros(shape, dtype=spec.dtype, device=spec.device)
+        self.keys = torch.zeros(shape, dtype=spec.cache_dtype, device=spec.device)
+        self.values = torch.zeros(shape, dtype=spec.cache_dtype, device=spec.device)
+        self.quantised = spec.cache_dtype != spec.dtype
+        self.kv_scales = spec.kv_scales or ((1.0, 1.0),) * spec.num_layers
         self.group = spec.num_heads // spec.num_kv_heads
         dim_p2 = max(16, _power_of_two(spec.head_dim))
         self.tile = max(16, min(64, TILE_BYTES // (dim_p2 * spec.dtype.itemsize)))
@@ -58,39 +66,48 @@ class TritonAttention:
         processors = 1
         if spec.device.type == "cuda":
             processors = torch.cuda.get_device_properties(spec.device).multi_processor_count
-        self._allocate(DECODE_PROGRAMS_PER_SM * processors)
+        self._allocate(DECODE_PARTS_PER_SM * processors, max(1, DECODE_LEAST // self.tile))
 
-    def _allocate(self, programs: int) -> None:
-        """The plans and the workspace of decode, for that many programs."""
-        device, group, dim = self.spec.device, self.group, self.spec.head_dim
-        self.programs = programs
-        self._work = {
-            window: torch.zeros((programs, 8), dtype=torch.int32, device=device)
-            for window in self.spec.windows or (None,)
+    def _allocate(self, parts: int, least: int) -> None:
+        """The lists and the workspace of decode, for that many parts, of `least` tiles or more."""
+        spec, device = self.spec, self.spec.device
+        self._parts, self._least = parts, least
+        units = (self._units(spec.max_num_seqs) + PLAN_UNITS - 1) // PLAN_UNITS * PLAN_UNITS
+        self._lists = {
+            window: torch.zeros((units, 8), dtype=torch.int32, device=device) for window in spec.windows or (None,)
         }
-        self._partial = torch.empty((2 * programs, group, dim), dtype=torch.float32, device=device)
-        self._weight = torch.empty((2 * programs, group), dtype=torch.float32, device=device)
-        self._counter = torch.zeros(programs, dtype=torch.int32, device=device)
+        # Contexts of more than one part have at least 1.5 shares, so no more than 4/3 parts for each share.
+        shape = (parts * 4 // 3 + spec.num_kv_heads, 2, self.group, spec.head_dim)
+        self._partial = torch.empty(shape, dtype=torch.float32, device=device)
+        self._counter = torch.zeros(spec.max_num_seqs * spec.num_kv_heads, dtype=torch.int32, device=device)
+
+    def _units(self, sequences: int) -> int:
+        """As many as decode can have for that many sequences, whatever their lengths are."""
+        return sequences * self.spec.num_kv_heads + self._parts
 
     def plan(self, batch: ForwardBatch) -> None:
-        """Divides the contexts of decode over its programs; nothing else is shared between layers."""
+        """Lists the parts of decode's contexts; nothing else is shared between layers."""
         if not batch.num_single:
             return
         from octavo.kernels.paged_attention_decode import plan_kernel
 
-        for window, work in self._work.items():
-            plan_kernel[(self.programs,)](
+        assert batch.num_single <= self.spec.max_num_seqs
+        for window, units in self._lists.items():
+            plan_kernel[(-(-self._units(batch.num_single) // PLAN_UNITS),)](
                 batch.context_lens_N,
-                work,
+                units,
                 batch.num_single,
                 WINDOW=window or 0,
                 KV_HEADS=self.spec.num_kv_heads,
                 TILE=self.tile,
+                TARGET=self._parts,
+                LEAST=self._least,
                 SEQUENCES_P2=_power_of_two(self.spec.max_num_seqs),
+                UNITS=PLAN_UNITS,
             )
 
-    def cache(self, layer: int) -> tuple[Tensor, Tensor]:
-        return self.keys[layer], self.values[layer]
+    def cache(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        return None if self.quantised else (self.keys[layer], self.values[layer])
 
     def write(self, layer: int, k_TKD: Tensor, v_TKD: Tensor, batch: ForwardBatch) -> None:
         from octavo.kernels.paged_attention import write_kv_kernel
@@ -105,6 +122,9 @@ class TritonAttention:
             self.values[layer],
             k_TKD.stride(0),
             v_TKD.stride(0),
+            *self.kv_scales[layer],
+            QUANTISED=self.quantised,
+            LARGEST=torch.finfo(self.keys.dtype).max,
             WIDTH=width,
             WIDTH_P2=_power_of_two(width),
         )
@@ -120,30 +140,40 @@ class TritonAttention:
 
     def copy_blocks(self, src_P: Tensor, dst_P: Tensor) -> None:
         for cache in (self.keys, self.values):
-            cache[:, dst_P] = cache[:, src_P]
+            blocks = cache.view(torch.uint8)  # torch cannot index all types
+            blocks[:, dst_P] = blocks[:, src_P]
+
+    def _factors(self, layer: int, options: AttendOptions) -> tuple[float, float, float]:
+        """What a score is multiplied with, so that exponents are of base two; the soft cap likewise; the values' scale.
+
+        With a soft cap, the first leads to e^2x, of which the kernels compute tanh(x).
+        """
+        k_scale, v_scale = self.kv_scales[layer]
+        factor = options.scale * k_scale * math.log2(math.e)
+        if options.softcap is None:
+            return factor, 0.0, v_scale
+        return 2 * factor / options.softcap, options.softcap * math.log2(math.e), v_scale
 
     def _decode(self, layer: int, q_THD: Tensor, out_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> None:
         from octavo.kernels.paged_attention_decode import decode_kernel
 
-        decode_kernel[(self.programs,)](
+        decode_kernel[(self._units(batch.num_single),)](
             q_THD,
             out_THD,
             self._partial,
-            self._weight,
             self._counter,
-            self._work[options.window],
-            batch.context_lens_N,
+            self._lists[options.window],
             batch.block_table_NB,
             self.keys[layer],
             self.values[layer],
             q_THD.stride(0),
             batch.block_table_NB.stride(0),
-            *_factors(options),
+            *self._factors(layer, options),
             WINDOW=options.window or 0,
             CAPPED=options.softcap is not None,
             GROUP_P2=max(16, _power_of_two(self.group)),
-            num_warps=4,
-            num_stages=5,
+            num_warps=2,
+            num_stages=3,
             **self._shape,
         )
 
@@ -166,7 +196,7 @@ class TritonAttention:
             count,
             q_THD.stride(0),
             batch.block_table_NB.stride(0),
-            *_factors(options),
+            *self._factors(layer, options),
             WINDOW=options.window or 0,
             CAPPED=options.softcap is not None,
             M=rows,
@@ -176,15 +206,8 @@ class TritonAttention:
         )
 
 
-def _factors(options: AttendOptions) -> tuple[float, float]:
-    """What a score is multiplied with, so that exponents are of base two, and the soft cap likewise.
-
-    With a soft cap, the former leads to e^2x, of which the kernels compute tanh(x).
-    """
-    log2e = math.log2(math.e)
-    if options.softcap is None:
-        return options.scale * log2e, 0.0
-    return 2 * options.scale * log2e / options.softcap, options.softcap * log2e
+def _has_fp8(device: torch.device) -> bool:
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 def _power_of_two(value: int) -> int:

@@ -32,6 +32,10 @@ def write_kv_kernel(
     value_cache_ptr,
     k_stride_t,
     v_stride_t,
+    k_scale,
+    v_scale,
+    QUANTISED: tl.constexpr,  # what is kept is divided by the scales and rounded to the nearest that the type has
+    LARGEST: tl.constexpr,  # finite value of that type
     WIDTH: tl.constexpr,  # K * D
     WIDTH_P2: tl.constexpr,
 ):
@@ -42,6 +46,9 @@ def write_kv_kernel(
     inside = tl.where(slot >= 0, offset, WIDTH) < WIDTH
     k = tl.load(k_ptr + token * k_stride_t + offset, mask=inside)
     v = tl.load(v_ptr + token * v_stride_t + offset, mask=inside)
+    if QUANTISED:
+        k = tl.clamp(k.to(tl.float32) / k_scale, -LARGEST, LARGEST).to(key_cache_ptr.dtype.element_ty)
+        v = tl.clamp(v.to(tl.float32) / v_scale, -LARGEST, LARGEST).to(value_cache_ptr.dtype.element_ty)
     tl.store(key_cache_ptr + slot * WIDTH + offset, k, mask=inside)
     tl.store(value_cache_ptr + slot * WIDTH + offset, v, mask=inside)
 
@@ -58,7 +65,7 @@ def attend_tiles(
     table_ptr,  # of the sequence
     key_cache_ptr,  # of the head
     value_cache_ptr,
-    scale,  # for scores of base two; with a soft cap: of what goes into the tanh
+    scale,  # for scores of base two, that of the keys included; with a soft cap: of what goes into the tanh
     softcap,  # for scores of base two
     MASKED: tl.constexpr,  # not all tokens are seen by all queries, or exist
     WINDOW: tl.constexpr,  # 0: all tokens up to the query's own
@@ -97,7 +104,7 @@ def attend_tiles(
             k = tl.load(key_cache_ptr + address, mask=dim[None, :] < HEAD_DIM, other=0.0)
         else:
             k = tl.load(key_cache_ptr + address)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+        scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee")
         if CAPPED:  # tanh(x) = 1 - 2 / (1 + e^2x)
             scores = softcap - 2 * softcap / (1 + tl.exp2(scores * scale))
         if MASKED:
@@ -119,7 +126,7 @@ def attend_tiles(
             v = tl.load(value_cache_ptr + address, mask=dim[None, :] < HEAD_DIM, other=0.0)
         else:
             v = tl.load(value_cache_ptr + address)
-        acc = tl.dot(weights.to(v.dtype), v, acc * fade[:, None], input_precision="ieee")
+        acc = tl.dot(weights.to(q.dtype), v.to(q.dtype), acc * fade[:, None], input_precision="ieee")
         maximum = higher
     return maximum, total, acc
 

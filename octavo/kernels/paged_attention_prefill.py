@@ -28,6 +28,7 @@ def prefill_kernel(
     table_stride,
     scale,
     softcap,
+    v_scale,
     WINDOW: tl.constexpr,
     CAPPED: tl.constexpr,
     WIDE: tl.constexpr,
@@ -95,6 +96,6 @@ def prefill_kernel(
             q, q_pos, diagonal, end, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr,
             scale, softcap, True, WINDOW, CAPPED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM, DIM_P2, TILE,
         )  # fmt: skip
-        value = acc / tl.where(total > 0, total, 1.0)[:, None]
+        value = acc * (v_scale / tl.where(total > 0, total, 1.0))[:, None]
         out = out_ptr + token[:, None] * (KV_HEADS * GROUP * HEAD_DIM) + column
         tl.store(out, value.to(out_ptr.dtype.element_ty), mask=present)

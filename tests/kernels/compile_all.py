@@ -29,17 +29,21 @@ GEMMA = {
     "WINDOW": 4096, "CAPPED": True, "WIDE": True,
     "BLOCK_SIZE": 16, "KV_HEADS": 4, "GROUP": 2, "HEAD_DIM": 256, "DIM_P2": 256,
 }  # fmt: skip
+PLAN = {
+    "WINDOW": 4096, "KV_HEADS": 8, "TILE": 64, "TARGET": 1056, "LEAST": 8, "SEQUENCES_P2": 1024, "UNITS": 16,
+}  # fmt: skip
 # Kernel, constants, warps, stages.
 KERNELS = [
-    (write_kv_kernel, {"WIDTH": 1024, "WIDTH_P2": 1024}, 4, 1),
-    (plan_kernel, {"WINDOW": 4096, "KV_HEADS": 8, "TILE": 64, "SEQUENCES_P2": 1024}, 4, 1),
+    (write_kv_kernel, {"QUANTISED": False, "LARGEST": 0.0, "WIDTH": 1024, "WIDTH_P2": 1024}, 4, 1),
+    (plan_kernel, PLAN, 4, 1),
     (decode_kernel, SHAPE | {"GROUP_P2": 16, "TILE": 64}, 4, 3),
     (prefill_kernel, SHAPE | {"M": 128, "TILE": 64}, 8, 2),
     (prefill_kernel, GEMMA | {"M": 64, "TILE": 32}, 4, 2),
 ]
 TYPES = {
     "slots_ptr": "*i64", "context_ptr": "*i32", "table_ptr": "*i32", "start_ptr": "*i32", "partial_ptr": "*fp32",
-    "weight_ptr": "*fp32", "counter_ptr": "*i32", "work_ptr": "*i32", "scale": "fp32", "softcap": "fp32",
+    "weight_ptr": "*fp32", "counter_ptr": "*i32", "units_ptr": "*i32", "scale": "fp32", "softcap": "fp32",
+    "k_scale": "fp32", "v_scale": "fp32",
 }  # fmt: skip
 
 
