@@ -25,6 +25,22 @@ FAMILIES = {
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM"),
     "ministral": ("MinistralConfig", "MinistralForCausalLM"),
     "seed_oss": ("SeedOssConfig", "SeedOssForCausalLM"),
+    "gemma": ("GemmaConfig", "GemmaForCausalLM"),
+    "gemma2": ("Gemma2Config", "Gemma2ForCausalLM"),
+    "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM"),
+    "phi3": ("Phi3Config", "Phi3ForCausalLM"),
+    "glm": ("GlmConfig", "GlmForCausalLM"),
+    "glm4": ("Glm4Config", "Glm4ForCausalLM"),
+    "olmo2": ("Olmo2Config", "Olmo2ForCausalLM"),
+    "olmo3": ("Olmo3Config", "Olmo3ForCausalLM"),
+    "smollm3": ("SmolLM3Config", "SmolLM3ForCausalLM"),
+    "starcoder2": ("Starcoder2Config", "Starcoder2ForCausalLM"),
+    "gpt2": ("GPT2Config", "GPT2LMHeadModel"),
+    "cohere": ("CohereConfig", "CohereForCausalLM"),
+    "cohere2": ("Cohere2Config", "Cohere2ForCausalLM"),
+    "granite": ("GraniteConfig", "GraniteForCausalLM"),
+    "ernie4_5": ("Ernie4_5Config", "Ernie4_5ForCausalLM"),
+    "exaone4": ("Exaone4Config", "Exaone4ForCausalLM"),
     "internlm3": ("InternLM3Config", "LlamaForCausalLM"),  # as Llama; the hub's own configs say InternLM3ForCausalLM
 }
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -100,6 +116,9 @@ def make_config(family: str, **overrides: Any) -> Any:
     }
     if family in ("mistral", "ministral"):
         values["sliding_window"] = None
+    if family == "gpt2":  # these keys mean nothing to it
+        for key in ("num_key_value_heads", "head_dim", "intermediate_size"):
+            del values[key]
     return getattr(importlib.import_module("transformers"), FAMILIES[family][0])(**{**values, **overrides})
 
 
@@ -119,8 +138,9 @@ def make_model(
         model = getattr(importlib.import_module("transformers"), FAMILIES[family][1])(config)
         for name, parameter in model.named_parameters():
             # transformers starts norms at one and biases at zero, which would hide a norm or a bias left out.
-            if parameter.dim() == 1:
-                center = 1.0 if "norm" in name else 0.0
+            norm = "norm" in name or ".ln_" in name
+            if parameter.dim() == 1 or norm:
+                center = float(norm and name.endswith("weight") and not family.startswith("gemma"))
                 torch.nn.init.normal_(parameter, mean=center, std=0.2)
     folder = Path(tempfile.mkdtemp(prefix=f"{family}-", dir=tmp_path))
     model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)

@@ -17,7 +17,7 @@ from octavo import kernels
 from octavo.attention.base import AttendOptions, ForwardBatch
 from octavo.layers.attention import Attention
 from octavo.layers.embedding import Embedding, LMHead
-from octavo.layers.mlp import GatedMLP
+from octavo.layers.mlp import MLP, GatedMLP
 from octavo.layers.norm import LayerNorm, RMSNorm
 from octavo.layers.qk_norm import FullQKNorm, HeadLayerNorm, QKNorm
 from octavo.layers.rope import Rope
@@ -138,8 +138,8 @@ class Decoder:
     def make_mlp(self, layer: int) -> Feedforward:
         """What a layer has between its second norm and the stream; all layers of most families have the same."""
         spec = self.spec
-        shape = (spec.hidden_size, spec.intermediate_size)
-        return GatedMLP(*shape, spec.activation, spec.mlp_bias, self.dtype, self.device)
+        shape = (spec.hidden_size, spec.intermediate_size, spec.activation, spec.mlp_bias, self.dtype, self.device)
+        return GatedMLP(*shape) if spec.gated else MLP(*shape)
 
     @property
     def names(self) -> dict[str, Tensor]:

@@ -1,9 +1,13 @@
-"""Architecture names of config.json and the classes that serve them, imported when one is asked for."""
+"""Architecture names of config.json and the classes that serve them, imported when one is asked for.
+
+`scripts/docs-models` writes docs/models.md from this table.
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from octavo.core.errors import ModelError
@@ -11,24 +15,104 @@ from octavo.core.errors import ModelError
 if TYPE_CHECKING:
     from octavo.models.decoder import Decoder
 
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    target: str  # module below octavo.models, and class
+    models: str  # that have it
+    differs: str  # from Llama in
+
+
 ARCHITECTURES = {
-    "InternLM3ForCausalLM": "octavo.models.llama:InternLM3",
-    "LLaMAForCausalLM": "octavo.models.llama:Llama",  # checkpoints converted before transformers fixed the name
-    "LlamaForCausalLM": "octavo.models.llama:Llama",
-    "MinistralForCausalLM": "octavo.models.mistral:Ministral",
-    "MistralForCausalLM": "octavo.models.mistral:Mistral",
-    "Qwen2ForCausalLM": "octavo.models.qwen2:Qwen2",
-    "Qwen3ForCausalLM": "octavo.models.qwen3:Qwen3",
-    "SeedOssForCausalLM": "octavo.models.llama:SeedOss",
+    "Cohere2ForCausalLM": Architecture(
+        "cohere:Cohere2",
+        "Command R7B, Command A",
+        "as Cohere; windows but in every fourth layer, which sees no positions",
+    ),
+    "CohereForCausalLM": Architecture(
+        "cohere:Cohere",
+        "Command R, R+, Aya",
+        "attention and MLP in parallel on one layer norm without biases; interleaved rope; scaled logits; "
+        "optional layer norms of heads",
+    ),
+    "Ernie4_5ForCausalLM": Architecture("ernie:Ernie", "ERNIE 4.5 (dense)", "interleaved rope; optional biases"),
+    "Exaone4ForCausalLM": Architecture(
+        "exaone:Exaone4",
+        "EXAONE 4.0",
+        "norms after each part only, and of query and key heads; windows but in every fourth layer, which sees no "
+        "positions",
+    ),
+    "Gemma2ForCausalLM": Architecture(
+        "gemma:Gemma2",
+        "Gemma 2",
+        "as Gemma; norms before and after each part; soft caps on scores and logits; windows in every second layer",
+    ),
+    "Gemma3ForCausalLM": Architecture(
+        "gemma:Gemma3",
+        "Gemma 3 (text)",
+        "as Gemma 2 without soft caps; norms of query and key heads; windows with a rope of their own in five layers "
+        "of six",
+    ),
+    "GemmaForCausalLM": Architecture(
+        "gemma:Gemma", "Gemma, CodeGemma", "norm weights stored less one; scaled embeddings; gelu"
+    ),
+    "Glm4ForCausalLM": Architecture("glm:Glm4", "GLM-4-0414, GLM-Z1", "as Glm; norms before and after each part"),
+    "GlmForCausalLM": Architecture(
+        "glm:Glm", "GLM-4-9B", "interleaved rope on half of each head; biases on q, k, v; gate and up in one tensor"
+    ),
+    "GPT2LMHeadModel": Architecture(
+        "gpt2:GPT2",
+        "GPT-2",
+        "learned positions; layer norms; plain MLP with gelu; biases; transposed matrices, q, k, v in one",
+    ),
+    "GraniteForCausalLM": Architecture(
+        "granite:Granite", "Granite 3, 4 (dense)", "multipliers of embeddings, residual, scores and logits"
+    ),
+    "InternLM3ForCausalLM": Architecture(
+        "llama:InternLM3", "InternLM3", "`qkv_bias` and `bias` instead of Llama's switches"
+    ),
+    # checkpoints converted before transformers fixed the name
+    "LLaMAForCausalLM": Architecture("llama:Llama", "LLaMA", "–"),
+    "LlamaForCausalLM": Architecture(
+        "llama:Llama", "Llama 1 to 3.3, and many others", "– (optional biases: `attention_bias`, `mlp_bias`)"
+    ),
+    "MinistralForCausalLM": Architecture(
+        "mistral:Ministral", "Ministral", "a window in the layers that `layer_types` names"
+    ),
+    "MistralForCausalLM": Architecture("mistral:Mistral", "Mistral", "no biases; one sliding window for all layers"),
+    "Olmo2ForCausalLM": Architecture(
+        "olmo:Olmo2", "OLMo 2", "norms after each part only, and over all query and all key heads at once"
+    ),
+    "Olmo3ForCausalLM": Architecture(
+        "olmo:Olmo3", "OLMo 3", "as OLMo 2; windows but in every fourth layer, whose rope alone is scaled"
+    ),
+    "Phi3ForCausalLM": Architecture(
+        "phi3:Phi3",
+        "Phi-3, Phi-3.5, Phi-4, Phi-4-mini",
+        "q, k, v in one tensor, gate and up in another; longrope; partial rotation; one window",
+    ),
+    "Qwen2ForCausalLM": Architecture(
+        "qwen2:Qwen2",
+        "Qwen2, Qwen2.5",
+        "biases on q, k, v; windows only with `use_sliding_window`, from `max_window_layers` on",
+    ),
+    "Qwen3ForCausalLM": Architecture(
+        "qwen3:Qwen3", "Qwen3", "norms of query and key heads; own head size; windows as in Qwen2"
+    ),
+    "SeedOssForCausalLM": Architecture("llama:SeedOss", "Seed-OSS", "separate switches for q, k, v and output biases"),
+    "SmolLM3ForCausalLM": Architecture("smollm3:SmolLM3", "SmolLM3", "every fourth layer sees no positions"),
+    "Starcoder2ForCausalLM": Architecture(
+        "starcoder2:Starcoder2", "StarCoder2", "layer norms; plain MLP with gelu; biases; one window"
+    ),
 }
 
 
 def load_class(architecture: str) -> type[Decoder]:
-    target = ARCHITECTURES.get(architecture)
-    if target is None:
+    found = ARCHITECTURES.get(architecture)
+    if found is None:
         near = difflib.get_close_matches(architecture, ARCHITECTURES, n=3, cutoff=0.5)
         known = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(ARCHITECTURES)}"
         raise ModelError(f"architecture {architecture!r:.80} is not supported; {known}")
-    module, name = target.split(":")
-    family: type[Decoder] = getattr(importlib.import_module(module), name)
+    module, name = found.target.split(":")
+    family: type[Decoder] = getattr(importlib.import_module(f"octavo.models.{module}"), name)
     return family

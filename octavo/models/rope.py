@@ -69,6 +69,11 @@ class RopeSpec:
         spec = cls(kind, theta, rotary_dim, max_position, original)
         return spec._scaled(scaling) if kind != "default" else spec
 
+    @classmethod
+    def interleaved_from(cls, config: ConfigReader, head_dim: int, max_position: int) -> RopeSpec:
+        """Like `from_config`, for families whose pairs are neighbours."""
+        return replace(cls.from_config(config, head_dim, max_position), interleaved=True)
+
     def _scaled(self, scaling: ConfigReader) -> RopeSpec:
         ratio = self.max_position / self.original_max_position
         factor = scaling.number("factor", ratio) if self.kind in ("yarn", "longrope") else scaling.number("factor")
@@ -147,6 +152,20 @@ class RopeSpec:
         slow = wavelengths > self.original_max_position / self.low_freq_factor
         fast = wavelengths < self.original_max_position / self.high_freq_factor
         return torch.where(slow, frequencies / self.factor, torch.where(fast, frequencies, ramp))
+
+
+def config_of_kind(config: ConfigReader, kind: str, theta: float) -> ConfigReader:
+    """The config as layers of one kind read it, where ropes differ by kind; `theta` is their default.
+
+    transformers 5 has an object for each kind in `rope_parameters`; before, `rope_scaling` was of full attention.
+    """
+    parameters = config.section("rope_parameters")
+    if any(type(value) is dict for value in parameters.values.values()):
+        found = parameters.section(kind)
+    else:
+        found = config.section("rope_scaling") if kind == "full_attention" else ConfigReader({}, config.where)
+    rope = {"rope_scaling": None, "rope_parameters": {"rope_theta": theta, **found.values}}
+    return ConfigReader({**config.values, **rope}, config.where, config.names)
 
 
 def _yarn_attention_factor(scaling: ConfigReader, factor: float) -> float:

@@ -45,6 +45,7 @@ class ModelSpec:
     initializer_range: float
     attention_scale: float  # of scores
     activation: str = "silu"  # one of octavo.layers.mlp.ACTIVATIONS
+    gated: bool = True  # the MLP: activation(gate) * up, else activation(up)
     # rms; rms_wide: rounded once, when it is weighted; rms_plus_one: wide, its weights stored less one;
     # layer: a layer norm with biases; layer_unbiased
     norm: Literal["rms", "rms_wide", "rms_plus_one", "layer", "layer_unbiased"] = "rms"

@@ -7,80 +7,10 @@ import torch
 
 from octavo.models.loader import load_model
 from tests.builders import VOCAB_SIZE, edit_config, load_reference, make_model
+from tests.models.cases import CASES
 from tests.oracle_attention import PagedSession
 
 LONG = 40  # tokens of the longest prompt: more than two windows of 16
-CASES = {
-    "llama": ("llama", {}),
-    "llama-mha-biases": ("llama", {"num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True}),
-    "llama-head-dim": ("llama", {"head_dim": 24, "num_key_value_heads": 1}),
-    "llama-tied": ("llama", {"tie_word_embeddings": True}),
-    "llama-ignores-window": ("llama", {"sliding_window": 4}),
-    "mistral": ("mistral", {}),
-    "mistral-window": ("mistral", {"sliding_window": 16}),
-    "mistral-head-dim": ("mistral", {"head_dim": 32, "sliding_window": 7}),
-    "ministral-layers": (
-        "ministral",
-        {"sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]},
-    ),
-    "qwen2": ("qwen2", {}),
-    "qwen2-unused-window": ("qwen2", {"sliding_window": 4, "use_sliding_window": False}),
-    "qwen2-window-after": ("qwen2", {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 1}),
-    "qwen2-tied": ("qwen2", {"tie_word_embeddings": True, "rope_theta": 1e6}),
-    "qwen3": ("qwen3", {"head_dim": 32}),
-    "qwen3-biases": ("qwen3", {"attention_bias": True, "tie_word_embeddings": True}),
-    "qwen3-window": (
-        "qwen3",
-        {
-            "sliding_window": 5,
-            "use_sliding_window": True,
-            "layer_types": ["sliding_attention", "full_attention"],
-        },
-    ),
-    "seed-oss": ("seed_oss", {"attention_bias": True, "attention_out_bias": False}),
-}
-SCALINGS = {
-    "linear": {"rope_type": "linear", "factor": 4.0},
-    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
-    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
-    "yarn-mscale": {
-        "rope_type": "yarn",
-        "factor": 8.0,
-        "original_max_position_embeddings": 32,
-        "beta_fast": 16.0,
-        "beta_slow": 2.0,
-        "mscale": 0.7,
-        "mscale_all_dim": 0.4,
-        "truncate": False,
-    },
-    "yarn-attention": {
-        "rope_type": "yarn",
-        "factor": 4.0,
-        "original_max_position_embeddings": 64,
-        "attention_factor": 1.3,
-    },
-    "llama3": {
-        "rope_type": "llama3",
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    },
-    "longrope-long": {
-        "rope_type": "longrope",
-        "factor": 4.0,
-        "original_max_position_embeddings": 16,
-        "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
-        "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0],
-    },
-    "longrope-short": {
-        "rope_type": "longrope",
-        "original_max_position_embeddings": 256,
-        "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
-        "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0],
-    },
-}
-CASES |= {f"llama-{name}": ("llama", {"rope_parameters": {"rope_theta": 5e5, **s}}) for name, s in SCALINGS.items()}
 
 
 def prompt(length: int, seed: int) -> list[int]:

@@ -1,0 +1,26 @@
+"""EXAONE 4: norms after each part and of heads; with windows, the layers without one see no positions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from octavo.models.blocks import PostNorm
+from octavo.models.config import ConfigReader
+from octavo.models.decoder import Decoder
+from octavo.models.olmo import Olmo2
+from octavo.models.spec import ModelSpec, all_but_every, layer_windows, sliding_window
+
+
+class Exaone4(Decoder):
+    layer_class = PostNorm
+    paths = Olmo2.paths
+
+    @classmethod
+    def configure(cls, config: ConfigReader) -> ModelSpec:
+        spec = replace(ModelSpec.from_config(config), qk_norm="head")
+        if sliding_window(config) is None:
+            return spec
+        slides = all_but_every(config.integer("sliding_window_pattern", 4))
+        windows = layer_windows(config, spec.num_layers, slides)
+        ropes = tuple(rope if window else None for rope, window in zip(spec.ropes, windows, strict=True))
+        return replace(spec, windows=windows, ropes=ropes)

@@ -1,0 +1,165 @@
+"""What the families are tested with: for each case transformers' family (see tests/builders.py) and its config.
+
+docs/models.md lists these cases as how an architecture is verified.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+ALTERNATE = ["sliding_attention", "full_attention"]
+Case = tuple[str, dict[str, Any]]
+CASES: dict[str, Case] = {
+    "llama": ("llama", {}),
+    "llama-mha-biases": ("llama", {"num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True}),
+    "llama-head-dim": ("llama", {"head_dim": 24, "num_key_value_heads": 1}),
+    "llama-tied": ("llama", {"tie_word_embeddings": True}),
+    "llama-gelu": ("llama", {"hidden_act": "gelu"}),
+    "llama-ignores-window": ("llama", {"sliding_window": 4}),
+    "mistral": ("mistral", {}),
+    "mistral-window": ("mistral", {"sliding_window": 16}),
+    "mistral-head-dim": ("mistral", {"head_dim": 32, "sliding_window": 7}),
+    "ministral-layers": ("ministral", {"sliding_window": 8, "layer_types": ALTERNATE[::-1]}),
+    "qwen2": ("qwen2", {}),
+    "qwen2-unused-window": ("qwen2", {"sliding_window": 4, "use_sliding_window": False}),
+    "qwen2-window-after": ("qwen2", {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 1}),
+    "qwen2-tied": ("qwen2", {"tie_word_embeddings": True, "rope_theta": 1e6}),
+    "qwen3": ("qwen3", {"head_dim": 32}),
+    "qwen3-biases": ("qwen3", {"attention_bias": True, "tie_word_embeddings": True}),
+    "qwen3-window": ("qwen3", {"sliding_window": 5, "use_sliding_window": True, "layer_types": ALTERNATE}),
+    "seed-oss": ("seed_oss", {"attention_bias": True, "attention_out_bias": False}),
+    "gemma": ("gemma", {"num_key_value_heads": 1, "head_dim": 32}),
+    "gemma2": (
+        "gemma2",
+        {
+            "sliding_window": 8,
+            "query_pre_attn_scalar": 24,
+            "num_hidden_layers": 3,
+            "attn_logit_softcapping": 1.0,  # so low that they matter
+            "final_logit_softcapping": 2.0,
+        },
+    ),
+    "gemma2-uncapped": (
+        "gemma2",
+        {"attn_logit_softcapping": None, "final_logit_softcapping": None, "attention_bias": True, "sliding_window": 8},
+    ),
+    "gemma3": (
+        "gemma3",
+        {"sliding_window": 8, "query_pre_attn_scalar": 24, "num_hidden_layers": 4, "layer_types": ALTERNATE * 2},
+    ),
+    "gemma3-scaled": (
+        "gemma3",
+        {
+            "sliding_window": 8,
+            "num_hidden_layers": 7,
+            "final_logit_softcapping": 2.0,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e4},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e3},
+            },
+        },
+    ),
+    "phi3": ("phi3", {}),
+    "phi3-window": ("phi3", {"sliding_window": 16, "num_key_value_heads": 4}),
+    "phi3-longrope": (
+        "phi3",
+        {
+            "original_max_position_embeddings": 16,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "partial_rotary_factor": 0.75,
+                "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
+                "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 5.0],
+            },
+        },
+    ),
+    "glm": ("glm", {}),
+    "glm4": ("glm4", {"attention_bias": False}),
+    "olmo2": ("olmo2", {"num_key_value_heads": 1}),
+    "olmo3": ("olmo3", {"sliding_window": 8, "layer_types": ALTERNATE}),
+    "olmo3-yarn": (
+        "olmo3",
+        {
+            "sliding_window": 8,
+            "num_hidden_layers": 4,
+            "rope_parameters": {
+                "full_attention": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 128,
+                    "rope_theta": 5e5,
+                },
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+            },
+        },
+    ),
+    "smollm3": ("smollm3", {"num_hidden_layers": 4}),
+    "smollm3-window": (
+        "smollm3",
+        {"no_rope_layers": [0, 1], "use_sliding_window": True, "sliding_window": 8, "mlp_bias": True},
+    ),
+    "starcoder2": ("starcoder2", {"sliding_window": 8}),
+    "starcoder2-unbiased": ("starcoder2", {"use_bias": False, "tie_word_embeddings": False}),
+    "gpt2": ("gpt2", {}),
+    "gpt2-inner": ("gpt2", {"n_inner": 80, "activation_function": "gelu", "scale_attn_weights": False}),
+    "cohere": ("cohere", {"logit_scale": 0.3}),
+    "cohere-qk-norm": ("cohere", {"use_qk_norm": True, "attention_bias": True, "tie_word_embeddings": False}),
+    "cohere2": ("cohere2", {"sliding_window": 8, "num_hidden_layers": 4}),
+    "cohere2-layers": ("cohere2", {"sliding_window": 5, "layer_types": ALTERNATE}),
+    "granite": (
+        "granite",
+        {
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.22,
+            "attention_multiplier": 0.5,
+            "logits_scaling": 2.0,
+        },
+    ),
+    "ernie4_5": ("ernie4_5", {}),
+    "ernie4_5-biases": ("ernie4_5", {"use_bias": True}),
+    "exaone4": ("exaone4", {"sliding_window": 8, "num_hidden_layers": 4}),
+    "exaone4-full": ("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 2}),
+}
+SCALINGS = {
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+    "yarn-mscale": {
+        "rope_type": "yarn",
+        "factor": 8.0,
+        "original_max_position_embeddings": 32,
+        "beta_fast": 16.0,
+        "beta_slow": 2.0,
+        "mscale": 0.7,
+        "mscale_all_dim": 0.4,
+        "truncate": False,
+    },
+    "yarn-attention": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "attention_factor": 1.3,
+    },
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+    "longrope-long": {
+        "rope_type": "longrope",
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+        "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0],
+    },
+    "longrope-short": {
+        "rope_type": "longrope",
+        "original_max_position_embeddings": 256,
+        "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+        "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0],
+    },
+}
+CASES |= {f"llama-{name}": ("llama", {"rope_parameters": {"rope_theta": 5e5, **s}}) for name, s in SCALINGS.items()}
