@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from octavo.core.errors import ConfigError, EngineError, OctavoError, RequestError
     from octavo.core.outputs import CompletionOutput, Logprob, RequestOutput
     from octavo.core.params import BeamSearchParams, RequestOutputKind, SamplingParams
+    from octavo.core.structured import StructuredOutputs, StructuredOutputsParams
     from octavo.engine.async_llm import AsyncLLM
     from octavo.llm import LLM
 
@@ -34,6 +35,8 @@ _HOMES = {
     "RequestOutput": "octavo.core.outputs",
     "RequestOutputKind": "octavo.core.params",
     "SamplingParams": "octavo.core.params",
+    "StructuredOutputs": "octavo.core.structured",
+    "StructuredOutputsParams": "octavo.core.structured",
 }
 
 __all__ = [
@@ -50,6 +53,8 @@ __all__ = [
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
+    "StructuredOutputs",
+    "StructuredOutputsParams",
 ]
 
 

@@ -29,6 +29,7 @@ from octavo.engine.core import EngineCore
 from octavo.engine.defaults import default_sampling, read_generation_config
 from octavo.engine.intake import Intake
 from octavo.engine.outputs import OutputProcessor, RequestState
+from octavo.grammar.checker import Checker
 from octavo.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -64,6 +65,7 @@ class LLM:
         self._tokenizer = load_tokenizer(place)
         self._core = EngineCore.start(self.config, folder)
         self._intake = Intake(self._tokenizer, self._core.info)
+        self._checker = Checker(place, self._core.info.vocab_size)
         self._generation_config = read_generation_config(folder)
 
     def get_tokenizer(self) -> Tokenizer:
@@ -178,6 +180,7 @@ class LLM:
         for i, (ids, wanted) in enumerate(zip(prompts, each, strict=True)):
             if id(wanted) not in final:
                 final[id(wanted)] = wanted.clone(output_kind=RequestOutputKind.FINAL_ONLY)
+            asked = wanted.structured_outputs
             request = self._intake.build(
                 ids,
                 final[id(wanted)],
@@ -185,6 +188,7 @@ class LLM:
                 salt=salt,
                 label=str(i),
                 param=f"prompts[{i}]",
+                grammar="" if asked is None else self._checker.check(asked),
             )
             text = texts[i] if texts is not None else None
             states.append(RequestState(str(i), request, self._tokenizer, text, time.monotonic()))

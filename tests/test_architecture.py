@@ -14,8 +14,9 @@ ALLOWED = {
     "core": {"demo"},
     "demo": {"models", "layers", "core"},
     "text": {"core"},
+    "grammar": {"text", "core"},
     "cache": {"core"},
-    "scheduler": {"cache", "core"},
+    "scheduler": {"cache", "grammar", "core"},
     "kernels": {"core"},
     "attention": {"kernels", "core"},
     "layers": {"attention", "kernels", "core"},
@@ -23,15 +24,15 @@ ALLOWED = {
     "models": {"layers", "attention", "kernels", "platforms", "core"},
     "sampling": {"kernels", "core"},
     "runner": {"models", "layers", "attention", "sampling", "platforms", "kernels", "core"},
-    "engine": {"scheduler", "cache", "runner", "models", "attention", "platforms", "text", "core"},
+    "engine": {"scheduler", "cache", "runner", "models", "attention", "platforms", "grammar", "text", "core"},
     "server": {"engine", "text", "core"},
     "cli": {"server", "engine", "text", "core", "llm"},
-    "llm": {"engine", "text", "core"},
+    "llm": {"engine", "grammar", "text", "core"},
     "__init__": {"llm", "engine", "core"},
     "version": set(),
 }
 EVERYWHERE = {"version"}
-TORCH_FREE = ("core", "text", "cache", "scheduler", "server", "cli")
+TORCH_FREE = ("core", "text", "grammar", "cache", "scheduler", "server", "cli")
 OPTIONAL = {"triton", "flash_attn", "flashinfer", "transformers"}  # imported inside functions, or in the rooms below
 OPTIONAL_ROOMS = ("kernels",)
 

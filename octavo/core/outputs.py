@@ -26,6 +26,7 @@ class Finished(msgspec.Struct, array_like=True):
     stop_id: int = -1  # the token that ended it, if one did
     num_tokens: int = 0  # tokens generated
     tokens: bytes = b""  # int32 ids of all of them, where the request did not stream
+    detail: str = ""  # of an error that the client may hear of
 
 
 class Logprobs(msgspec.Struct, array_like=True):

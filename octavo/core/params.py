@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from octavo.core.errors import RequestError
+from octavo.core.structured import StructuredOutputs
 
 MAX_N = 128
 MAX_LOGPROBS = 128  # OpenAI's clients may ask for 20; beam search for twice its width
@@ -59,7 +60,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     `logprobs` k returns the k likeliest tokens and the sampled one, of the model's own distribution (before
     penalties, temperature and truncation); `prompt_logprobs` the same for each prompt token. Reasoning is ended after
     `thinking_token_budget` tokens; `thinking_marks` are the tokens that begin and end it, where the chat template does
-    not tell.
+    not tell. `structured_outputs` says what an answer must match: it then ends where nothing more may follow, whatever
+    min_tokens and ignore_eos say.
     """
 
     n: int = 1
@@ -89,6 +91,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     skip_reading_prefix_cache: bool = False
     thinking_token_budget: int | None = None
     thinking_marks: list[str] | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     def __post_init__(self) -> None:
         _integer(self.n, "n", 1, MAX_N)
@@ -120,6 +123,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
         marks = self.thinking_marks
         if marks is not None and (not isinstance(marks, list) or [type(mark) for mark in marks] != [str, str]):
             raise RequestError("thinking_marks must be two strings", "thinking_marks")
+        if self.structured_outputs is not None and not isinstance(self.structured_outputs, StructuredOutputs):
+            raise RequestError("structured_outputs must be StructuredOutputs", "structured_outputs")
         self.stop = self._stops()
         for name in ("stop_token_ids", "allowed_token_ids"):
             self._token_ids(name)
@@ -185,8 +190,11 @@ class BeamSearchParams(msgspec.Struct, kw_only=True):
     temperature: float = 0.0
     length_penalty: float = 1.0
     include_stop_str_in_output: bool = False
+    structured_outputs: None = None
 
     def __post_init__(self) -> None:
+        if self.structured_outputs is not None:
+            raise RequestError("beam search cannot follow structured_outputs", "structured_outputs")
         _integer(self.beam_width, "beam_width", 1, MAX_BEAMS)
         _integer(self.max_tokens, "max_tokens", 1, 2**31 - 1)
         _number(self.temperature, "temperature", 0.0, 100.0)

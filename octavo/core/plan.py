@@ -35,6 +35,7 @@ class RowJoin:
     tokens: IntArray  # prompt and, after a preemption, what was generated before it
     prompt_len: int  # tokens[:prompt_len] is the prompt
     stop_ids: list[int]  # masked out of the logits until min_tokens are generated
+    masked: bool = False  # each plan that samples the row brings its mask
 
 
 @dataclass(slots=True)
@@ -57,6 +58,9 @@ class StepPlan:
     # Tokens that must not be sampled in this step, as pairs: indices into sampled_S, and token ids.
     banned_rows: IntArray = field(default_factory=lambda: NO_INTS)
     banned_tokens: IntArray = field(default_factory=lambda: NO_INTS)
+    # What a grammar allows: rows sampled in this step, and a bit for each token, W words of 32.
+    mask_rows_M: IntArray = field(default_factory=lambda: NO_INTS)
+    masks_MW: IntArray = field(default_factory=lambda: NO_INTS)
 
     @property
     def num_tokens(self) -> int:

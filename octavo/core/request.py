@@ -29,6 +29,7 @@ class EngineRequest(msgspec.Struct, array_like=True):
     stream: bool = True  # False: the tokens are sent once, when the sequence ends
     label: str = ""  # the client's request id, for the log
     thinking: list[int] = []  # the tokens that begin and end reasoning, where it has a budget
+    grammar: str = ""  # what the answer must match, as a checker passed it (octavo.grammar)
 
     def prompt_ids(self) -> IntArray:
         return np.frombuffer(self.prompt, dtype=np.int32)

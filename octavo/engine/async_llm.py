@@ -20,19 +20,24 @@ import sys
 import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from octavo.core.child import HEADER, MAX_FRAME
 from octavo.core.config import EngineConfig
-from octavo.core.errors import ConfigError, EngineError, EngineUnavailable, ModelError, Overloaded
+from octavo.core.errors import ConfigError, EngineError, EngineUnavailable, ModelError, Overloaded, RequestError
 from octavo.core.hub import resolve_model
 from octavo.core.outputs import RequestOutput, Stats, StepOutputs
 from octavo.core.params import SamplingParams
+from octavo.core.structured import StructuredOutputs
 from octavo.engine.build import EngineInfo
 from octavo.engine.defaults import read_generation_config
 from octavo.engine.intake import Intake
-from octavo.engine.ipc import HEADER, MAX_FRAME, Abort, Add, Codec, Failed, Ready, Start, Step, ToEngine
+from octavo.engine.ipc import Abort, Add, Codec, Failed, Ready, Start, Step, ToEngine
 from octavo.engine.outputs import OutputProcessor, RequestState
+from octavo.grammar.checker import Checker
+from octavo.grammar.rows import LOST
 from octavo.text.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -44,6 +49,8 @@ EXIT_SECONDS = 5.0  # that the engine process has to end when it is told to
 DEMO_NAME = "octavo-demo"  # what the model is called when none was named
 # Texts longer than this are tokenized in a thread: 64k characters take about 20 ms, and the event loop must not wait.
 LONG_TEXT = 1 << 14
+# Grammars that are compiled at once, and that may wait for it: each takes milliseconds, and two seconds at worst.
+CHECKERS, MAX_CHECKS = 2, 64
 
 
 class AsyncLLM:
@@ -68,6 +75,9 @@ class AsyncLLM:
         self.stats = Stats(kv_total_blocks=info.num_blocks)
         self.listeners: list[Callable[[Stats], None]] = []
         self._intake = Intake(tokenizer, info)
+        self._checker = Checker(_tokenizer_place(config, folder), info.vocab_size)
+        self._checks = ThreadPoolExecutor(CHECKERS, "grammar")
+        self._num_checks = 0
         self._outputs = OutputProcessor(tokenizer)
         self._news: dict[int, asyncio.Event] = {}  # by the uid of the request
         self._codec = Codec()
@@ -91,8 +101,7 @@ class AsyncLLM:
         reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_FRAME)
         try:
             writer.write(Codec().frame(Start(config, str(folder), log_level, log_format)))
-            place = folder if config.tokenizer is None else resolve_model(config.tokenizer)
-            tokenizer = await asyncio.to_thread(load_tokenizer, place)
+            tokenizer = await asyncio.to_thread(load_tokenizer, _tokenizer_place(config, folder))
             message = await _read_message(reader, Codec())
             if not isinstance(message, Ready):
                 reason = message.message if isinstance(message, Failed) else "its process ended; see the log"
@@ -142,8 +151,9 @@ class AsyncLLM:
             self._check_room()
         else:
             ids = self._intake.encode(prompt, prompt_param, add_special_tokens)
+        grammar = await self._grammar(params.structured_outputs) if params.structured_outputs is not None else ""
         request = self._intake.build(
-            ids, params, priority=priority, salt=cache_salt, label=request_id, param=prompt_param
+            ids, params, priority=priority, salt=cache_salt, label=request_id, param=prompt_param, grammar=grammar
         )
         text = prompt if isinstance(prompt, str) else None
         state = RequestState(request_id, request, self.tokenizer, text, arrival)
@@ -156,6 +166,8 @@ class AsyncLLM:
                 news.clear()
                 if self._failure is not None and not state.finished:
                     raise EngineUnavailable("the engine stopped while it answered; try again")
+                if state.failure:
+                    raise EngineUnavailable(LOST) if state.failure == LOST else _too_complex(state.failure)
                 output = state.output()
                 if output is not None:
                     yield output
@@ -167,6 +179,20 @@ class AsyncLLM:
             alive = self._outputs.drop(state)
             if alive:
                 self._send(Abort(alive))
+
+    async def _grammar(self, asked: StructuredOutputs) -> str:
+        found = self._checker.known(asked)
+        if found is not None:
+            return found
+        if self._num_checks >= MAX_CHECKS:
+            raise Overloaded("too many grammars wait to be compiled; try again later")
+        self._num_checks += 1
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._checks, self._checker.check, asked)
+        finally:
+            self._num_checks -= 1
+        self._check_room()
+        return found
 
     def _check_room(self) -> None:
         if self._failure is not None:
@@ -214,8 +240,18 @@ class AsyncLLM:
         self._failure = self._failure or "it was shut down"
         for news in self._news.values():
             news.set()
+        self._checks.shutdown(wait=False, cancel_futures=True)
+        self._checker.close()
         self._writer.close()
         await _end(self._process)
+
+
+def _tokenizer_place(config: EngineConfig, folder: Path) -> Path:
+    return folder if config.tokenizer is None else resolve_model(config.tokenizer)
+
+
+def _too_complex(detail: str) -> RequestError:
+    return RequestError(f"structured_outputs: {detail}", "structured_outputs", "grammar_too_complex")
 
 
 async def _read_message(reader: asyncio.StreamReader, codec: Codec) -> Ready | Step | Failed | None:

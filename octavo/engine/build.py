@@ -15,6 +15,8 @@ import msgspec
 
 from octavo.core.config import CacheConfig, EngineConfig, SchedulerConfig
 from octavo.core.errors import ConfigError
+from octavo.core.hub import resolve_model
+from octavo.grammar.rows import Grammars
 from octavo.scheduler.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -100,8 +102,11 @@ def build(config: EngineConfig, folder: Path) -> tuple[Scheduler, Runner, Engine
     limits = SchedulerConfig(
         max_tokens, config.long_prefill_token_threshold, _context_cost(model), config.scheduling_policy, config.seed
     )
-    scheduler = Scheduler(limits, cache)
+    place = folder if config.tokenizer is None else resolve_model(config.tokenizer)
+    scheduler = Scheduler(limits, cache, Grammars(place, model.spec.vocab_size, cache.max_rows))
     phases.end("allocate KV cache")
+    runner.warm_up()
+    phases.end("record the largest step")
     log.info("memory: %s", ", ".join(f"{name} {size}" for name, size in ledger.table()))
     log.info(
         "KV cache: %d blocks of %d tokens, %d tokens in all; %d sequences, %d tokens a step, a context of %d",
@@ -165,6 +170,7 @@ def _open_ledger(device: torch.device) -> Ledger:
     if device.type == "cpu":
         free, total = cpu.memory()
         return Ledger(cpu.name(), total, free)
+    cuda.use_growing_segments()
     free, total = cuda.memory(device)
     return Ledger(cuda.name(device), total, free)
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from octavo.runner.runner import Runner, StepHandle
 
 
+WAIT_SECONDS = 0.005  # for a grammar, where no row has anything else to do
+
+
 class EngineCore:
     def __init__(self, scheduler: Scheduler, runner: Runner, info: EngineInfo, overlap: bool) -> None:
         self.scheduler, self.runner, self.info, self.overlap = scheduler, runner, info, overlap
@@ -45,7 +48,7 @@ class EngineCore:
         if self.overlap:
             done, self._flight = self._flight, done
         if done is None:
-            return None
+            return self.scheduler.wait(WAIT_SECONDS) if plan is None else None
         plan, handle = done
         return self.scheduler.update(plan, handle.wait())
 

@@ -54,8 +54,13 @@ class Intake:
         salt: str = "",
         label: str = "",
         param: str = "prompt",
+        grammar: str = "",
     ) -> EngineRequest:
-        """Checks the request against the model and gives it its uids. `params` is not changed."""
+        """Checks the request against the model and gives it its uids. `params` is not changed.
+
+        `grammar` is what a checker made of `params.structured_outputs` (octavo.grammar.checker).
+        """
+        assert bool(grammar) == (params.structured_outputs is not None), "a grammar that no checker has passed"
         max_tokens = self._room(prompt_ids, params, param)
         self._check_ids(params)
         if params.prompt_logprobs is not None:
@@ -80,7 +85,7 @@ class Intake:
         return EngineRequest(
             uid=uid,
             prompt=pack_ids(prompt_ids),
-            params=params,
+            params=params.clone(structured_outputs=None) if grammar else params,
             max_tokens=max_tokens,
             stop_ids=stop_ids,
             bad_sequences=self._bad_sequences(params),
@@ -89,6 +94,7 @@ class Intake:
             stream=stream,
             label=label,
             thinking=self._thinking(params),
+            grammar=grammar,
         )
 
     def _room(self, prompt_ids: list[int], params: SamplingParams, param: str) -> int:

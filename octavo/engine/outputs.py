@@ -65,6 +65,7 @@ class RequestState:
         self.metrics = RequestMetrics(arrival_time=arrival)
         self.num_cached = 0
         self.changed = False
+        self.failure = ""  # why an answer has ended with an error, if the client may hear of it
 
     @property
     def params(self) -> SamplingParams:
@@ -103,6 +104,7 @@ class RequestState:
         stopped = self._add_text(answer, tokens, end)
         if not stopped and end is not None:
             answer.finish_reason = str(end.reason)
+            self.failure = self.failure or end.detail
             # OpenAI's clients read null as "the end of the text": only ids that the user named are told.
             named = end.reason is FinishReason.STOP and end.stop_id in (self.params.stop_token_ids or ())
             answer.stop_reason = end.stop_id if named else None

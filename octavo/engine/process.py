@@ -7,9 +7,7 @@ a slow front nor a large message delays a step. When the front is gone, so is th
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
-import signal
 import socket
 import sys
 import threading
@@ -19,20 +17,13 @@ from queue import Empty, SimpleQueue
 import msgspec
 
 import octavo.core.log
+from octavo.core.child import die_with_parent, read_frame
 from octavo.core.config import EngineConfig
 from octavo.core.errors import OctavoError
 from octavo.engine.core import EngineCore
-from octavo.engine.ipc import Abort, Add, Codec, Failed, FromEngine, Ready, Start, Step, ToEngine, read_frame
+from octavo.engine.ipc import Abort, Add, Codec, Failed, FromEngine, Ready, Start, Step, ToEngine
 
 log = logging.getLogger(__name__)
-
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent() -> None:
-    """Linux: SIGKILL when the parent ends, whatever this process is doing. The socket pair serves elsewhere."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class EngineProcess:
@@ -109,9 +100,6 @@ class EngineProcess:
 
 def main() -> int:
     die_with_parent()
-    # Ctrl-C in a terminal and a service manager reach the whole group: the front decides when the engine ends.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))
     frame = read_frame(sock)
     if frame is None:

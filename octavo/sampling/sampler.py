@@ -7,6 +7,8 @@
     sampled.logprobs              # DeviceLogprobs | None, on the device too
     sampler.prompt_logprobs(logits_MV, targets_M, k, index_M)
 
+    sampler.write_masks(rows_M, masks_MW)         # before a step that samples rows with a grammar
+
     mode = sampler.graph_mode(rows_host, banned, steady)              # None: call `sample`
     sampler.sample_static(mode, logits_SV, rows_S, positions_S)       # tokens_S
 
@@ -21,9 +23,9 @@ joined: greedy, for entries that fill up a batch.
 to any rows whose `graph_mode` is the same number. A batch whose tokens' logprobs are asked for, or with banned tokens,
 has no such number.
 
-Order of operations, as vLLM's: min_tokens, banned tokens, allowed_token_ids, logit_bias, penalties (repetition, then
-frequency and presence), temperature, min_p, top_k, top_p. Greedy rows take the argmax after the penalties; ties go to
-the lowest token id. Logprobs are those of the raw logits.
+Order of operations, as vLLM's: grammar masks, min_tokens, banned tokens, allowed_token_ids, logit_bias, penalties
+(repetition, then frequency and presence), temperature, min_p, top_k, top_p. Greedy rows take the argmax after the
+penalties; ties go to the lowest token id. Logprobs are those of the raw logits.
 
 What a row gets depends on its own logits, parameters, seed and position alone. On a GPU, kernels take the rows as they
 come (`fused.py`), and nothing waits for the device. Elsewhere torch does the same, and is the kernels' reference: there
@@ -47,6 +49,7 @@ from octavo.core.plan import IntArray, RowJoin
 from octavo.sampling import blocks, truncation
 from octavo.sampling.bias import AllowedTokens, Hidden, LogitBias, MinTokens
 from octavo.sampling.fused import KERNELS, LOGPROBS, fused_for
+from octavo.sampling.grammar_mask import GrammarMask, HiddenRows
 from octavo.sampling.logprobs import DeviceLogprobs, logprobs
 from octavo.sampling.penalties import Penalties
 from octavo.sampling.random import key_of, streams
@@ -56,6 +59,7 @@ from octavo.sampling.state import Edit, Int, Mode, Real, RowTable, Selection, up
 # scratch memory.
 _CHUNK_CPU = 1 << 20
 _CHUNK_GPU = 1 << 25
+_MASKED = 16  # bit of a graph's mode: some row has a grammar
 
 
 class Kind(NamedTuple):
@@ -116,12 +120,14 @@ class Sampler:
             feature(vocab_size, self.table) for feature in (AllowedTokens, LogitBias, Penalties)
         )
         self.fused = fused_for(vocab_size, self.table)
+        self.grammars = GrammarMask(max_rows, vocab_size, self.device)
         self._batch: Batch | None = None
 
     def join(self, join: RowJoin) -> None:
         row, params = join.row, join.params
         self._batch = None
         self.table.reset(row)
+        self.grammars.join(join)
         reals, ints = self.table.reals[row], self.table.ints[row]
         reals[Real.TEMPERATURE] = params.temperature or 1.0  # the greedy never divide by it
         # Some token has at least 1 / V of the mass: a smaller top_p keeps the likeliest alone, as this does.
@@ -146,6 +152,10 @@ class Sampler:
             return Kind(Mode.TOP_K, edited, truncation.candidates_for(params.top_k))
         return Kind(Mode.NUCLEUS if params.top_p < 1 else Mode.ALL, edited)
 
+    def write_masks(self, rows_M: IntArray, masks_MW: IntArray) -> None:
+        if len(rows_M):
+            self.grammars.write(rows_M, masks_MW)
+
     @torch.no_grad()
     def sample(
         self,
@@ -161,10 +171,14 @@ class Sampler:
             return Sampled(torch.empty(0, dtype=torch.int64, device=self.device))
         if self.fused is not None:
             return self._sample_fused(logits_SV, rows_S, positions_S, rows_host, banned)
+        hidden: list[Hidden | HiddenRows] = []
+        if self.grammars.uses(rows_host):
+            hidden.append(self.grammars.hide(logits_SV, rows_S, rows_host))
         batch = self._batch
         if batch is None or not (steady or np.array_equal(batch.rows, rows_host)):
             batch = self._batch = self._build(rows_host, rows_S)
-        hidden = [self._ban(logits_SV, banned)] if len(banned[0]) else []
+        if len(banned[0]):
+            hidden.append(self._ban(logits_SV, banned))
         if batch.min_tokens is not None:
             hidden.append(self.min_tokens.hide(logits_SV, positions_S, batch.min_tokens))
         order_S = batch.order_S
@@ -184,19 +198,22 @@ class Sampler:
     def graph_mode(self, rows_host: IntArray, banned: tuple[IntArray, IntArray], steady: bool) -> int | None:
         """Which sequence of launches serves these rows; None if some of the work needs the host.
 
-        0 is plain greedy; bits: 1 some row is not greedy, 2 some has top_k, 4 some has features that change logits.
+        0 is plain greedy; bits: 1 some row is not greedy, 2 some has top_k, 4 some has features that change logits,
+        16 some has a grammar.
         It also brings the tables up to date, so it comes before the replay.
         """
         if self.fused is None or len(banned[0]):
             return None
         self.table.flush()
         needs = self.fused.needs_of(rows_host)
-        return None if needs & LOGPROBS else needs
+        return None if needs & LOGPROBS else needs | (_MASKED if self.grammars.uses(rows_host) else 0)
 
     @torch.no_grad()
     def sample_static(self, mode: int, logits_SV: Tensor, rows_S: Tensor, positions_S: Tensor) -> Tensor:
         assert self.fused is not None
-        return self.fused.choose(mode, logits_SV, rows_S, positions_S)
+        if mode & _MASKED:
+            self.grammars.apply(logits_SV, rows_S)
+        return self.fused.choose(mode & KERNELS, logits_SV, rows_S, positions_S)
 
     def _sample_fused(
         self,
@@ -209,10 +226,13 @@ class Sampler:
         assert self.fused is not None
         self.table.flush()
         needs = self.fused.needs_of(rows_host)
+        masked = self.grammars.hide(logits_SV, rows_S, rows_host) if self.grammars.uses(rows_host) else None
         hidden = self._ban(logits_SV, banned) if len(banned[0]) else None
         tokens_S = self.fused.choose(needs & KERNELS, logits_SV, rows_S, positions_S)
         if hidden is not None:
             hidden.show(logits_SV)
+        if masked is not None:
+            masked.show(logits_SV)
         if not needs & LOGPROBS:
             return Sampled(tokens_S)
         wanted = self.table.ints[rows_host, Int.LOGPROBS]

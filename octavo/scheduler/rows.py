@@ -30,6 +30,8 @@ class RowTable:
         self.stream = np.zeros(max_rows, np.bool_)
         self.lockstep = np.zeros(max_rows, np.bool_)  # planned only when its last token is known here
         self.num_lockstep = 0
+        self.masked = np.zeros(max_rows, np.bool_)  # a grammar says what may be sampled
+        self.awaits_mask = np.zeros(max_rows, np.bool_)  # … and it is not known yet: the row is not sampled
         self.think_until = np.full(max_rows, NEVER, np.int32)  # from this length on reasoning is ended
         self.num_thinking = 0
         self.owner: list[Sequence | None] = [None] * max_rows
@@ -54,8 +56,9 @@ class RowTable:
         self.minimum[row] = seq.prompt_len + params.min_tokens
         self.uid[row] = seq.uid
         self.stream[row] = seq.request.stream
-        self.lockstep[row] = bool(seq.request.bad_sequences)
-        self.num_lockstep += bool(seq.request.bad_sequences)
+        self.masked[row] = self.awaits_mask[row] = bool(seq.request.grammar)
+        self.lockstep[row] = bool(seq.request.bad_sequences or seq.request.grammar)
+        self.num_lockstep += int(self.lockstep[row])
         if params.thinking_token_budget is not None:
             self.think_until[row] = min(seq.prompt_len + params.thinking_token_budget, NEVER - 1)
             self.num_thinking += 1
@@ -84,7 +87,7 @@ class RowTable:
         self.epoch[row] += 1
         self.computed[row] = 0
         self.num_lockstep -= int(self.lockstep[row])
-        self.lockstep[row] = False
+        self.lockstep[row] = self.masked[row] = self.awaits_mask[row] = False
         self.stop_thinking(row)
         seq.row = -1
         self._free.append(row)
@@ -105,6 +108,8 @@ class RowTable:
     def check_integrity(self) -> None:
         free = set(self._free)
         assert self.num_lockstep == self.lockstep.sum(), "rows in lockstep miscounted"
+        assert not (self.masked & ~self.lockstep).any(), "a row with a grammar is not in lockstep"
+        assert not (self.awaits_mask & ~self.masked).any(), "a row without a grammar awaits a mask"
         assert self.num_thinking == (self.think_until != NEVER).sum(), "rows that think miscounted"
         assert len(free) == len(self._free), "a row is free twice"
         for row, seq in enumerate(self.owner):

@@ -24,6 +24,8 @@ from octavo.core.config import CacheConfig, SchedulerConfig
 from octavo.core.outputs import Finished, FinishReason, Stats, StepOutputs
 from octavo.core.plan import NO_INTS, IntArray, RowJoin, StepPlan, StepResult
 from octavo.core.request import EngineRequest
+from octavo.grammar.messages import State
+from octavo.grammar.rows import Grammars
 from octavo.scheduler.queue import WaitingQueue
 from octavo.scheduler.report import add_certain, pack_logprobs, pack_prompt_logprobs
 from octavo.scheduler.rows import RowTable
@@ -32,15 +34,18 @@ from octavo.scheduler.sequence import Sequence
 MAX_PASSED = 64  # admissions past a sequence that does not fit, before all others wait for it
 CHUNK_SHARE = 4  # a prompt takes at most this part of a step while others generate, who wait for the whole step
 THINKING_OPENS = 8  # the last tokens of a prompt, among which it may begin the reasoning
+MASK_SECONDS = 0.0005  # that a step waits for the masks of rows that could be in it
 LOOK_AHEAD = 8  # waiting sequences that are tried in a step after the first that does not fit
 
 
 class Scheduler:
-    def __init__(self, config: SchedulerConfig, cache: CacheConfig) -> None:
+    def __init__(self, config: SchedulerConfig, cache: CacheConfig, grammars: Grammars | None = None) -> None:
         assert config.max_tokens_per_step >= cache.max_rows, "a step must have room for every decode"
         self.config = config
         self.cache = KVCacheManager(cache)
         self.rows = RowTable(cache.max_rows, cache.capacity)
+        self.grammars = grammars
+        self._late = StepOutputs()  # ends that no step brought about, until they are told
         self.waiting = WaitingQueue()
         self._sequences: dict[int, Sequence] = {}  # every live one, by uid
         self._forks: dict[int, list[Sequence]] = {}  # by the uid of the parent whose prompt they wait for
@@ -100,6 +105,8 @@ class Scheduler:
         for fork in self._released_forks:
             self.waiting.add(fork)
         self._released_forks.clear()
+        if self.grammars is not None and self.grammars.pending:
+            self._take_masks(self.grammars)
 
         decodes, starts = self._plan_decodes()
         chunks = self._plan_chunks(self.config.max_tokens_per_step - len(decodes))
@@ -116,7 +123,9 @@ class Scheduler:
         while True:
             rows = self._decoding
             if self.rows.num_lockstep:
-                rows = rows[~self.rows.lockstep[rows] | (self.rows.length[rows] > self.rows.computed[rows])]
+                known = (self.rows.length[rows] > self.rows.computed[rows]) & ~self.rows.awaits_mask[rows]
+                ready = known | ~self.rows.lockstep[rows]
+                rows = rows if ready.all() else rows[ready]
             starts = self.rows.computed[rows]
             crossing = self.cache.crossing(rows, starts)
             if len(crossing) <= self.cache.pool.available:
@@ -135,25 +144,28 @@ class Scheduler:
         chunks = []
         for row in list(self._prefilling):
             count = self._chunk(row, budget)
-            if count == 0:
+            if count == 0 and budget <= 0:
                 break
-            chunks.append((row, int(self.rows.computed[row]), count))
-            budget -= self._cost(row, count)
+            if count:
+                chunks.append((row, int(self.rows.computed[row]), count))
+                budget -= self._cost(row, count)
         state = (self.cache.releases, self.waiting.version)
         if budget > 0 and self.waiting and self.rows.num_free and state != self._stuck:
             for row in self._admit(budget):
                 count = self._chunk(row, budget)
-                chunks.append((row, int(self.rows.computed[row]), count))
-                budget -= self._cost(row, count)
+                if count:
+                    chunks.append((row, int(self.rows.computed[row]), count))
+                    budget -= self._cost(row, count)
         for row, start, count in chunks:
             self._advance(row, start + count)
         return chunks
 
     def _chunk(self, row: int, budget: int) -> int:
-        """Tokens of the row that this step computes with `budget` left, at least one if any is left."""
-        if budget <= 0:
+        """Tokens of the row that this step computes with `budget` left, at least one if any is left, but not the one
+        that a token without a mask would be sampled from."""
+        start, whole = int(self.rows.computed[row]), int(self.rows.length[row] - self.rows.awaits_mask[row])
+        if budget <= 0 or whole <= start:
             return 0
-        start, whole = int(self.rows.computed[row]), int(self.rows.length[row])
         most = min(whole - start, self.config.max_chunk or budget)
         if not self.config.max_chunk and len(self._decoding):
             budget = min(budget, max(1, self.config.max_tokens_per_step // CHUNK_SHARE))
@@ -233,7 +245,11 @@ class Scheduler:
             self._admitted.append(seq.uid)
         self._prefilling.append(row)
         request = seq.request
-        self._joins.append(RowJoin(row, request.params, seq.seed, seq.tokens, seq.prompt_len, request.stop_ids))
+        masked = bool(request.grammar)
+        self._joins.append(RowJoin(row, request.params, seq.seed, seq.tokens, seq.prompt_len, request.stop_ids, masked))
+        if masked:
+            assert self.grammars is not None, "nobody follows grammars"
+            self.grammars.open(row, int(self.rows.epoch[row]), request, seq.tokens[seq.prompt_len :])
         return True
 
     def _preempt_last(self) -> None:
@@ -292,10 +308,12 @@ class Scheduler:
         steady: bool,
     ) -> StepPlan:
         joins, self._joins = self._joins, []
-        banned = self._banned(rows[sampled]) if self.rows.num_lockstep else (NO_INTS, NO_INTS)
+        banned, masks = (NO_INTS, NO_INTS), (NO_INTS, NO_INTS)
+        if self.rows.num_lockstep:
+            banned, masks = self._banned(rows[sampled]), self._masks(rows[sampled])
         return StepPlan(
             rows, starts, counts, epochs, num_decodes, tokens, targets, sampled, steady, joins,
-            *self.cache.take_changes(), *banned,
+            *self.cache.take_changes(), *banned, *masks,
         )  # fmt: skip
 
     def _banned(self, rows: IntArray) -> tuple[IntArray, IntArray]:
@@ -313,11 +331,26 @@ class Scheduler:
         table = np.array(pairs, np.int32).reshape(-1, 2)
         return table[:, 0], table[:, 1]
 
+    def _masks(self, rows: IntArray) -> tuple[IntArray, IntArray]:
+        rows = rows[self.rows.masked[rows]]
+        return (rows, self.grammars.masks[rows]) if len(rows) and self.grammars is not None else (NO_INTS, NO_INTS)
+
+    def _take_masks(self, grammars: Grammars) -> None:
+        """What has become known of the rows that a grammar follows."""
+        for row, state, error in grammars.poll(MASK_SECONDS):
+            if state is State.READY:
+                self.rows.awaits_mask[row] = False
+            elif state is State.COMPLETE:
+                self._finish(row, FinishReason.STOP, -1, self._late)
+            else:
+                self._finish(row, FinishReason.ERROR, -1, self._late, error)
+
     # Taking in what a step gave
 
     def update(self, plan: StepPlan, result: StepResult) -> StepOutputs:
         """Appends the sampled tokens, ends what is to end, and says what clients must hear."""
-        table, outputs = self.rows, StepOutputs()
+        table, outputs = self.rows, self._late
+        self._late = StepOutputs()
         rows_N, ends_N = plan.rows_N, plan.starts_N + plan.counts_N
         alive_N = table.epoch[rows_N] == plan.epochs_N
         table.written[rows_N[alive_N]] = ends_N[alive_N]
@@ -346,6 +379,9 @@ class Scheduler:
 
         stopped = (tokens[:, None] == table.stop_ids[rows]).any(1) & (length + 1 >= table.minimum[rows])
         ended = stopped | (length + 1 >= table.limit[rows])
+        if table.num_lockstep and (going := ~ended & table.masked[rows]).any() and self.grammars is not None:
+            table.awaits_mask[rows[going]] = True
+            self.grammars.advance(rows[going], tokens[going])
         for i in np.flatnonzero(ended).tolist():
             reason, stop_id = (FinishReason.STOP, int(tokens[i])) if stopped[i] else (FinishReason.LENGTH, -1)
             self._finish(int(rows[i]), reason, stop_id, outputs)
@@ -369,11 +405,21 @@ class Scheduler:
             full = self.rows.length[row] >= self.rows.limit[row]
             self._finish(row, FinishReason.LENGTH if full or token >= 0 else FinishReason.ERROR, -1, outputs)
 
-    def _finish(self, row: int, reason: FinishReason, stop_id: int, outputs: StepOutputs) -> None:
+    def wait(self, seconds: float) -> StepOutputs | None:
+        """When there is no step to do: waits for a grammar; tells of what has ended without a step."""
+        if self._late.finished:
+            outputs, self._late = self._late, StepOutputs()
+            outputs.stats = self.take_stats()
+            return outputs
+        if self.grammars is not None:
+            self.grammars.wait(seconds)
+        return None
+
+    def _finish(self, row: int, reason: FinishReason, stop_id: int, outputs: StepOutputs, detail: str = "") -> None:
         seq = self.rows.owned(row)
         answer = self.rows.tokens[row, seq.prompt_len : self.rows.length[row]]
         tokens = b"" if seq.request.stream else answer.tobytes()
-        outputs.finished.append(Finished(seq.uid, reason, stop_id, len(answer), tokens))
+        outputs.finished.append(Finished(seq.uid, reason, stop_id, len(answer), tokens, detail))
         if reason is not FinishReason.ERROR:
             self._extend_hashes(seq, self.rows.tokens[row, : self.rows.length[row]])
         self._remove(seq)
@@ -422,6 +468,8 @@ class Scheduler:
         seq = self.rows.owned(row)
         self.cache.publish(row, seq.hashes, int(self.rows.written[row]))
         self.cache.release(row)
+        if self.rows.masked[row] and self.grammars is not None:
+            self.grammars.close(row)
         self.rows.vacate(row)
         if row in self._prefilling:
             self._prefilling.remove(row)

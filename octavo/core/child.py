@@ -1,0 +1,81 @@
+"""Processes of ours that speak over a socket pair: how they are started and ended, and the frames they exchange.
+
+A frame is 4 bytes of length, then the message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import weakref
+from collections.abc import Mapping
+
+MAX_FRAME = 64 << 20  # a batch of 256 prompts of 64k tokens; more is an error of ours
+HEADER = struct.Struct("<I")
+_PR_SET_PDEATHSIG = 1
+
+
+class Child:
+    """`python -m MODULE FD` with one end of a socket pair; it is killed by `close`, or when nobody holds this."""
+
+    def __init__(self, module: str, environment: Mapping[str, str], *descriptors: int) -> None:
+        self.sock, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, str(theirs.fileno())],
+                pass_fds=[theirs.fileno(), *descriptors],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **environment},
+            )
+        self.pid = self._process.pid
+        self.close = weakref.finalize(self, _end, self._process, self.sock)
+
+
+def _end(process: subprocess.Popen[bytes], sock: socket.socket) -> None:
+    sock.close()
+    process.kill()
+    process.wait()
+
+
+def die_with_parent() -> None:
+    """Linux: SIGKILL when the parent ends, whatever this process is doing. The socket pair serves elsewhere.
+
+    Ctrl-C in a terminal and a service manager reach the whole group: the parent decides when its children end.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def frame(data: bytes) -> bytes:
+    assert len(data) <= MAX_FRAME, "a frame is larger than the limit"
+    return HEADER.pack(len(data)) + data
+
+
+def read_frame(sock: socket.socket) -> bytearray | None:
+    """The next frame, or None when the other side is gone."""
+    header = _read(sock, HEADER.size)
+    if header is None:
+        return None
+    (size,) = HEADER.unpack(header)
+    if size > MAX_FRAME:
+        return None
+    return _read(sock, size)
+
+
+def _read(sock: socket.socket, size: int) -> bytearray | None:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        count = sock.recv_into(view)
+        if count == 0:
+            return None
+        view = view[count:]
+    return data

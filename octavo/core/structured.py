@@ -1,0 +1,173 @@
+"""What an answer must be: `StructuredOutputs`, and how tools and tool_choice become one.
+
+Names are vLLM's. Only shape and size are checked here; whether a grammar can be compiled, and its translation, is the
+business of `octavo.grammar`, in a process that may be killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from octavo.core.errors import RequestError
+
+KINDS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+MAX_SOURCE = 1 << 20  # characters of a schema, a grammar, a structural tag, or all choices together
+MAX_REGEX = 1 << 16
+MAX_CHOICES = 10_000
+
+
+class StructuredOutputs(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Exactly one of the first six says what every answer matches, from its first token to its last.
+
+    `json` is a JSON schema, as text or as Python data. `regex` matches the whole answer. `grammar` is written in the
+    Lark dialect of llguidance or in GBNF. `structural_tag` leaves text free but for what stands between tags.
+    `disable_any_whitespace` writes JSON without spaces; `whitespace_pattern` is a regex of what may stand between its
+    tokens; `disable_additional_properties` allows only the properties that a schema names.
+    """
+
+    json: str | dict[str, Any] | bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    structural_tag: str | dict[str, Any] | None = None
+    disable_any_whitespace: bool = False
+    disable_additional_properties: bool = False
+    whitespace_pattern: str | None = None
+    param: str = ""  # the field of a request that this was made from, for errors
+
+    def __post_init__(self) -> None:
+        if self.json_object is False:
+            self.json_object = None
+        given = [name for name in KINDS if getattr(self, name) is not None]
+        if len(given) != 1:
+            what = "none is given" if not given else f"{' and '.join(given)} are given"
+            raise RequestError(
+                f"structured_outputs needs exactly one of {', '.join(KINDS)}: {what}",
+                self.param or "structured_outputs",
+            )
+        if not isinstance(self.param, str) or not self.param:
+            self.param = f"structured_outputs.{given[0]}"
+        for name in ("json", "structural_tag"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                setattr(self, name, self._text(value))
+        for name in ("json", "structural_tag", "grammar"):
+            self._check_text(name, MAX_SOURCE)
+        self._check_text("regex", MAX_REGEX)
+        self._check_text("whitespace_pattern", MAX_REGEX)
+        self._check_choice()
+
+    @property
+    def kind(self) -> str:
+        return next(name for name in KINDS if getattr(self, name) is not None)
+
+    def _text(self, value: Any) -> str:
+        try:
+            return msgspec.json.encode(value).decode()
+        except (TypeError, ValueError, RecursionError, OverflowError):
+            raise RequestError(f"{self.param} cannot be written as JSON", self.param) from None
+
+    def _check_text(self, name: str, most: int) -> None:
+        text = getattr(self, name)
+        if text is None:
+            return
+        param = "structured_outputs.whitespace_pattern" if name == "whitespace_pattern" else self.param
+        if not isinstance(text, str) or not 1 <= len(text) <= most:
+            raise RequestError(f"{param} must be a text of 1 to {most} characters", param)
+        if "\0" in text or any(0xD800 <= ord(c) <= 0xDFFF for c in text):
+            raise RequestError(f"{param} holds half a character (a lone surrogate) or a NUL", param)
+
+    def _check_choice(self) -> None:
+        if self.choice is None:
+            return
+        if not isinstance(self.choice, list) or not 1 <= len(self.choice) <= MAX_CHOICES:
+            raise RequestError(f"{self.param} must be a list of 1 to {MAX_CHOICES} texts", self.param)
+        if any(not isinstance(text, str) or not text for text in self.choice):
+            raise RequestError(f"{self.param} must be a list of texts that are not empty", self.param)
+        if sum(map(len, self.choice)) > MAX_SOURCE:
+            raise RequestError(f"{self.param} has more than {MAX_SOURCE} characters", self.param)
+        if any(0xD800 <= ord(c) <= 0xDFFF or c == "\0" for text in self.choice for c in text):
+            raise RequestError(f"{self.param} holds half a character (a lone surrogate) or a NUL", self.param)
+
+
+StructuredOutputsParams = StructuredOutputs  # vLLM's name
+
+
+def call_schema(tools: Sequence[tuple[str, Any]], arguments: str = "arguments") -> dict[str, Any]:
+    """The JSON schema of one call, {"name": …, arguments: {…}}, of any of the (name, schema of the arguments)."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": name}, arguments: schema or {"type": "object"}},
+            "required": ["name", arguments],
+            "additionalProperties": False,
+        }
+        for name, schema in _hoisted(tools)
+    ]
+    found = calls[0] if len(calls) == 1 else {"anyOf": calls}
+    definitions = {key: value for _, schema in tools for key, value in _definitions(schema).items()}
+    return {**found, "$defs": definitions} if definitions else found
+
+
+def calls_schema(tools: Sequence[tuple[str, Any]], parallel: bool = True, arguments: str = "arguments") -> Any:
+    """The JSON schema of a list of calls, at least one of them."""
+    call = call_schema(tools, arguments)
+    definitions = call.pop("$defs", None)
+    found: dict[str, Any] = {"type": "array", "items": call, "minItems": 1}
+    if not parallel:
+        found["maxItems"] = 1
+    return {**found, "$defs": definitions} if definitions else found
+
+
+def tagged_calls(
+    tools: Sequence[tuple[str, Any]],
+    begin: str,
+    end: str,
+    *,
+    trigger: str | None = None,
+    required: bool = False,
+    parallel: bool = True,
+    content: Any = None,
+) -> StructuredOutputs:
+    """Calls between tags in free text, as most models write them; `required` text is nothing but calls.
+
+    `begin` and `end` may hold {name}. What stands between them is the arguments alone if one of them does, and
+    {"name": …, "arguments": …} if not; `trigger` is what announces a call (`begin`, up to {name}). `content(name,
+    schema)` may give another format for what stands between the tags, as `octavo.grammar.tags` describes them.
+    """
+    tags = []
+    for name, schema in tools:
+        named = "{name}" in begin + end
+        schema = (schema or {"type": "object"}) if named else call_schema([(name, schema)])
+        body = {"type": "json_schema", "json_schema": schema} if content is None else content(name, schema)
+        tags.append({"begin": begin.replace("{name}", name), "content": body, "end": end.replace("{name}", name)})
+    form: dict[str, Any] = {
+        "type": "triggered_tags",
+        "triggers": [trigger or begin.partition("{name}")[0]],
+        "tags": tags,
+        "at_least_one": required,
+        "stop_after_first": not parallel,
+    }
+    return StructuredOutputs(structural_tag={"type": "structural_tag", "format": form}, param="tools")
+
+
+def _definitions(schema: Any) -> dict[str, Any]:
+    found = schema.get("$defs") if isinstance(schema, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _hoisted(tools: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """The schemas without their $defs, which must stand at the root of the whole; equal names must mean the same."""
+    seen: dict[str, Any] = {}
+    for name, schema in tools:
+        for key, value in _definitions(schema).items():
+            if seen.setdefault(key, value) != value:
+                raise RequestError(f"two tools define $defs.{key} differently: rename it in {name}", "tools")
+    return [
+        (name, {k: v for k, v in schema.items() if k != "$defs"} if _definitions(schema) else schema)
+        for name, schema in tools
+    ]

@@ -1,0 +1,1 @@
+"""Structured output: from what a user asks to which tokens may come next. See `octavo.grammar.process`."""

@@ -1,0 +1,84 @@
+"""The grammar library's view of a model's tokens, and what a grammar may cost.
+
+The limits are counts of work, not seconds, so a grammar that passed them once passes them everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from octavo.core.errors import ConfigError
+from octavo.text.tokenizer import Tokenizer
+
+LIMITS: dict[str, Any] = {
+    "initial_lexer_fuel": 1_000_000,  # about 20 ms
+    "step_lexer_fuel": 100_000,  # about 7 ms in a step at worst; an ordinary one needs a hundredth
+    "step_max_items": 20_000,
+    "max_items_in_row": 2_000,
+    "max_lexer_states": 50_000,  # of one to two kilobytes
+    "max_grammar_size": 200_000,
+    "verbose_errors": False,
+}
+
+
+class Vocabulary:
+    """`words` 32-bit words hold a mask over the library's tokens, which may be more than the model has."""
+
+    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
+        from llguidance import LLParserLimits, LLTokenizer
+
+        if tokenizer.pieces(False) is None:
+            raise ConfigError("structured output is not supported for this model: its tokens are no pieces of text")
+        self._tokenizer = tokenizer
+        self._specials = tokenizer.all_special_ids | set(tokenizer.eos_ids)
+        self.special = {
+            name: token for token in self._specials if (name := tokenizer.id_to_token(token)) is not None and name
+        }
+        count = max(size, tokenizer.vocab_size, *(token + 1 for token in self._specials))
+        # What the library reads of a tokenizer.
+        self.is_tokenizer_wrapper = True
+        self.tokens = [self._bytes(token) for token in range(count)]
+        self.special_token_ids = sorted(self._specials)
+        self.bos_token_id = tokenizer.bos_id
+        self.eos_token_id = tokenizer.eos_id
+        self.eos_ids = list(tokenizer.eos_ids)
+        wrapped: Any = self
+        self.library = LLTokenizer(wrapped, eos_token=self.eos_ids or None)
+        self.words = -(-self.library.vocab_size // 32)
+        self._limits = LLParserLimits(**LIMITS)
+
+    def matcher(self, source: str) -> Any:
+        """An LLMatcher; the library raises nothing, `get_error` tells."""
+        from llguidance import LLMatcher
+
+        return LLMatcher(self.library, source, log_level=0, limits=self._limits)
+
+    def fault(self, source: str) -> str:
+        """Why the grammar cannot be used; "" if it can. The first mask is part of the trial."""
+        matcher = self.matcher(source)
+        if not matcher.is_error():
+            matcher.compute_bitmask()
+        return str(matcher.get_error())
+
+    def mask_of(self, ids: list[int]) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """A mask with the bits of these tokens."""
+        bits = np.zeros(self.words * 32, np.uint8)
+        bits[ids] = 1
+        return np.packbits(bits, bitorder="little").view(np.int32)
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """The usual tokens of a text that a grammar forces: the model shall see it as it saw it in training."""
+        if isinstance(text, bytes):
+            text = text.decode()
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        if not self._specials.isdisjoint(ids) or b"".join(self.tokens[i] for i in ids) != text.encode():
+            greedy: list[int] = self.library.greedy_tokenize(text)
+            return greedy
+        return ids
+
+    def _bytes(self, token: int) -> bytes:
+        if token in self._specials:
+            return (self._tokenizer.id_to_token(token) or "").encode()
+        return self._tokenizer.token_bytes(token)
