@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 
@@ -12,6 +14,11 @@ def unavailable() -> str | None:
     if not torch.cuda.is_available():
         return "torch finds no GPU"
     return None
+
+
+def use_growing_segments() -> None:
+    """Before the first allocation: steps of many sizes would otherwise leave gigabytes in pieces that fit nothing."""
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 
 def name(device: torch.device) -> str:

@@ -5,7 +5,7 @@ spare row, which read and write nothing. The inputs live in buffers that all gra
 the next one needs them: a steady step uploads nothing but new blocks.
 
 A size is captured when it is first needed or, hottest first, while the engine has nothing to do (`capture_next`), so
-no start waits for it. Each takes some 30 ms. All graphs share one memory pool, since only one runs at a time.
+no start waits for it. Each takes some 30 ms.
 
 Legend: N entries of a batch, R rows (the last one is the spare), B blocks of a row.
 """
@@ -13,7 +13,6 @@ Legend: N entries of a batch, R rows (the last one is the spare), B blocks of a 
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from octavo.core.config import CacheConfig
 from octavo.core.plan import IntArray, StepPlan
 from octavo.models.decoder import Decoder
 from octavo.runner.batch import BatchBuilder, upload
+from octavo.runner.recorder import Recorder
 from octavo.sampling.sampler import Sampler
 
 TURNS = 3  # of the pinned buffers: a step in flight, one being planned, one being read
@@ -53,10 +53,10 @@ class DecodeGraphs:
         sampler: Sampler,
         builder: BatchBuilder,
         cache: CacheConfig,
-        device: torch.device,
+        recorder: Recorder,
     ) -> None:
+        self.recorder, device = recorder, recorder.device
         self.model, self.attention, self.sampler, self.builder = model, attention, sampler, builder
-        self.device = device
         self.block_size = cache.block_size
         self.spare_row = cache.max_rows
         self.sizes = batch_sizes(cache.max_rows)
@@ -80,22 +80,21 @@ class DecodeGraphs:
         self._turn = 0
         self.max_model_len = cache.max_model_len
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
-        self._pool: Any = None  # of memory; torch gives no name to its type
         self._rows: IntArray | None = None  # of the batch that the buffers hold, as its plan has them
         self._place_R = np.zeros(cache.max_rows, np.int32)  # of each of those rows in the batch
         # Hottest first: one stream, the powers of two, then the rest.
         self._ahead = sorted(self.sizes, key=lambda size: (size & (size - 1) != 0, size), reverse=True)
 
-    @property
-    def count(self) -> int:
-        return len(self._graphs)
-
     def forget(self) -> None:
         """The buffers no longer hold the last step: it ran without a graph."""
         self._rows = None
 
+    def warm_up(self) -> None:
+        """Captures the largest batch, whose memory then serves the smaller ones."""
+        self._capture(self.sizes[-1], 0)
+
     def run(self, plan: StepPlan) -> Tensor | None:
-        """The sampled tokens, int32, on their way to the host; None for a step that must run without a graph."""
+        """The sampled tokens, int32, on their way to the host; None for a step that needs something else."""
         count = len(plan.rows_N)
         if plan.num_decodes != count or not count:
             return None
@@ -142,7 +141,7 @@ class DecodeGraphs:
         count = len(plan.rows_N)
         longest = -(-int(plan.starts_N.max() + 1) // self.block_size)
         packed = [plan.table_rows_D, plan.table_index_D, plan.table_blocks_D, plan.rows_N, plan.starts_N - 1]
-        change_rows, change_index, change_blocks, rows, positions = upload(packed, self.device)
+        change_rows, change_index, change_blocks, rows, positions = upload(packed, self.recorder.device)
         self.builder.write_table(change_rows, change_index, change_blocks)
         self.rows_N[:count].copy_(rows)
         self.rows_N[count:size].fill_(self.spare_row)
@@ -153,25 +152,9 @@ class DecodeGraphs:
         self._place_R[plan.rows_N] = np.arange(count, dtype=np.int32)
 
     def _capture(self, size: int, mode: int) -> torch.cuda.CUDAGraph:
-        """Runs the step once on an empty batch, which compiles what is not yet compiled, then records it."""
         self._rows = None
-        self.rows_N[:size].fill_(self.spare_row)
-        self.contexts_N[:size].zero_()
-        graph = torch.cuda.CUDAGraph()
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
-            self._step(size, mode)
-            stream.synchronize()
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-            try:
-                self._step(size, mode)
-            finally:
-                graph.capture_end()
-        torch.cuda.current_stream(self.device).wait_stream(stream)
-        self._graphs[size, mode] = graph
+        self.rows_N[:size].fill_(self.spare_row)  # an empty batch: what is run for the recording changes nothing
+        graph = self._graphs[size, mode] = self.recorder.record(lambda: self._step(size, mode))
         return graph
 
     def _step(self, size: int, mode: int) -> None:

@@ -15,30 +15,37 @@ from octavo.attention.triton_backend import TritonAttention
 from octavo.core.config import CacheConfig
 from octavo.kernels import elementwise
 from octavo.runner.graphs import DecodeGraphs, batch_sizes
+from octavo.runner.mixed import MixedGraphs
+from octavo.runner.recorder import Recorder
 from octavo.runner.runner import Runner
+from octavo.sampling import sampler
+from octavo.sampling.fused import Fused
 from tests.engine.conftest import Reference
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs real graphs")
 
 
 class Replay:
-    def __init__(self, graphs: DecodeGraphs, size: int, mode: int) -> None:
-        self.replay = lambda: graphs._step(size, mode)
+    def __init__(self, work) -> None:
+        self.replay = work
 
 
 @pytest.fixture
 def unrecorded(monkeypatch):
+    """How often the two kinds of graphs were replayed: [decode steps, mixed steps]."""
     monkeypatch.setattr(kernels, "elementwise_for", lambda device: elementwise)
-    sizes: list[int] = []
+    monkeypatch.setattr(sampler, "fused_for", Fused)
+    monkeypatch.setattr(Recorder, "record", lambda self, work: Replay(work))
+    replays = [0, 0]
+    for kind, graphs in enumerate((DecodeGraphs, MixedGraphs)):
 
-    def capture(self, size, mode):
-        self._rows = None
-        sizes.append(size)
-        self._graphs[size, mode] = Replay(self, size, mode)
-        return self._graphs[size, mode]
+        def counted(self, plan, run=graphs.run, kind=kind):
+            found = run(self, plan)
+            replays[kind] += found is not None
+            return found
 
-    monkeypatch.setattr(DecodeGraphs, "_capture", capture)
-    return sizes
+        monkeypatch.setattr(graphs, "run", counted)
+    return replays
 
 
 def start(reference: Reference, num_blocks: int, **config) -> LLM:
@@ -76,11 +83,38 @@ def test_greedy_answers_equal_the_reference(llama: Reference, unrecorded, overla
     for i, limit, output in zip(picked, limits, outputs, strict=True):
         assert output.outputs[0].token_ids == llama.answers[i][:limit]
     llm._core.check_integrity()
-    assert len(unrecorded) >= 3, "graphs served several batch sizes"
+    decodes, mixed = unrecorded
+    assert decodes > 5 and mixed >= 2
+    assert len(llm._core.runner.decode_graphs._graphs) >= 3
 
 
-def test_a_lost_announcement_is_seen(llama: Reference, unrecorded, monkeypatch):
+def lose_announcements(monkeypatch):
     monkeypatch.setattr(DecodeGraphs, "_announce", lambda self, plan: True)
+
+
+def lose_chunk_positions(monkeypatch):
+    fill = MixedGraphs._fill
+
+    def spoiled(self, array, layout, plan):
+        fill(self, array, layout, plan)
+        array[layout.parts[2]] //= 2
+
+    monkeypatch.setattr(MixedGraphs, "_fill", spoiled)
+
+
+def lose_chunk_ends(monkeypatch):
+    fill = MixedGraphs._fill
+
+    def spoiled(self, array, layout, plan):
+        fill(self, array, layout, plan)
+        array[layout.parts[6]] -= 1
+
+    monkeypatch.setattr(MixedGraphs, "_fill", spoiled)
+
+
+@pytest.mark.parametrize("lose", [lose_announcements, lose_chunk_positions, lose_chunk_ends])
+def test_planted_errors_are_seen(llama: Reference, unrecorded, monkeypatch, lose):
+    lose(monkeypatch)
     llm = start(llama, 64, block_size=4)
     params = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
     (output,) = llm.generate([{"prompt_token_ids": llama.prompts[0]}], params)

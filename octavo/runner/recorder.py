@@ -1,0 +1,36 @@
+"""Records work on a GPU as CUDA graphs that share one pool of memory, since only one of them runs at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class Recorder:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._pool: Any = None  # torch gives no name to its type
+
+    def record(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """Does the work once, which compiles what is not yet compiled, then records it: what it reads must be valid.
+
+        The recorded work must be nothing but launches on memory that stays. A large one recorded first leaves room in
+        the pool for all smaller ones.
+        """
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            work()
+            stream.synchronize()
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                work()
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        return graph
