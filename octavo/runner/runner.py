@@ -16,10 +16,12 @@ from torch import Tensor
 
 from octavo.attention.base import AttentionBackend
 from octavo.core.config import CacheConfig
-from octavo.core.plan import LogprobRows, StepPlan, StepResult
+from octavo.core.plan import IntArray, LogprobRows, StepPlan, StepResult
 from octavo.models.decoder import Decoder
 from octavo.runner.batch import BatchBuilder, StepInput
 from octavo.runner.graphs import DecodeGraphs
+from octavo.runner.mixed import MixedGraphs
+from octavo.runner.recorder import Recorder
 from octavo.sampling.logprobs import DeviceLogprobs
 from octavo.sampling.sampler import Sampler
 
@@ -32,6 +34,7 @@ class StepHandle:
     """A step under way. What it gives is on its way to the host; `wait` returns it, and only then."""
 
     _tokens_S: Tensor
+    _picked: IntArray | None  # which of the tokens are the step's, in its order; None: all
     _logprobs: LogprobRows | None
     _prompt_logprobs: LogprobRows | None
     _event: torch.cuda.Event | None
@@ -39,17 +42,20 @@ class StepHandle:
     @classmethod
     def start(cls, tokens_S: Tensor, logprobs: DeviceLogprobs | None, prompt: DeviceLogprobs | None) -> StepHandle:
         tokens, found, prompt_found = _to_host(tokens_S.int()), _rows_to_host(logprobs), _rows_to_host(prompt)
-        return cls(tokens, found, prompt_found, _recorded_event(tokens_S.device))
+        return cls(tokens, None, found, prompt_found, _recorded_event(tokens_S.device))
 
     @classmethod
-    def arriving(cls, tokens_S: Tensor, device: torch.device) -> StepHandle:
+    def arriving(cls, tokens: Tensor, picked: IntArray | None, device: torch.device) -> StepHandle:
         """Of tokens whose copy to the host is under way already."""
-        return cls(tokens_S, None, None, _recorded_event(device))
+        return cls(tokens, picked, None, None, _recorded_event(device))
 
     def wait(self) -> StepResult:
         if self._event is not None:
             self._event.synchronize()
-        return StepResult(self._tokens_S.numpy(), self._logprobs, self._prompt_logprobs)
+        tokens_S = self._tokens_S.numpy()
+        if self._picked is not None:
+            tokens_S = tokens_S[self._picked]
+        return StepResult(tokens_S, self._logprobs, self._prompt_logprobs)
 
 
 def _recorded_event(device: torch.device) -> torch.cuda.Event | None:
@@ -75,7 +81,7 @@ def _rows_to_host(found: DeviceLogprobs | None) -> LogprobRows | None:
 
 
 class Runner:
-    """`graphs`: decode steps run as CUDA graphs, where device and backend can."""
+    """`graphs`: what can runs as a CUDA graph, on a device and with a backend that have them."""
 
     def __init__(
         self,
@@ -89,9 +95,12 @@ class Runner:
         self.attention = attention
         self.builder = BatchBuilder(cache, device, attention)
         self.sampler = Sampler(cache.max_rows, model.spec.vocab_size, device)
-        self.graphs: DecodeGraphs | None = None
+        self.device = device
+        self.decode_graphs: DecodeGraphs | None = None
+        self.mixed_graphs: MixedGraphs | None = None
         if graphs:
-            self.graphs = DecodeGraphs(model, attention, self.sampler, self.builder, cache, device)
+            parts = (model, attention, self.sampler, self.builder, cache, Recorder(device))
+            self.decode_graphs, self.mixed_graphs = DecodeGraphs(*parts), MixedGraphs(*parts)
         self._prompt_logprobs = np.full(cache.max_rows, -1, np.int32)  # how many each row wants; -1: none
 
     @torch.inference_mode()
@@ -100,25 +109,43 @@ class Runner:
             self.sampler.join(join)
             wanted = join.params.prompt_logprobs
             self._prompt_logprobs[join.row] = -1 if wanted is None else wanted
-        self.sampler.write_masks(plan.mask_rows_M, plan.masks_MW)
         if len(plan.copy_src_P):
             self.builder.copy_blocks(plan.copy_src_P, plan.copy_dst_P)
-        if self.graphs is not None:
-            arriving_S = self.graphs.run(plan)
-            if arriving_S is not None:
-                self.builder.forget()
-                return StepHandle.arriving(arriving_S, self.graphs.device)
-            self.graphs.forget()
+        if (handle := self._replay(plan)) is not None:
+            return handle
         step = self.builder.build(plan)
         self.attention.plan(step.batch)
         hidden_TE = self.model.forward(step.batch)
         tokens_S, logprobs = self._sample(plan, step, hidden_TE)
         return StepHandle.start(tokens_S, logprobs, self._score_prompts(plan, hidden_TE))
 
+    def _replay(self, plan: StepPlan) -> StepHandle | None:
+        """The step as a graph, if it can be one."""
+        if self.decode_graphs is None or self.mixed_graphs is None:
+            return None
+        arriving_S = self.decode_graphs.run(plan)
+        if arriving_S is not None:
+            self.builder.forget()
+            return StepHandle.arriving(arriving_S, None, self.device)
+        self.decode_graphs.forget()
+        if self._prompt_logprobs[plan.rows_N[plan.num_decodes :]].max(initial=-1) >= 0:
+            return None
+        mixed = self.mixed_graphs.run(plan)
+        if mixed is None:
+            return None
+        self.builder.forget()
+        return StepHandle.arriving(*mixed, self.device)
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Before the first step: what must not wait for it."""
+        if self.decode_graphs is not None:
+            self.decode_graphs.warm_up()
+
     @torch.inference_mode()
     def prepare(self) -> bool:
         """Something that will be needed and can be done while there is no work. False if there is nothing left."""
-        return self.graphs is not None and self.graphs.capture_next()
+        return self.decode_graphs is not None and self.decode_graphs.capture_next()
 
     def _sample(self, plan: StepPlan, step: StepInput, hidden_TE: Tensor) -> tuple[Tensor, DeviceLogprobs | None]:
         if len(plan.sampled_S) == 0:
