@@ -15,6 +15,8 @@ import msgspec
 
 from octavo.core.config import CacheConfig, EngineConfig, SchedulerConfig
 from octavo.core.errors import ConfigError
+from octavo.core.hub import resolve_model
+from octavo.grammar.rows import Grammars
 from octavo.scheduler.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -100,7 +102,8 @@ def build(config: EngineConfig, folder: Path) -> tuple[Scheduler, Runner, Engine
     limits = SchedulerConfig(
         max_tokens, config.long_prefill_token_threshold, _context_cost(model), config.scheduling_policy, config.seed
     )
-    scheduler = Scheduler(limits, cache)
+    place = folder if config.tokenizer is None else resolve_model(config.tokenizer)
+    scheduler = Scheduler(limits, cache, Grammars(place, model.spec.vocab_size, cache.max_rows))
     phases.end("allocate KV cache")
     runner.warm_up()
     phases.end("record the largest step")

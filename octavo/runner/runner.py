@@ -109,6 +109,7 @@ class Runner:
             self.sampler.join(join)
             wanted = join.params.prompt_logprobs
             self._prompt_logprobs[join.row] = -1 if wanted is None else wanted
+        self.sampler.write_masks(plan.mask_rows_M, plan.masks_MW)
         if len(plan.copy_src_P):
             self.builder.copy_blocks(plan.copy_src_P, plan.copy_dst_P)
         if (handle := self._replay(plan)) is not None:
