@@ -94,6 +94,14 @@ class Draining(ServerError):
     code = "server_draining"
 
 
+class DeadlineExceeded(ServerError):
+    """The answer was not complete in the time that the client gave it."""
+
+    status = 504
+    code = "deadline_exceeded"
+    retry_after = None
+
+
 class EngineUnavailable(ServerError):
     code = "engine_unavailable"
 

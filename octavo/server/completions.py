@@ -22,6 +22,7 @@ from octavo.server.generation import (
     token_text,
 )
 from octavo.server.http import Exchange, Response, Stream, event, json_response
+from octavo.server.infill import fill_in
 from octavo.server.protocol import (
     MAX_ANSWERS,
     MAX_PROMPTS,
@@ -45,6 +46,8 @@ async def completions(service: Service, exchange: Exchange, body: bytes) -> Resp
     given = read_prompts(request)
     if len(given) * params.n > MAX_ANSWERS:
         raise RequestError(f"{len(given)} prompts with n = {params.n} are more than {MAX_ANSWERS} answers.", "n")
+    if request.suffix:
+        given = [_between(service, request, prompt) for prompt in given]
     prompts = [await service.truncate(prompt, request, params.max_tokens, special) for prompt in given]
     run = Generation(
         *(service, exchange, request, prompts, params),
@@ -90,6 +93,13 @@ def read_prompts(request: CompletionRequest) -> list[Prompt]:
     if len(prompt) > MAX_PROMPTS:
         raise RequestError(f"prompt may be a list of {MAX_PROMPTS} prompts, got {len(prompt)}.", "prompt")
     return [_text(item) if isinstance(item, str) else _token_ids(item) for item in prompt]
+
+
+def _between(service: Service, request: CompletionRequest, prompt: Prompt) -> str:
+    """The prompt for what stands between it and the suffix."""
+    if not isinstance(prompt, str) or request.echo:
+        raise RequestError("suffix needs a prompt that is text, and no echo.", "suffix")
+    return fill_in(service.llm.tokenizer, prompt, request.suffix or "")
 
 
 def _text(text: str) -> str:

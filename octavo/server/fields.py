@@ -29,11 +29,8 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "tools": (),
     # vLLM: sampling
-    "length_penalty": (1,),
     "logprob_token_ids": (),
     "repetition_detection": (),
-    "stream_interval": (1,),
-    "use_beam_search": (),
     "watermarking": (),
     # vLLM: structured output, and its older and other names
     "ebnf": (),

@@ -9,9 +9,12 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
+
 from octavo.core.errors import EngineUnavailable, InternalError, RequestError
 from octavo.core.outputs import CompletionOutput, RequestOutput, TokenLogprobs
 from octavo.core.params import RequestOutputKind, SamplingParams
+from octavo.server.beams import beam_params, beam_search
 from octavo.server.http import Exchange
 from octavo.server.protocol import (
     CompletionTokensDetails,
@@ -66,6 +69,7 @@ class Generation:
         add_special_tokens: bool,
     ) -> None:
         service.check_priority(request.priority)
+        self.beams = beam_params(request, params)
         self.id = f"{kind}-{uuid.uuid4().hex}"
         self.created = int(time.time())
         self.model = service.model(request.model)
@@ -77,12 +81,20 @@ class Generation:
         self._service = service
         self._exchange = exchange
         self._priority = request.priority
+        self._deadline = None if request.deadline_ms is None else request.deadline_ms / 1000
+        self._interval = request.stream_interval or 1
         self._salt = service.keys.salt(exchange.key, request.cache_salt or "")
         self._prompt_param = prompt_param
         self._add_special_tokens = add_special_tokens
 
     async def outputs(self) -> AsyncGenerator[tuple[int, RequestOutput], None]:
         """(prompt, output) as they come; an error before the first ends all of them."""
+        with self._exchange.limited(self._deadline):
+            async with aclosing(self._outputs()) as outputs:
+                async for item in outputs:
+                    yield item
+
+    async def _outputs(self) -> AsyncGenerator[tuple[int, RequestOutput], None]:
         if len(self.prompts) == 1:
             async with aclosing(self._answer(0)) as answer:
                 async for output in answer:
@@ -119,15 +131,8 @@ class Generation:
         tokens = [0] * self.params.n
         reasons: dict[int, str] = {}
         last: dict[int, float] = {}
-        answer = self._service.llm.generate(
-            self.prompts[prompt],
-            self.params,
-            request_id=self._exchange.request_id,
-            priority=self._priority,
-            cache_salt=self._salt,
-            prompt_param=self._prompt_param,
-            add_special_tokens=self._add_special_tokens,
-        )
+        answer = self._beams(prompt) if self.beams else self._generate(self.prompts[prompt], self.params)
+        held: RequestOutput | None = None
         streams = self.params.output_kind is RequestOutputKind.DELTA
         begun = finished = False
         try:
@@ -154,10 +159,36 @@ class Generation:
                         finished = True
                         metrics.on_finish(output, tokens, reasons.values())
                         self._log(output, reasons)
-                    yield output
+                    if self._interval == 1 or not streams:
+                        yield output
+                        continue
+                    held = output if held is None else merged(held, output)
+                    sent = sum(tokens) - sum(len(piece.token_ids) for piece in held.outputs)
+                    if output.finished or not sent or sum(tokens) - sent >= self._interval:
+                        yield held
+                        held = None
         finally:
             if begun and not finished:
                 metrics.finished["abort"] += self.params.n
+
+    def _generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[RequestOutput, None]:
+        return self._service.llm.generate(
+            prompt,
+            params,
+            request_id=self._exchange.request_id,
+            priority=self._priority,
+            cache_salt=self._salt,
+            prompt_param=self._prompt_param,
+            add_special_tokens=self._add_special_tokens,
+        )
+
+    async def _beams(self, prompt: int) -> AsyncGenerator[RequestOutput, None]:
+        assert self.beams is not None
+        given, llm = self.prompts[prompt], self._service.llm
+        ids = await self._service.encode(given, self._add_special_tokens) if isinstance(given, str) else given
+        room = llm.max_model_len - len(ids)
+        params = msgspec.structs.replace(self.beams)
+        yield await beam_search(self._generate, llm.tokenizer, ids, params, room, self._exchange.request_id)
 
     def usage(self, completion_tokens: int | None = None, reasoning_tokens: int | None = None) -> Usage:
         prompt = sum(self.prompt_tokens)
@@ -176,6 +207,24 @@ class Generation:
         fields["finish"] = ",".join(sorted(set(reasons.values())))
         if first is not None:
             fields.setdefault("first_token_ms", round((first - output.metrics.arrival_time) * 1000, 1))
+
+
+def merged(first: RequestOutput, second: RequestOutput) -> RequestOutput:
+    """Two outputs of a stream, as if they had come at once."""
+    pieces = {piece.index: piece for piece in first.outputs}
+    for piece in second.outputs:
+        known = pieces.get(piece.index)
+        if known is None:
+            pieces[piece.index] = piece
+            continue
+        known.text += piece.text
+        known.token_ids = known.token_ids + piece.token_ids
+        if known.logprobs is not None and piece.logprobs is not None:
+            known.logprobs = known.logprobs + piece.logprobs
+        known.cumulative_logprob = piece.cumulative_logprob
+        known.finish_reason, known.stop_reason = piece.finish_reason, piece.stop_reason
+    second.outputs = list(pieces.values())
+    return second
 
 
 def finish_reason(piece: CompletionOutput) -> str:

@@ -18,7 +18,15 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from octavo.core.errors import BodyTimeout, Draining, MethodNotAllowed, RequestError, RequestTooLarge, ServerError
+from octavo.core.errors import (
+    BodyTimeout,
+    DeadlineExceeded,
+    Draining,
+    MethodNotAllowed,
+    RequestError,
+    RequestTooLarge,
+    ServerError,
+)
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -137,6 +145,20 @@ class Exchange:
         if self.cause is None and self.task is not None:
             self.cause = cause
             self.task.cancel()
+
+    @contextmanager
+    def limited(self, seconds: float | None) -> Iterator[None]:
+        """Interrupts the request `seconds` after it came."""
+        if seconds is None:
+            yield
+            return
+        left = self.start + seconds - time.monotonic()
+        error = DeadlineExceeded(f"The answer was not complete after {seconds:g} s.", "deadline_ms")
+        timer = asyncio.get_running_loop().call_later(max(0.0, left), self.interrupt, error)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     async def body(self, limit: int) -> bytes:
         """The whole body: RequestTooLarge over the limit; a client slower than the floor is taken for gone."""

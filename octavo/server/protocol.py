@@ -59,7 +59,11 @@ class GenerationRequest(Struct, kw_only=True):
     spaces_between_special_tokens: bool | None = None
     truncate_prompt_tokens: int | None = None
     truncation_side: Literal["left", "right"] | None = None
+    use_beam_search: bool | None = False
+    length_penalty: float | None = None
+    stream_interval: Annotated[int, Meta(ge=1, le=2**20)] | None = None
     priority: Priority = 0
+    deadline_ms: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     cache_salt: Salt | None = None
     request_id: RequestId | None = None
     return_token_ids: bool | None = False
@@ -71,6 +75,7 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     prompt: str | list[str | int | list[TokenId]]
     best_of: Annotated[int, Meta(ge=1, le=MAX_N)] | None = None
     echo: bool | None = False
+    suffix: str | None = None
     logprobs: LogprobCount | None = None
     add_special_tokens: bool = True
 

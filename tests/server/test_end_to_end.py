@@ -15,8 +15,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 
-from tests.builders import make_model
+from octavo import LLM
+from octavo.core.params import BeamSearchParams
+from tests.builders import load_reference, make_model
 from tests.server.conftest import wait_for
 
 MESSAGES: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
@@ -33,6 +36,7 @@ class Served:
         url = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
         assert url is not None and self.process.poll() is None, log.read_text()
         self.url = url[0]
+        self.folder = model
         self.model = model.name
         self.http = httpx.Client(base_url=self.url, timeout=60)
         self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="x", http_client=self.http, max_retries=0)
@@ -183,3 +187,49 @@ def test_a_killed_server_leaves_no_engine(tmp_path: Path) -> None:
     served.process.kill()
     served.process.wait()
     wait_for(lambda: not is_running(engine), seconds=3)
+
+
+def test_beam_search(served: Served) -> None:
+    """The beams over HTTP are those of the offline API; the best is at least as likely as the greedy answer."""
+    options: Any = {"model": served.model, "prompt": "The quick", "max_tokens": 6, "temperature": 0}
+    beams: Any = served.client.completions.create(**options, n=4, extra_body={"use_beam_search": True})
+    texts = [choice.text for choice in beams.choices]
+    assert len(set(texts)) == 4 and [choice.index for choice in beams.choices] == [0, 1, 2, 3]
+    llm = LLM(str(served.folder), device="cpu", dtype="float32", num_kv_blocks=64)
+    expected = llm.beam_search("The quick", BeamSearchParams(beam_width=4, max_tokens=6))[0]
+    assert texts == [beam.text for beam in expected.sequences]
+    greedy: Any = served.client.completions.create(**options, logprobs=0)
+    assert sum(greedy.choices[0].logprobs.token_logprobs) <= expected.sequences[0].cum_logprob + 1e-3
+
+
+def test_what_an_evaluation_harness_computes(served: Served) -> None:
+    """lm-eval's loglikelihood of a continuation: the sum of its tokens' logprobs, and whether each was the likeliest.
+
+    It sends token ids with echo and logprobs, and generates one token that it throws away, or none.
+    """
+    reference = load_reference(served.folder)
+    pairs = [([5, 9, 12, 40], [7, 31, 8]), ([3, 3], [3]), ([50, 60, 70, 80, 90], [11, 12, 13, 14, 15, 16])]
+    expected = []
+    for context, continuation in pairs:
+        ids = torch.tensor([context + continuation])
+        logprobs = reference(ids).logits[0].log_softmax(-1)[len(context) - 1 : -1]
+        chosen = logprobs[range(len(continuation)), continuation]
+        greedy = bool((logprobs.argmax(-1) == torch.tensor(continuation)).all())
+        expected.append((chosen.sum().item(), greedy))
+    for max_tokens in (1, 0):
+        answer: Any = served.client.completions.create(
+            model=served.model,
+            prompt=[a + b for a, b in pairs],
+            echo=True,
+            logprobs=1,
+            max_tokens=max_tokens,
+            seed=1234,
+        )
+        found = []
+        for choice, (context, _) in zip(answer.choices, pairs, strict=True):
+            end = len(choice.logprobs.token_logprobs) - max_tokens
+            rows = choice.logprobs.token_logprobs[len(context) : end]
+            tops = choice.logprobs.top_logprobs[len(context) : end]
+            found.append((sum(rows), all(row == max(top.values()) for row, top in zip(rows, tops, strict=True))))
+        assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+        assert [total for total, _ in found] == pytest.approx([total for total, _ in expected], abs=1e-3)

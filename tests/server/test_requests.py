@@ -168,7 +168,6 @@ ASKS_FOR_MORE: dict[str, Any] = {
     "regex": "a",
     "grammar": "root ::= 'a'",
     "json_schema": {"type": "object"},
-    "use_beam_search": True,
     "length_penalty": 0.5,
     "prompt_embeds": "AAAA",
     "suffix": "x",
