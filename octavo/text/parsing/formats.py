@@ -9,6 +9,7 @@ from typing import TypeVar
 from octavo.core.errors import ConfigError
 from octavo.text.parsing.base import OutputParser, Thinking, Tool
 from octavo.text.parsing.deepseek import CALLS, DeepSeek
+from octavo.text.parsing.glm import Glm
 from octavo.text.parsing.harmony import CHANNEL, MESSAGE, Harmony
 from octavo.text.parsing.hermes import Hermes
 from octavo.text.parsing.json_calls import Llama3, PlainJson
@@ -25,6 +26,7 @@ THINK_MISTRAL = Thinking("[THINK]", "[/THINK]")
 CALLS_BY_NAME: dict[str, type[OutputParser]] = {
     "deepseek_v3": DeepSeek,
     "deepseek_v31": DeepSeek,
+    "glm45": Glm,
     "hermes": Hermes,
     "json": PlainJson,
     "llama3_json": Llama3,
@@ -50,6 +52,7 @@ _CALLS_BY_TEXT: tuple[tuple[tuple[str, ...], type[OutputParser]], ...] = (
     ((CALLS,), DeepSeek),
     (("[TOOL_CALLS]",), Mistral),
     (("<tool_call>", "<function="), QwenXml),
+    (("<tool_call>", "<arg_key>"), Glm),
     (("<tool_call>",), Hermes),
     (("tools", "[func_name"), Pythonic),
     (("tools", "<|python_start|>"), Pythonic),

@@ -39,9 +39,11 @@ class Llama3(OutputParser):
 
 
 class PlainJson(OutputParser):
-    """An object or a list of them, perhaps fenced as Markdown has it."""
+    """An object or a list of them, perhaps fenced as Markdown has it, or announced as Granite and Phi do."""
 
+    openers = ("<|tool_call|>", "<function_call>", "functools")
     starts = ("{", "[", _FENCE)
+    markers = ("<|tool_call|>",)
 
     def calls_form(self, demand: Demand) -> Form:
         tags = [
@@ -53,9 +55,9 @@ class PlainJson(OutputParser):
     def call(self, s: Scanner, opener: str) -> Step[None]:
         if opener == _FENCE:
             yield from s.accept("json")
-            yield from s.space()
-        else:
+        elif opener in self.starts:
             s.give_back(opener)
+        yield from s.space()
         if (yield from call_objects(s, self.tools.__contains__)) and opener == _FENCE and not s.untold:
             yield from s.space()
             if (yield from s.accept(_FENCE)):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from octavo.text.parsing.base import OutputParser, Thinking, Tool
 from octavo.text.parsing.deepseek import DeepSeek
 from octavo.text.parsing.formats import THINK, THINK_MISTRAL
+from octavo.text.parsing.glm import Glm
 from octavo.text.parsing.harmony import Harmony
 from octavo.text.parsing.hermes import Hermes
 from octavo.text.parsing.json_calls import Llama3, PlainJson
@@ -132,6 +133,21 @@ XML = [
     ),
 ]
 
+GLM = [
+    Sample(
+        Glm,
+        f"<think>a</think>\nLook.\n{CALL}weather\n<arg_key>city</arg_key>\n<arg_value>São 'Paulo</arg_value>\n"
+        f"<arg_key>days</arg_key><arg_value>3</arg_value>\n{END}\n{CALL}now{END}",
+        "Look.",
+        (("weather", '{"city": "São \'Paulo", "days": 3}'), ("now", "{}")),
+        "a",
+        THINK,
+    ),
+    Sample(Glm, f"{CALL}now or {END}", f"{CALL}now or {END}"),
+    Sample(Glm, f"{CALL}now<arg_key>a</arg_key>b{END}", f"a</arg_key>b{END}", (("now", "{"),)),
+    Sample(Glm, f"{CALL}now<arg_key>a</arg_key><arg_value>NaN</arg_value>", calls=(("now", '{"a": "NaN"'),)),
+]
+
 LLAMA = [
     Sample(Llama3, f'{{"name": "weather", "parameters": {ROME}}}', calls=(("weather", ROME),)),
     Sample(
@@ -158,6 +174,9 @@ PLAIN = [
     ),
     Sample(PlainJson, "```python\nprint([1])\n```", "```python\nprint([1])\n```"),
     Sample(PlainJson, "[1, 2]", "[1, 2]"),
+    Sample(PlainJson, f'Look. functools[{{"name": "weather", "arguments": {ROME}}}]', "Look.", (("weather", ROME),)),
+    Sample(PlainJson, "<|tool_call|> [", "<|tool_call|> ["),
+    Sample(PlainJson, "Use functools.cache.", "Use functools.cache."),
     Sample(PlainJson, "[THINK]a[/THINK][]", "[]", reasoning="a", thinking=THINK_MISTRAL),
     Sample(PlainJson, '{"name": "Ada"}', '{"name": "Ada"}'),
 ]
@@ -258,4 +277,4 @@ PYTHONIC = [
     Sample(Pythonic, "[now(), other()]", ", other()]", (("now", "{}"),)),
 ]
 
-ALL = [*HERMES, *XML, *LLAMA, *PLAIN, *MISTRAL, *DEEPSEEK, *GPT_OSS, *PYTHONIC]
+ALL = [*HERMES, *XML, *GLM, *LLAMA, *PLAIN, *MISTRAL, *DEEPSEEK, *GPT_OSS, *PYTHONIC]

@@ -5,6 +5,7 @@ import pytest
 from octavo.core.errors import ConfigError
 from octavo.text.parsing.base import OutputParser
 from octavo.text.parsing.formats import CALLS_BY_NAME, THINK, THINK_MISTRAL, OutputFormat, choose, detect
+from octavo.text.parsing.glm import Glm
 from octavo.text.parsing.harmony import Harmony
 from octavo.text.parsing.hermes import Hermes
 from octavo.text.parsing.json_calls import Llama3, PlainJson
@@ -39,6 +40,7 @@ LLAMA_4 = "<|header_start|>system {% if tools %} Answer with [func_name1(param=v
         (templates.LLAMA3, OutputFormat(Llama3)),
         (QWEN_CODER, OutputFormat(QwenXml)),
         (HARMONY, OutputFormat(Harmony)),
+        ("{{ tools }}<tool_call>{name}\n<arg_key>{key}</arg_key></think>", OutputFormat(Glm, THINK)),
         (MAGISTRAL, OutputFormat(Mistral, THINK_MISTRAL)),
         (LLAMA_31, OutputFormat(Llama3)),
         (LLAMA_4, OutputFormat(Pythonic)),

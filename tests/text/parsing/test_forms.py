@@ -1,0 +1,170 @@
+"""Grammars of calls against the parsers that read them."""
+
+from __future__ import annotations
+
+import json
+import random
+from functools import cache
+from typing import Any
+
+import pytest
+
+from octavo.core.structured import StructuredOutputs
+from octavo.grammar.source import translate
+from octavo.grammar.vocabulary import Vocabulary
+from octavo.text.parsing.base import Demand, OutputParser
+from octavo.text.parsing.formats import CALLS_BY_NAME, THINK, THINKING_BY_NAME, choose
+from tests.server.fake_engine import make_tokenizer
+from tests.text.parsing.samples import D_BEGIN, D_CALL, D_DONE, D_END, D_SEP, Sample
+from tests.text.parsing.test_parsers import whole
+
+WEATHER: Any = {
+    "name": "weather",
+    "strict": True,
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string", "enum": ["Rome", "Oslo"]}, "days": {"type": "integer"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+NOW: Any = {"name": "now"}
+TOOLS = [WEATHER, NOW]
+SPECIAL = ["[TOOL_CALLS]", "[ARGS]", "<|channel|>", "<|message|>", "<|start|>", "<|constrain|>", D_BEGIN, D_END, D_CALL,
+           D_DONE, D_SEP]  # fmt: skip
+ENDS = ["<|end|>", "<|call|>"]
+ENFORCED = {name: calls for name, calls in CALLS_BY_NAME.items() if "pythonic" not in name}
+
+
+@cache
+def vocabulary() -> Vocabulary:
+    tokenizer = make_tokenizer(None, [*SPECIAL, *ENDS])
+    return Vocabulary(tokenizer, tokenizer.vocab_size)
+
+
+def matcher(parser: OutputParser, demand: Demand) -> Any:
+    asked = StructuredOutputs(structural_tag={"type": "structural_tag", "format": parser.form(demand)})
+    return vocabulary().matcher(translate(asked, vocabulary()))
+
+
+def accepts(found: Any, text: str) -> bool:
+    """Whether all of the text is allowed, and an end after it."""
+    tokens = [token for part in _split(text) for token in part]
+    return found.try_consume_tokens(tokens) == len(tokens) and found.is_accepting()
+
+
+def _split(text: str) -> list[list[int]]:
+    return [make_ids(text)]
+
+
+@cache
+def _tokenizer() -> Any:
+    return make_tokenizer(None, [*SPECIAL, *ENDS])
+
+
+def make_ids(text: str) -> list[int]:
+    return _tokenizer().encode(text, add_special_tokens=False)
+
+
+REQUIRED = {
+    "hermes": '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>',
+    "qwen3_coder": "<tool_call>\n<function=weather>\n<parameter=city>\nRome\n</parameter>\n<parameter=days>\n3\n"
+    "</parameter>\n</function>\n</tool_call>",
+    "glm45": "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Rome</arg_value>\n</tool_call>",
+    "llama3_json": '{"name": "weather", "parameters": {"city": "Oslo", "days": 3}}',
+    "json": '[{"name": "weather", "arguments": {"city": "Oslo"}}]',
+    "mistral": '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Oslo"}}]',
+    "deepseek_v31": f'{D_BEGIN}{D_CALL}weather{D_SEP}{{"city": "Oslo"}}{D_DONE}{D_END}',
+    "openai": "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary to=functions.weather "
+    '<|constrain|>json<|message|>{"city": "Oslo"}',
+}
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_required(name: str) -> None:
+    parser = CALLS_BY_NAME[name](TOOLS)
+    demand = Demand(required=True, parallel=True, template="")
+    text = REQUIRED[name]
+    assert accepts(matcher(parser, demand), text)
+    assert [call for call, _ in whole(Sample(type(parser), "", tools=TOOLS), text)[2]] == ["weather"]
+    for wrong in ("Hello", "", text.replace("weather", "other"), text.replace("Rome", "X").replace("Oslo", "X")):
+        assert not accepts(matcher(parser, demand), wrong)
+
+
+def test_variants_of_the_template() -> None:
+    demand = Demand(required=True, parallel=True, template="[ARGS] ```json")
+    text = '[TOOL_CALLS]weather[ARGS]{"city": "Rome"}[TOOL_CALLS]now[ARGS]{}'
+    assert accepts(matcher(CALLS_BY_NAME["mistral"](TOOLS), demand), text)
+    text = f"{D_BEGIN}{D_CALL}function{D_SEP}now\n```json\n{{}}\n```{D_DONE}{D_END}"
+    assert accepts(matcher(CALLS_BY_NAME["deepseek_v3"](TOOLS), demand), text)
+
+
+def test_one_call_where_several_are_not_wanted() -> None:
+    two = "\n".join(['<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'] * 2)
+    parser = CALLS_BY_NAME["hermes"](TOOLS)
+    assert accepts(matcher(parser, Demand(True, True, "")), two)
+    assert not accepts(matcher(parser, Demand(True, False, "")), two)
+
+
+@pytest.mark.parametrize("name", [name for name in REQUIRED if name != "openai"])
+def test_strict_tools_in_free_text(name: str) -> None:
+    parser = CALLS_BY_NAME[name](TOOLS)
+    demand = Demand(required=False, parallel=True, template="")
+    text = REQUIRED[name]
+    for right in ("Hello. ", "", text, text.replace("weather", "now").replace("city", "anything")):
+        assert accepts(matcher(parser, demand), right), right
+    assert not accepts(matcher(parser, demand), text.replace("Rome", "X").replace("Oslo", "X"))
+    if not parser.starts:
+        assert accepts(matcher(parser, demand), "Let me see. " + text)
+
+
+def test_strict_tools_of_gpt_oss() -> None:
+    parser, demand = CALLS_BY_NAME["openai"](TOOLS), Demand(required=False, parallel=True, template="")
+    for right in (REQUIRED["openai"], "<|channel|>final<|message|>Hello."):
+        assert accepts(matcher(parser, demand), right)
+    assert not accepts(matcher(parser, demand), REQUIRED["openai"].replace("Oslo", "X"))
+
+
+def test_reasoning_comes_first() -> None:
+    demand = Demand(required=True, parallel=True, template="")
+    text = REQUIRED["hermes"]
+    begun = CALLS_BY_NAME["hermes"](TOOLS, THINK, "<think>\n")
+    assert accepts(matcher(begun, demand), f"Hm, <tool_call>?\n</think>\n\n{text}")
+    assert not accepts(matcher(begun, demand), text)
+    free = CALLS_BY_NAME["hermes"](TOOLS, THINK, "")
+    assert accepts(matcher(free, demand), text)
+    assert accepts(matcher(free, demand), f"<think>\nHm.\n</think>\n\n{text}")
+    assert not accepts(matcher(free, demand), f"Hm.\n</think>\n\n{text}")
+
+
+def test_python_calls_cannot_be_enforced() -> None:
+    assert CALLS_BY_NAME["pythonic"](TOOLS).form(Demand(True, True, "")) is None
+
+
+@pytest.mark.parametrize("name", ENFORCED)
+def test_whatever_is_allowed_is_read_as_calls(name: str) -> None:
+    """Random answers under the grammar, token by token."""
+    rng = random.Random(name)
+    tokenizer = _tokenizer()
+    for _ in range(6):
+        required = rng.random() < 0.7
+        thinking = choose("", name, rng.choice(sorted(THINKING_BY_NAME))).thinking if rng.random() < 0.3 else None
+        sample = Sample(ENFORCED[name], "", tools=TOOLS, thinking=thinking, hidden=frozenset([*SPECIAL, *ENDS]))
+        demand = Demand(required, rng.random() < 0.7, rng.choice(["", "[ARGS] ```json"]))
+        found = matcher(sample.parser(), demand)
+        ids: list[int] = []
+        while len(ids) < 1500 and not (found.is_accepting() and (found.is_stopped() or rng.random() < 0.1)):
+            words = list(memoryview(found.compute_bitmask()).cast("B"))
+            allowed = [i for i in range(tokenizer.vocab_size) if words[i // 8] >> (i % 8) & 1]
+            allowed = [i for i in allowed if i != tokenizer.eos_id and tokenizer.token_bytes(i)[:1] < b"\x80"]
+            # What ends things is preferred, or texts and numbers would go on.
+            ending = [i for i in allowed if tokenizer.decode([i], False) in ('"', "}", "]", "\n", "<", ",", "</think>")]
+            ids.append(rng.choice(ending if ending and rng.random() < 0.5 else allowed))
+            assert found.consume_token(ids[-1])
+        content, _, calls = whole(sample, tokenizer.decode(ids, skip_special_tokens=False))
+        if found.is_accepting() and required:
+            assert calls and not content
+        for called, arguments in calls if found.is_accepting() else []:
+            assert called in ("weather", "now")
+            given = json.loads(arguments)
+            assert called == "now" or (given["city"] in ("Rome", "Oslo") and isinstance(given.get("days", 1), int))
