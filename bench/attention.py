@@ -1,100 +1,175 @@
-"""Paged attention on a GPU: time, bytes and FLOPs a second, against what the device can do.
+"""Paged attention on a GPU: time, bytes and FLOPs a second, and their share of what the device can do.
 
-    scripts/bench attention [--json FILE]
+    scripts/bench attention [--backend NAME] [--quick] [--json FILE]
 
-Heads as in Llama-3-8B (32 query, 8 key/value, of 128), bfloat16, blocks of 16 in random order. Decode: bytes are the
-keys and values that must be read. Prefill: FLOPs are those of the causal half. Times are medians of CUDA events; each
-run attends to another part of a cache that is larger than the L2.
+Heads as in Llama-3-8B (32 query, 8 key/value, of 128) unless a line says other, bfloat16, blocks of 16 in random
+order. Decode: bytes are the keys and values that must be read; the step's plan and the write of its own tokens are
+timed by themselves, because the plan is shared by all layers. Prefill: FLOPs are those of what queries see. Times are
+medians of CUDA graphs with one call for each of several parts of a cache that is larger than the L2.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
+from collections.abc import Callable
 from datetime import date
 
 import torch
 
 from octavo.attention.base import AttendOptions, AttentionSpec, ForwardBatch
+from octavo.attention.select import select_backend
 from octavo.attention.triton_backend import TritonAttention
 
-DECODE = [(1, 640), (1, 8192), (8, 640), (64, 640), (256, 576), (64, 4096)]
-PREFILL = [2048, 8192, 16384]
-HEADS, KV_HEADS, DIM, SIZE = 32, 8, 128, 16
+SIZE = 16
+BANDWIDTH, MATRIX_RATE = 4.3e12, 780e12  # of an H200: reading, and bfloat16 products
+LLAMA_8B, LLAMA_1B, GEMMA_9B = (32, 8, 128), (32, 8, 64), (16, 8, 256)
+
+Sequences = list[tuple[int, int]]  # (tokens in this step, tokens in all)
 
 
-def make_batch(tables: torch.Tensor, count: int, context: int, single: bool) -> ForwardBatch:
-    number, device = len(tables), tables.device
-    positions = torch.arange(context - count, context, device=device).repeat(number)
-    owner = torch.arange(number, device=device).repeat_interleave(count)
-    slots = tables[owner, positions // SIZE].long() * SIZE + positions % SIZE
-    return ForwardBatch(
-        token_ids_T=positions,
-        positions_T=positions,
-        slots_T=slots,
-        query_start_N1=torch.arange(0, number * count + 1, count, dtype=torch.int32, device=device),
-        context_lens_N=torch.full((number,), context, dtype=torch.int32, device=device),
-        block_table_NB=tables,
-        num_single=number if single else 0,
-        max_query_len=count,
-        max_context_len=context,
-        attention=None,  # type: ignore[arg-type]
-    )
+def decode_cases() -> dict[str, list[int]]:
+    rng = random.Random(0)
+    return {
+        "1 x 640": [640],
+        "1 x 8192": [8192],
+        "1 x 32768": [32768],
+        "8 x 640": [640] * 8,
+        "64 x 640": [640] * 64,
+        "64 of 400-900": [rng.randint(400, 900) for _ in range(64)],
+        "256 x 576": [576] * 256,
+        "64 x 4096": [4096] * 64,
+        "256 of 16-4096": [rng.randint(16, 4096) for _ in range(256)],
+        "32768 and 63 of 64-1024": [32768] + [rng.randint(64, 1024) for _ in range(63)],
+    }
 
 
-def measure(number: int, count: int, context: int) -> float:
-    """Milliseconds of `run` for `number` sequences of `context` tokens, `count` of them in the step."""
-    device = torch.device("cuda")
-    width = -(-context // SIZE)
-    spec = AttentionSpec(1, HEADS, KV_HEADS, DIM, torch.bfloat16, device, SIZE, context)
-    copies = max(1, min(16, (1 << 30) // (number * width * spec.kv_bytes_per_block())))
-    backend = TritonAttention(spec, copies * number * width)
-    backend.keys.normal_()
-    backend.values.normal_()
-    order = torch.randperm(copies * number * width, device=device, dtype=torch.int32)
-    batches = [make_batch(t, count, context, count == 1) for t in order.view(copies, number, width)]
-    qkv = torch.randn(number * count, HEADS + 2 * KV_HEADS, DIM, device=device, dtype=torch.bfloat16)
-    q, k, v = qkv.split([HEADS, KV_HEADS, KV_HEADS], 1)
+def prefill_cases() -> dict[str, Sequences]:
+    return {
+        "2048": [(2048, 2048)],
+        "8192": [(8192, 8192)],
+        "16384": [(16384, 16384)],
+        "64 x 128": [(128, 128)] * 64,
+        "16 x 512": [(512, 512)] * 16,
+        "2048 after 14336": [(2048, 16384)],
+        "8192 after 90000": [(8192, 98192)],
+    }
 
-    def run(i: int) -> None:
-        backend.write(0, k, v, batches[i % copies])
-        backend.attend(0, q, batches[i % copies], AttendOptions(DIM**-0.5))
 
-    for i in range(3):
-        run(i)
-    torch.cuda.synchronize()
-    # In a graph, so that launches do not count.
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for i in range(copies):
-            run(i)
-    times = []
-    for _ in range(20):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) / copies)
-    return statistics.median(times)
+class Bench:
+    """A backend of one layer over a cache of several copies of a case."""
+
+    def __init__(self, name: str, heads: tuple[int, int, int], sequences: Sequences, window: int | None) -> None:
+        device = torch.device("cuda")
+        query_heads, kv_heads, dim = heads
+        most = max(context for _, context in sequences)
+        windows = (None,) if window is None else (window, None)
+        spec = AttentionSpec(1, *heads, torch.bfloat16, device, SIZE, most, windows, max(256, len(sequences)))
+        blocks = sum(-(-context // SIZE) for _, context in sequences)
+        self.copies = max(1, min(64, (1 << 29) // (blocks * spec.kv_bytes_per_block())))
+        made, _ = select_backend(name, spec)
+        assert issubclass(made, TritonAttention)
+        self.backend = made(spec, self.copies * blocks)
+        self.backend.keys.normal_()
+        self.backend.values.normal_()
+        order = torch.randperm(self.copies * blocks, device=device, dtype=torch.int32).split(blocks)
+        self.batches = [self._batch(sequences, part) for part in order]
+        tokens = sum(count for count, _ in sequences)
+        qkv = torch.randn(tokens, query_heads + 2 * kv_heads, dim, device=device, dtype=torch.bfloat16)
+        self.q, self.k, self.v = qkv.split([query_heads, kv_heads, kv_heads], 1)
+        self.options = AttendOptions(dim**-0.5, window)
+
+    @staticmethod
+    def _batch(sequences: Sequences, blocks: torch.Tensor) -> ForwardBatch:
+        device = blocks.device
+        rows = blocks.split([-(-context // SIZE) for _, context in sequences])
+        table = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+        counts = torch.tensor([count for count, _ in sequences], device=device)
+        contexts = torch.tensor([context for _, context in sequences], device=device)
+        owner = torch.arange(len(sequences), device=device).repeat_interleave(counts)
+        ends = counts.cumsum(0)
+        positions = (contexts - ends)[owner] + torch.arange(len(owner), device=device)
+        return ForwardBatch(
+            token_ids_T=positions,
+            positions_T=positions,
+            slots_T=table[owner, positions // SIZE].long() * SIZE + positions % SIZE,
+            query_start_N1=torch.cat((ends.new_zeros(1), ends)).int(),
+            context_lens_N=contexts.int(),
+            block_table_NB=table,
+            num_single=len(sequences) if max(count for count, _ in sequences) == 1 else 0,
+            max_query_len=max(count for count, _ in sequences),
+            max_context_len=max(context for _, context in sequences),
+            attention=None,  # type: ignore[arg-type]
+        )
+
+    def seconds(self, call: Callable[[ForwardBatch], object]) -> float:
+        """Of one call, from a graph of one for each copy, so that launches do not count."""
+        self.backend.plan(self.batches[0])  # lengths are the same in all
+        for batch in self.batches[:3]:
+            call(batch)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for batch in self.batches:
+                call(batch)
+        times = []
+        for _ in range(10):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            times.append(begin.elapsed_time(end) / 1e3 / len(self.batches))
+        return statistics.median(times)
+
+    def attend(self) -> float:
+        return self.seconds(lambda batch: self.backend.attend(0, self.q, batch, self.options))
+
+    def plan(self) -> float:
+        return self.seconds(self.backend.plan)
+
+    def write(self) -> float:
+        return self.seconds(lambda batch: self.backend.write(0, self.k, self.v, batch))
+
+
+def seen(sequences: Sequences, window: int | None) -> int:
+    """Pairs of query and key."""
+    most = window or 1 << 40
+    return sum(min(position + 1, most) for count, end in sequences for position in range(end - count, end))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", default="auto", help="of octavo.attention.select")
+    parser.add_argument("--quick", action="store_true", help="only the heads of Llama-3-8B, without windows")
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
     args = parser.parse_args()
-    rows = []
-    for number, context in DECODE:
-        ms = measure(number, 1, context)
-        rate = number * context * 2 * KV_HEADS * DIM * 2 / ms / 1e9
-        rows.append({"case": f"decode {number} x {context}", "us": ms * 1e3, "TB/s": rate})
-        print(f"decode  {number:4} x {context:6}: {ms * 1e3:9.1f} us  {rate:6.2f} TB/s", flush=True)
-    for length in PREFILL:
-        ms = measure(1, length, length)
-        rate = 2 * length * length * HEADS * DIM / ms / 1e9
-        rows.append({"case": f"prefill {length}", "us": ms * 1e3, "TFLOP/s": rate})
-        print(f"prefill {length:13}: {ms * 1e3:9.1f} us  {rate:6.1f} TFLOP/s", flush=True)
+    rows: list[dict[str, object]] = []
+
+    def report(case: str, seconds: float, size: float, flops: float) -> None:
+        rate = f"{size / seconds / 1e12:6.2f} TB/s  {size / seconds / BANDWIDTH:4.0%}"
+        if flops:
+            rate = f"{flops / seconds / 1e12:6.1f} TFLOP/s  {flops / seconds / MATRIX_RATE:4.0%}"
+        rows.append({"case": case, "us": seconds * 1e6, "bytes": size, "flops": flops})
+        print(f"{case:48} {seconds * 1e6:9.1f} us" + (f"  {rate}" if size or flops else ""), flush=True)
+
+    more = [] if args.quick else [(LLAMA_1B, None), (GEMMA_9B, None), (GEMMA_9B, 4096)]
+    for heads, window in [(LLAMA_8B, None), *more]:
+        label = "" if heads == LLAMA_8B else f", {heads[0]}/{heads[1]} x {heads[2]}"
+        label += "" if window is None else f", window {window}"
+        for name, contexts in decode_cases().items():
+            bench = Bench(args.backend, heads, [(1, context) for context in contexts], window)
+            size = sum(min(context, window or context) for context in contexts) * 4 * heads[1] * heads[2]
+            report(f"decode {name}{label}", bench.attend(), size, 0)
+            if not label and name in ("1 x 640", "256 x 576"):
+                report(f"  its plan, once a step ({bench.backend.name})", bench.plan(), 0, 0)
+                report("  its write", bench.write(), 0, 0)
+        for name, sequences in prefill_cases().items():
+            bench = Bench(args.backend, heads, sequences, window)
+            flops = 4 * seen(sequences, window) * heads[0] * heads[2]
+            report(f"prefill {name}{label}", bench.attend(), 0, flops)
     if args.json:
         record = {"date": date.today().isoformat(), "machine": torch.cuda.get_device_name(), "rows": rows}
         with open(args.json, "w") as file:

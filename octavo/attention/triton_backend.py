@@ -54,6 +54,7 @@ class TritonAttention:
         self.group = spec.num_heads // spec.num_kv_heads
         dim_p2 = max(16, _power_of_two(spec.head_dim))
         self.tile = max(16, min(64, TILE_BYTES // (dim_p2 * spec.dtype.itemsize)))
+        self._prefill_form = _prefill_form(spec, dim_p2, self.group, self.tile)
         self._shape = {
             "WIDE": self.keys[0].numel() >= 1 << 31,
             "BLOCK_SIZE": spec.block_size,
@@ -61,7 +62,6 @@ class TritonAttention:
             "GROUP": self.group,
             "HEAD_DIM": spec.head_dim,
             "DIM_P2": dim_p2,
-            "TILE": self.tile,
         }
         processors = 1
         if spec.device.type == "cuda":
@@ -172,6 +172,7 @@ class TritonAttention:
             WINDOW=options.window or 0,
             CAPPED=options.softcap is not None,
             GROUP_P2=max(16, _power_of_two(self.group)),
+            TILE=self.tile,
             num_warps=2,
             num_stages=3,
             **self._shape,
@@ -182,9 +183,7 @@ class TritonAttention:
 
         spec, first = self.spec, batch.num_single
         count = len(batch.context_lens_N) - first
-        rows = PREFILL_ROWS if spec.head_dim <= 128 and spec.dtype != torch.float32 else PREFILL_ROWS // 2
-        rows = max(rows, _power_of_two(self.group))
-        tiles = (len(q_THD) - first) // (rows // self.group) + count
+        tiles = (len(q_THD) - first) // (self._prefill_form["M"] // self.group) + count
         prefill_kernel[(spec.num_kv_heads, tiles)](
             q_THD,
             out_THD,
@@ -199,11 +198,26 @@ class TritonAttention:
             *self._factors(layer, options),
             WINDOW=options.window or 0,
             CAPPED=options.softcap is not None,
-            M=rows,
-            num_warps=8 if rows == PREFILL_ROWS else 4,
-            num_stages=2,
+            **self._prefill_form,
             **self._shape,
         )
+
+
+def _prefill_form(spec: AttentionSpec, dim_p2: int, group: int, tile: int) -> dict[str, int]:
+    """Rows and tokens at a time, warps, stages and registers: the fastest of a sweep on an H200, or what fits."""
+    least = max(PREFILL_ROWS // 2, _power_of_two(group))
+    small = {"M": least, "TILE": tile, "num_warps": 4, "num_stages": 2}
+    if spec.device.type != "cuda" or spec.dtype == torch.float32:
+        return small
+    if dim_p2 == 256:
+        properties = torch.cuda.get_device_properties(spec.device)
+        if getattr(properties, "shared_memory_per_block_optin", 0) < 200 << 10:
+            return small
+        return {"M": PREFILL_ROWS, "TILE": 64, "num_warps": 8, "num_stages": 3}
+    form = {"M": PREFILL_ROWS, "TILE": 64, "num_warps": 8, "num_stages": 2 if dim_p2 == 128 else 5}
+    if torch.version.hip is None:
+        form["maxnreg"] = 128  # two programs share a multiprocessor: one's softmax runs beside the other's products
+    return form
 
 
 def _has_fp8(device: torch.device) -> bool:

@@ -24,7 +24,7 @@ from octavo.kernels.paged_attention import LOWEST, attend_tiles
 FIELDS = tl.constexpr(8)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_sequences"])
 def plan_kernel(
     context_ptr,
     units_ptr,  # [U, FIELDS] int32

@@ -30,6 +30,7 @@ RENAMED = gl.constexpr(hasattr(gl.shared_memory_descriptor, "reinterpret"))
 COLUMNS = gl.constexpr(64)  # of a row in shared memory: 128 bytes, the widest swizzle
 ROWS = gl.constexpr(64)  # of queries of a group of warps: those of one matrix instruction
 LOWEST = gl.constexpr(-1e30)
+box_layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
 
 
 @gluon.jit
@@ -171,7 +172,9 @@ def _compute(
     gl.store(out_ptr + token[:, None] * (KV_HEADS * GROUP * HEAD_DIM) + column, value, mask=present)
 
 
-@gluon.jit
+@gluon.jit(
+    do_not_specialize=["num_sequences"], do_not_specialize_on_alignment=["start_ptr", "context_ptr", "table_ptr"]
+)
 def prefill_kernel(
     q_ptr,
     out_ptr,

@@ -14,7 +14,9 @@ import triton.language as tl
 from octavo.kernels.paged_attention import LOWEST, attend_tiles
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["num_sequences"], do_not_specialize_on_alignment=["start_ptr", "context_ptr", "table_ptr"]
+)
 def prefill_kernel(
     q_ptr,
     out_ptr,

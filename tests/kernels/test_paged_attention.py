@@ -178,7 +178,7 @@ def test_an_error_in_the_list_is_seen(column, by):
 
     steps = [(1, 70), (1, 140), (1, 90)]
     got, wanted = run(make_spec(4, 2, 16, device=DEVICE), steps, window, parts=30, spoil=spoil)
-    assert error(got, wanted) > 1e-3
+    assert not error(got, wanted) < 1e-3  # no number either, where nobody wrote
 
 
 def test_an_option_that_is_off_is_seen():
