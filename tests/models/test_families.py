@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from octavo import kernels
+from octavo.kernels import elementwise
 from octavo.models.loader import load_model
 from tests.builders import VOCAB_SIZE, edit_config, load_reference, make_model
 from tests.models.cases import CASES
-from tests.oracle_attention import PagedSession
+from tests.oracle_attention import OracleAttention, PagedSession
 
 LONG = 40  # tokens of the longest prompt: more than two windows of 16
 
@@ -44,6 +46,43 @@ def test_same_logits_as_transformers(case: str, tmp_path) -> None:
     chunked = PagedSession(model)
     pieces = [tokens[0:7], tokens[7:8], tokens[8:29], tokens[29:30], tokens[30:40]]
     close(torch.cat([chunked.step([("a", piece)])[0] for piece in pieces]), theirs)
+
+
+class OpenOracle(OracleAttention):
+    """Lets a kernel fill its cache."""
+
+    def cache(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(cache[layer].view(-1, self.block_size, *cache.shape[2:]) for cache in (self.keys, self.values))
+
+
+# Every order of norms, kind of norm, of rope and of MLP.
+FUSED = [
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "glm",
+    "olmo2",
+    "smollm3-window",
+    "starcoder2",
+    "gpt2",
+    "cohere-qk-norm",
+    "granite",
+]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels on the CPU need Triton's interpreter")
+@pytest.mark.parametrize("case", FUSED)
+def test_fused_kernels_give_the_same(case: str, tmp_path, monkeypatch) -> None:
+    """What runs on a GPU between matrix products, in Triton's interpreter."""
+    family, overrides = CASES[case]
+    folder = make_model(tmp_path, family, **overrides)
+    tokens = prompt(5, 1)
+    (wanted,) = PagedSession(load_model(folder, max_model_len=LONG)).step([("a", tokens)])
+    monkeypatch.setattr(kernels, "elementwise_for", lambda device: elementwise)
+    session = PagedSession(load_model(folder, max_model_len=LONG), OpenOracle)
+    monkeypatch.setattr(OpenOracle, "write", None)  # not called
+    chunks = [session.step([("a", piece)])[0] for piece in (tokens[:3], tokens[3:4], tokens[4:])]
+    torch.testing.assert_close(torch.cat(chunks), wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", ["llama", "mistral-window", "qwen2-window-after", "qwen3-window"])
