@@ -27,14 +27,13 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo.kernels import sampling_parts
-from octavo.kernels.sampling_parts import exponential, later, logits_at, sortable, stream_of
+from octavo.kernels.sampling_parts import exponential, later, logits_at, row_of, sortable, stream_of
 from octavo.kernels.sampling_rows import Int, Mode, Real
 
 BLOCK_SIZE = 256  # as octavo.sampling.blocks has it: the random numbers depend on it
 MOST_GROUPS = 8192  # what fits into the registers of a program
 TILE_BLOCKS = 32  # of a program of `scan`: 8192 tokens, 32 a thread, all of them on their way at once
 SCAN_WARPS = 8
-CHOOSE_WARPS = 16  # one row may have an SM to itself
 
 BLOCK = tl.constexpr(BLOCK_SIZE)
 GROUPS_AT_ONCE = tl.constexpr(128)
@@ -52,7 +51,8 @@ IS_TOP_K = tl.constexpr(int(Mode.TOP_K))
 COUNTS = sampling_parts.COUNTS
 INFINITY = sampling_parts.INFINITY
 LOG2_E = tl.constexpr(1.4426950408889634)
-LARGEST = tl.constexpr(0x7FFFFFFF)
+LARGEST = sampling_parts.LARGEST
+LEAST = sampling_parts.LEAST
 
 
 @triton.jit
@@ -77,17 +77,15 @@ def scan_kernel(
 ):
     BLOCKS: tl.constexpr = (V + BLOCK - 1) // BLOCK
     entry = tl.program_id(1).to(tl.int64)
-    row = tl.load(rows_ptr + entry)
-    ints_ptr += row * INTS
-    reals_ptr += row * REALS
+    number = tl.load(rows_ptr + entry)
+    ints_ptr += number * INTS
+    reals_ptr += number * REALS
     block = tl.program_id(0) * TILE + tl.arange(0, TILE)
     token = block[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     first = tl.program_id(0) * (TILE * BLOCK)
     position = tl.load(positions_ptr + entry)
-    x = logits_at(
-        logits_ptr + entry * stride, token, token < V, first, first + TILE * BLOCK,
-        reals_ptr, ints_ptr, position, floor, EDITED,
-    )  # fmt: skip
+    row = row_of(logits_ptr + entry * stride, position, floor, reals_ptr, ints_ptr, EDITED)
+    x = logits_at(row, token, token < V, first, first + TILE * BLOCK, EDITED)
     if HAS_TOP_K:
         most = tl.max(tl.reshape(x, [TILE * BLOCK // GROUP, GROUP]), 1)
         maxima = tl.max(tl.reshape(most, [TILE, BLOCK // GROUP]), 1)
@@ -108,32 +106,34 @@ def scan_kernel(
 
 
 @triton.jit
-def block_logits(logits_ptr, block, reals_ptr, ints_ptr, position, floor, V: tl.constexpr, EDITED: tl.constexpr):
+def block_logits(row, block, V: tl.constexpr, EDITED: tl.constexpr):
     """(ids, logits) of one block."""
     first = block * BLOCK
     token = first + tl.arange(0, BLOCK)
-    x = logits_at(
-        logits_ptr, token, token < V, first, first + BLOCK, reals_ptr, ints_ptr, position, floor, EDITED
-    )  # fmt: skip
-    return token, x
+    return token, logits_at(row, token, token < V, first, first + BLOCK, EDITED)
 
 
 @triton.jit
-def likeliest(
-    logits_ptr, maxima, best, reals_ptr, ints_ptr, position, floor,
-    V: tl.constexpr, BLOCKS_P2: tl.constexpr, EDITED: tl.constexpr,
-):  # fmt: skip
+def likeliest(row, maxima, best, V: tl.constexpr, BLOCKS_P2: tl.constexpr, EDITED: tl.constexpr):
     """The first token with the largest logit."""
     block = tl.min(tl.where(maxima == best, tl.arange(0, BLOCKS_P2), BLOCKS_P2), 0)
-    token, x = block_logits(logits_ptr, block, reals_ptr, ints_ptr, position, floor, V, EDITED)
+    token, x = block_logits(row, block, V, EDITED)
     return tl.min(tl.where(x == tl.max(x, 0), token, LARGEST), 0)
 
 
 @triton.jit
+def sampling_of(reals_ptr):
+    """(factor that makes differences of logits powers of 2, the least power that min_p keeps, top_p)"""
+    scale = LOG2_E / tl.load(reals_ptr + TEMPERATURE)
+    min_p = tl.load(reals_ptr + MIN_P)
+    least = tl.where(min_p > 0, tl.log2(tl.maximum(min_p, 1e-37)), -INFINITY)
+    return scale, least, tl.load(reals_ptr + TOP_P)
+
+
+@triton.jit
 def sum_likelier(
-    logits_ptr, maxima_ptr, masses_ptr, best, above, scale, least, reals_ptr, ints_ptr, position, floor,
-    V: tl.constexpr, EDITED: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
+    row, maxima_ptr, masses_ptr, best, above, scale, least, V: tl.constexpr, EDITED: tl.constexpr, TILE: tl.constexpr
+):
     """Replaces the row's masses by those of the tokens with a logit larger than `above` that min_p keeps."""
     BLOCKS: tl.constexpr = (V + BLOCK - 1) // BLOCK
     tl.debug_barrier()  # whoever still reads the old masses
@@ -144,11 +144,8 @@ def sum_likelier(
         masses = tl.zeros([TILE], tl.float32)
         if tl.max(hot.to(tl.int32), 0) > 0:
             token = block[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-            inside = hot[:, None] & (token < V)
             first = start * BLOCK
-            x = logits_at(
-                logits_ptr, token, inside, first, first + TILE * BLOCK, reals_ptr, ints_ptr, position, floor, EDITED
-            )  # fmt: skip
+            x = logits_at(row, token, hot[:, None] & (token < V), first, first + TILE * BLOCK, EDITED)
             power = (x - best) * scale
             masses = tl.sum(tl.where((x > above) & (power >= least), tl.exp2(power), 0.0), 1)
         tl.store(masses_ptr + block, masses, mask=block < BLOCKS)
@@ -157,60 +154,50 @@ def sum_likelier(
 
 @triton.jit
 def drawn(
-    logits_ptr, maxima_ptr, masses_ptr, maxima, best, reals_ptr, ints_ptr, position, floor,
+    row, maxima_ptr, masses_ptr, maxima, best, stream, reals_ptr,
     V: tl.constexpr, BLOCKS_P2: tl.constexpr, EDITED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """A token of all, of those min_p keeps, or of the nucleus: drawn again until it is in it."""
     BLOCKS: tl.constexpr = (V + BLOCK - 1) // BLOCK
     block = tl.arange(0, BLOCKS_P2)
-    scale = LOG2_E / tl.load(reals_ptr + TEMPERATURE)
-    top_p = tl.load(reals_ptr + TOP_P)
-    min_p = tl.load(reals_ptr + MIN_P)
-    least = tl.where(min_p > 0, tl.log2(tl.maximum(min_p, 1e-37)), -INFINITY)
-    above = tl.full([], -INFINITY, tl.float32)
+    scale, least, top_p = sampling_of(reals_ptr)
+    inner = tl.arange(0, BLOCK)
     masses = tl.load(masses_ptr + block, mask=block < BLOCKS, other=0.0) * tl.exp2((maxima - best) * scale)
-    if min_p > 0:
-        sum_likelier(
-            logits_ptr, maxima_ptr, masses_ptr, best, above, scale, least, reals_ptr, ints_ptr, position, floor,
-            V, EDITED, TILE,
-        )  # fmt: skip
-        masses = tl.load(masses_ptr + block, mask=block < BLOCKS, other=0.0)
-    total = tl.sum(masses, 0)
-    limit = top_p * total
-    stream = stream_of(tl.load(ints_ptr + KEY), position)
-    round_stream = stream
+    above = tl.full([], -INFINITY, tl.float32)
+    limit = tl.full([], 0, tl.float32)
+    spare = tl.full([], 0, tl.float32)
     turn = tl.full([], 0, tl.int32)
     chosen = tl.full([], 0, tl.int32)
     rejected = turn == 0
+    again = least > -INFINITY
     while rejected:
-        winner = tl.argmax(masses / exponential(round_stream, block), 0)
-        token, x = block_logits(logits_ptr, winner, reals_ptr, ints_ptr, position, floor, V, EDITED)
-        power = (x - best) * scale
-        weights = tl.where((x > above) & (power >= least), tl.exp2(power), 0.0)
-        inner = tl.arange(0, BLOCK)
-        place = tl.argmax(weights / exponential(round_stream, inner + BLOCKS), 0)
-        chosen = tl.min(tl.where(inner == place, token, LARGEST), 0)
-        weight = tl.max(tl.where(inner == place, weights, 0.0), 0)
-        # What is likelier than a token cannot reach the limit if the token's own weight exceeds the rest.
-        rejected = (top_p < 1) & (weight <= total - limit)
-        if rejected:
-            above = tl.max(tl.where(inner == place, x, -INFINITY), 0)
-            sum_likelier(
-                logits_ptr, maxima_ptr, masses_ptr, best, above, scale, least, reals_ptr, ints_ptr, position, floor,
-                V, EDITED, TILE,
-            )  # fmt: skip
+        if again:
+            sum_likelier(row, maxima_ptr, masses_ptr, best, above, scale, least, V, EDITED, TILE)
             masses = tl.load(masses_ptr + block, mask=block < BLOCKS, other=0.0)
-            rejected = tl.sum(masses, 0) >= limit
+        total = tl.sum(masses, 0)
+        rejected = total >= limit
+        if turn == 0:
+            limit = top_p * total
+            spare = total - limit
+        if rejected:
+            round_stream = tl.where(turn > 0, later(stream, turn), stream)
+            winner = tl.argmax(masses / exponential(round_stream, block), 0)
+            token, x = block_logits(row, winner, V, EDITED)
+            power = (x - best) * scale
+            weights = tl.where((x > above) & (power >= least), tl.exp2(power), 0.0)
+            place = tl.argmax(weights / exponential(round_stream, inner + BLOCKS), 0)
+            chosen = tl.min(tl.where(inner == place, token, LARGEST), 0)
+            above = tl.max(tl.where(inner == place, x, -INFINITY), 0)
+            # What is likelier than a token cannot reach the limit if the token's own weight exceeds the rest.
+            rejected = (top_p < 1) & (tl.max(tl.where(inner == place, weights, 0.0), 0) <= spare)
+            again = rejected
             turn += 1
-            round_stream = later(stream, turn)
     return chosen
 
 
 @triton.jit
-def choose_groups(
-    groups_ptr, best, k, room, V: tl.constexpr, GROUPS_P2: tl.constexpr, SHIFT: tl.constexpr, GROUP: tl.constexpr
-):
-    """(how many groups may have tokens of the top k, a number that the k-th largest is not below).
+def choose_groups(groups_ptr, k, room, V: tl.constexpr, GROUP: tl.constexpr, GROUPS_P2: tl.constexpr):
+    """(how many groups may have tokens of the top k, sortable numbers: one the k-th is not below, and the largest).
 
     The numbers of the groups replace the maxima of all of them in memory. Of groups that are as large as the k-th, as
     many are taken as `room` has for.
@@ -218,9 +205,10 @@ def choose_groups(
     GROUPS: tl.constexpr = (V + GROUP - 1) // GROUP
     group = tl.arange(0, GROUPS_P2)
     inside = group < GROUPS
-    most = tl.load(groups_ptr + group, mask=inside, other=-LARGEST - 1)
+    most = tl.load(groups_ptr + group, mask=inside, other=LEAST)
     low = tl.min(tl.where(inside, most, LARGEST), 0).to(tl.int64)
-    high = sortable(best, SHIFT).to(tl.int64)
+    largest = tl.max(most, 0).to(tl.int64)
+    high = largest
     while low < high:
         middle = (low + high + 1) >> 1
         enough = tl.sum((most >= middle.to(tl.int32)).to(tl.int32), 0) >= k
@@ -228,56 +216,52 @@ def choose_groups(
         high = tl.where(enough, high, middle - 1)
     larger = inside & (most > low.to(tl.int32))
     equal = inside & (most == low.to(tl.int32))
-    room -= tl.sum(larger.to(tl.int32), 0)
-    taken = larger | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= room))
+    ranks = tl.cumsum(tl.where(larger, 1, tl.where(equal, 1 << 16, 0)), 0)  # of both in one pass
+    number = tl.sum(larger.to(tl.int32), 0)
+    place = tl.where(larger, ranks & 0xFFFF, number + (ranks >> 16)) - 1
+    taken = larger | (equal & (place < room))
     tl.debug_barrier()
-    tl.store(groups_ptr + tl.cumsum(taken.to(tl.int32), 0) - 1, group, mask=taken)
+    tl.store(groups_ptr + place, group, mask=taken)
     tl.debug_barrier()
     # Each of k groups has a token as large as `low`; where there are fewer groups nothing is known.
-    least = sortable(tl.full([], -INFINITY, tl.float32), SHIFT).to(tl.int64)
-    return tl.sum(taken.to(tl.int32), 0), tl.where(k <= GROUPS, low, least)
+    return tl.sum(taken.to(tl.int32), 0), tl.where(k <= GROUPS, low, LEAST), largest
 
 
 @triton.jit
-def some_candidates(
-    logits_ptr, groups_ptr, start, count, reals_ptr, ints_ptr, position, floor,
-    V: tl.constexpr, EDITED: tl.constexpr, GROUP: tl.constexpr,
-):  # fmt: skip
+def candidates(row, groups_ptr, start, count, V: tl.constexpr, EDITED: tl.constexpr, GROUP: tl.constexpr):
     """(ids, logits) of the tokens of some chosen groups; -inf past the last one."""
     at = start + tl.arange(0, GROUPS_AT_ONCE)
     group = tl.load(groups_ptr + at, mask=at < count, other=0)
     token = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-    inside = (at < count)[:, None] & (token < V)
-    x = logits_at(logits_ptr, token, inside, 0, V, reals_ptr, ints_ptr, position, floor, EDITED)
-    return token, x
+    return token, logits_at(row, token, (at < count)[:, None] & (token < V), 0, V, EDITED)
 
 
 @triton.jit
-def count_from(
-    pivot, logits_ptr, groups_ptr, count, reals_ptr, ints_ptr, position, floor,
+def kth_largest(
+    row, groups_ptr, count, low, high, k,
     V: tl.constexpr, EDITED: tl.constexpr, SHIFT: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """How many candidates are at least `pivot`."""
-    number = tl.full([], 0, tl.int32)
-    for start in range(0, count, GROUPS_AT_ONCE):
-        _, x = some_candidates(
-            logits_ptr, groups_ptr, start, count, reals_ptr, ints_ptr, position, floor, V, EDITED, GROUP
-        )  # fmt: skip
-        number += tl.sum(tl.sum((sortable(x, SHIFT) >= pivot.to(tl.int32)).to(tl.int32), 1), 0)
-    return number
+    """The k-th largest candidate, sortable, between `low` and `high`."""
+    while low < high:
+        middle = (low + high + 1) >> 1
+        number = tl.full([], 0, tl.int32)
+        for start in range(0, count, GROUPS_AT_ONCE):
+            _token, x = candidates(row, groups_ptr, start, count, V, EDITED, GROUP)
+            number += tl.sum(tl.sum((sortable(x, SHIFT) >= middle.to(tl.int32)).to(tl.int32), 1), 0)
+        low = tl.where(number >= k, middle, low)
+        high = tl.where(number >= k, high, middle - 1)
+    return low
 
 
 @triton.jit
 def mass_from(
-    pivot, logits_ptr, groups_ptr, count, best, scale, least, reals_ptr, ints_ptr, position, floor,
+    row, groups_ptr, count, pivot, best, scale, least,
     V: tl.constexpr, EDITED: tl.constexpr, SHIFT: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """The mass of the candidates that are at least `pivot` and that min_p keeps."""
     mass = tl.full([], 0, tl.float32)
     for start in range(0, count, GROUPS_AT_ONCE):
-        _, x = some_candidates(
-            logits_ptr, groups_ptr, start, count, reals_ptr, ints_ptr, position, floor, V, EDITED, GROUP
-        )  # fmt: skip
+        _token, x = candidates(row, groups_ptr, start, count, V, EDITED, GROUP)
         power = (x - best) * scale
         kept = (sortable(x, SHIFT) >= pivot.to(tl.int32)) & (power >= least)
         mass += tl.sum(tl.sum(tl.where(kept, tl.exp2(power), 0.0), 1), 0)
@@ -286,47 +270,29 @@ def mass_from(
 
 @triton.jit
 def drawn_of_top_k(
-    logits_ptr, groups_ptr, best, reals_ptr, ints_ptr, position, floor,
-    V: tl.constexpr, GROUPS_P2: tl.constexpr, EDITED: tl.constexpr, SHIFT: tl.constexpr, GROUP: tl.constexpr,
+    row, groups_ptr, best, stream, reals_ptr, ints_ptr,
+    V: tl.constexpr, EDITED: tl.constexpr, SHIFT: tl.constexpr, GROUP: tl.constexpr, GROUPS_P2: tl.constexpr,
 ):  # fmt: skip
     k = tl.load(ints_ptr + K).to(tl.int32)
     room = tl.load(ints_ptr + CANDIDATES).to(tl.int32)
-    count, low = choose_groups(groups_ptr, best, k, room, V, GROUPS_P2, SHIFT, GROUP)
-    scale = LOG2_E / tl.load(reals_ptr + TEMPERATURE)
-    top_p = tl.load(reals_ptr + TOP_P)
-    min_p = tl.load(reals_ptr + MIN_P)
-    least = tl.where(min_p > 0, tl.log2(tl.maximum(min_p, 1e-37)), -INFINITY)
-    largest = sortable(best, SHIFT).to(tl.int64)
-    high = largest
-    while low < high:  # for the k-th largest
-        middle = (low + high + 1) >> 1
-        number = count_from(
-            middle, logits_ptr, groups_ptr, count, reals_ptr, ints_ptr, position, floor, V, EDITED, SHIFT, GROUP
-        )  # fmt: skip
-        low = tl.where(number >= k, middle, low)
-        high = tl.where(number >= k, high, middle - 1)
+    scale, least, top_p = sampling_of(reals_ptr)
+    count, low, largest = choose_groups(groups_ptr, k, room, V, GROUP, GROUPS_P2)
+    low = kth_largest(row, groups_ptr, count, low, largest, k, V, EDITED, SHIFT, GROUP)
     if top_p < 1:  # for the smallest with less than top_p above it
-        total = mass_from(
-            low, logits_ptr, groups_ptr, count, best, scale, least, reals_ptr, ints_ptr, position, floor,
-            V, EDITED, SHIFT, GROUP,
-        )  # fmt: skip
         high = largest
-        while low < high:
+        limit = tl.full([], -1, tl.float32)
+        while (limit < 0) | (low < high):
+            unknown = limit < 0
             middle = (low + high) >> 1
-            larger = mass_from(
-                middle + 1, logits_ptr, groups_ptr, count, best, scale, least, reals_ptr, ints_ptr, position, floor,
-                V, EDITED, SHIFT, GROUP,
-            )  # fmt: skip
-            light = larger < top_p * total
-            high = tl.where(light, middle, high)
-            low = tl.where(light, low, middle + 1)
-    stream = stream_of(tl.load(ints_ptr + KEY), position)
+            pivot = tl.where(unknown, low, middle + 1)
+            mass = mass_from(row, groups_ptr, count, pivot, best, scale, least, V, EDITED, SHIFT, GROUP)
+            low = tl.where(unknown | (mass < limit), low, middle + 1)
+            high = tl.where(unknown | (mass >= limit), high, middle)
+            limit = tl.where(unknown, top_p * mass, limit)
     first = tl.full([], -1, tl.float32)
     chosen = tl.full([], 0, tl.int32)
     for start in range(0, count, GROUPS_AT_ONCE):
-        token, x = some_candidates(
-            logits_ptr, groups_ptr, start, count, reals_ptr, ints_ptr, position, floor, V, EDITED, GROUP
-        )  # fmt: skip
+        token, x = candidates(row, groups_ptr, start, count, V, EDITED, GROUP)
         power = (x - best) * scale
         kept = (sortable(x, SHIFT) >= low.to(tl.int32)) & (power >= least)
         arrival = tl.where(kept, tl.exp2(power) / exponential(stream, token), -1.0)
@@ -363,11 +329,11 @@ def choose_kernel(
     BLOCKS: tl.constexpr = (V + BLOCK - 1) // BLOCK
     GROUPS: tl.constexpr = (V + GROUP - 1) // GROUP
     entry = tl.program_id(0).to(tl.int64)
-    row = tl.load(rows_ptr + entry)
+    number = tl.load(rows_ptr + entry)
     position = tl.load(positions_ptr + entry)
-    ints_ptr += row * INTS
-    reals_ptr += row * REALS
-    logits_ptr += entry * stride
+    ints_ptr += number * INTS
+    reals_ptr += number * REALS
+    row = row_of(logits_ptr + entry * stride, position, floor, reals_ptr, ints_ptr, EDITED)
     maxima_ptr += entry * BLOCKS
     masses_ptr += entry * BLOCKS
     block = tl.arange(0, BLOCKS_P2)
@@ -378,19 +344,17 @@ def choose_kernel(
         mode = tl.full([], IS_GREEDY, tl.int64)
         if SAMPLED:
             mode = tl.load(ints_ptr + MODE)
+            stream = stream_of(tl.load(ints_ptr + KEY), position)
         if mode == IS_GREEDY:
-            chosen = likeliest(
-                logits_ptr, maxima, best, reals_ptr, ints_ptr, position, floor, V, BLOCKS_P2, EDITED
-            )  # fmt: skip
+            chosen = likeliest(row, maxima, best, V, BLOCKS_P2, EDITED)
         elif HAS_TOP_K and mode == IS_TOP_K:
+            groups_ptr += entry * GROUPS
             chosen = drawn_of_top_k(
-                logits_ptr, groups_ptr + entry * GROUPS, best, reals_ptr, ints_ptr, position, floor,
-                V, GROUPS_P2, EDITED, SHIFT, GROUP,
+                row, groups_ptr, best, stream, reals_ptr, ints_ptr, V, EDITED, SHIFT, GROUP, GROUPS_P2
             )  # fmt: skip
         elif SAMPLED:
             chosen = drawn(
-                logits_ptr, maxima_ptr, masses_ptr, maxima, best, reals_ptr, ints_ptr, position, floor,
-                V, BLOCKS_P2, EDITED, TILE,
+                row, maxima_ptr, masses_ptr, maxima, best, stream, reals_ptr, V, BLOCKS_P2, EDITED, TILE
             )  # fmt: skip
         if EDITED:
             counts = tl.load(ints_ptr + COUNTS)
@@ -413,6 +377,17 @@ class Needs:
 _ZERO_BITS = {torch.bfloat16: 16, torch.float16: 13, torch.float32: 0}  # of a value that becomes float32
 
 
+def group_size(vocab_size: int) -> int:
+    return max(16, triton.next_power_of_2(vocab_size) // MOST_GROUPS)
+
+
+def choose_warps(needs: Needs) -> int:
+    """Many where a row is read again, for one row may have an SM to itself."""
+    if not needs.sampled:
+        return 4
+    return 8 if needs.top_k else 16
+
+
 def choose(
     logits_SV: Tensor,
     rows_S: Tensor,
@@ -425,7 +400,7 @@ def choose(
     """Tokens, int64 [S]; -1 for a row whose logits are not finite. All tensors are on one device."""
     size, vocab_size = logits_SV.shape
     assert logits_SV.stride(1) == 1 and ints_RC.shape[1] == len(Int) and reals_RC.shape[1] == len(Real)
-    group = max(16, triton.next_power_of_2(vocab_size) // MOST_GROUPS)
+    group = group_size(vocab_size)
     blocks, groups = triton.cdiv(vocab_size, BLOCK_SIZE), triton.cdiv(vocab_size, group)
     maxima_SB = torch.empty(size, blocks, dtype=torch.float32, device=logits_SV.device)
     masses_SB = torch.empty_like(maxima_SB)
@@ -451,7 +426,7 @@ def choose(
         V=vocab_size,
         BLOCKS_P2=triton.next_power_of_2(blocks),
         GROUPS_P2=triton.next_power_of_2(groups),
-        num_warps=CHOOSE_WARPS if needs.sampled else 4,
+        num_warps=choose_warps(needs),
         **flags,
     )
     return tokens_S

@@ -25,6 +25,8 @@ FIRST = tl.constexpr(0xBF58476D1CE4E5B9)
 SECOND = tl.constexpr(0x94D049BB133111EB)
 ROUND = tl.constexpr(0xD1B54A32D192ED03)
 INFINITY = tl.constexpr(float("inf"))
+LARGEST = tl.constexpr(0x7FFFFFFF)  # of int32
+LEAST = tl.constexpr(-0x80000000)
 
 
 @triton.jit
@@ -68,13 +70,35 @@ def sortable(x, SHIFT: tl.constexpr):
 
 
 @triton.jit
-def penalised(x, token, inside, reals_ptr, address):
-    count = tl.load(address.to(tl.pointer_type(tl.uint16)) + token, mask=inside, other=0).to(tl.int32)
+def row_of(logits_ptr, position, floor, reals_ptr, ints_ptr, EDITED: tl.constexpr):
+    """What is read of a row's logits: a tuple for `logits_at`. All pointers are those of the row."""
+    if EDITED:
+        length = tl.load(ints_ptr + LIST_LENGTH).to(tl.int32)
+        early = position < tl.load(ints_ptr + MIN_END)
+        addresses = (tl.load(ints_ptr + LIST), tl.load(ints_ptr + FORBIDDEN), tl.load(ints_ptr + COUNTS))
+        repetition = tl.load(reals_ptr + REPETITION)
+        frequency = tl.load(reals_ptr + FREQUENCY)
+        presence = tl.load(reals_ptr + PRESENCE)
+        return logits_ptr, floor, length, early, addresses, repetition, frequency, presence
+    else:
+        return (logits_ptr,)
+
+
+@triton.jit
+def quotient(x, divisor):
+    """x / divisor, rounded correctly: two steps correct the product with the divisor's reciprocal."""
+    reciprocal = tl.div_rn(1.0, divisor)
+    estimate = x * reciprocal
+    corrected = tl.fma(tl.fma(-estimate, divisor, x), reciprocal, estimate)
+    return tl.where(x < INFINITY, corrected, x)
+
+
+@triton.jit
+def penalised(x, token, inside, address, repetition, frequency, presence):
+    counts_ptr = tl.multiple_of(address.to(tl.pointer_type(tl.uint16)), 16)
+    count = tl.load(counts_ptr + token, mask=inside, other=0).to(tl.int32)
     times = (count >> 1).to(tl.float32)
-    repetition = tl.load(reals_ptr + REPETITION)
-    frequency = tl.load(reals_ptr + FREQUENCY)
-    presence = tl.load(reals_ptr + PRESENCE)
-    repeated = tl.where(x > 0, tl.div_rn(x, tl.zeros_like(x) + repetition), x * repetition)
+    repeated = tl.where(x > 0, quotient(x, repetition), x * repetition)
     return tl.where(count > 0, repeated - (frequency * times + tl.where(count > 1, presence, 0.0)), x)
 
 
@@ -87,7 +111,7 @@ def listed(x, token, first, last, address, length, early, floor):
     end = tl.full([], 0, tl.int32)
     for start in range(0, length, 256):
         at = start + tl.arange(0, 256)
-        listed_id = tl.load(ids_ptr + at, mask=at < length, other=0x7FFFFFFF)
+        listed_id = tl.load(ids_ptr + at, mask=at < length, other=LARGEST)
         begin += tl.sum((listed_id < first).to(tl.int32), 0)
         end += tl.sum((listed_id < last).to(tl.int32), 0)
     for i in range(begin, end):
@@ -99,23 +123,21 @@ def listed(x, token, first, last, address, length, early, floor):
 
 
 @triton.jit
-def logits_at(logits_ptr, token, inside, first, last, reals_ptr, ints_ptr, position, floor, EDITED: tl.constexpr):
+def logits_at(row, token, inside, first, last, EDITED: tl.constexpr):
     """A row's logits of some tokens in float32, as they are chosen from; -inf outside, and +inf for NaN.
 
-    `token` is a tensor of ids from `first` up to `last`; the other pointers are those of the row.
+    `token` is a tensor of ids from `first` up to `last`; `row` is of `row_of`.
     """
-    x = tl.load(logits_ptr + token, mask=inside, other=-INFINITY).to(tl.float32)
+    x = tl.load(row[0] + token, mask=inside, other=-INFINITY).to(tl.float32)
     x = tl.where(x != x, INFINITY, x)
     if EDITED:
-        length = tl.load(ints_ptr + LIST_LENGTH).to(tl.int32)
+        _logits_ptr, floor, length, early, addresses, repetition, frequency, presence = row
+        entries, forbidden, counts = addresses
         if length > 0:
-            early = position < tl.load(ints_ptr + MIN_END)
-            x = listed(x, token, first, last, tl.load(ints_ptr + LIST), length, early, floor)
-        forbidden = tl.load(ints_ptr + FORBIDDEN)
+            x = listed(x, token, first, last, entries, length, early, floor)
         if forbidden != 0:
             word = tl.load(forbidden.to(tl.pointer_type(tl.int32)) + (token >> 5), mask=inside, other=0)
             x = tl.where((((word >> (token & 31)) & 1) != 0) & (x < INFINITY), -INFINITY, x)
-        counts = tl.load(ints_ptr + COUNTS)
         if counts != 0:
-            x = penalised(x, token, inside, reals_ptr, counts)
+            x = penalised(x, token, inside, counts, repetition, frequency, presence)
     return x

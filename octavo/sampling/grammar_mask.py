@@ -15,7 +15,9 @@ from torch import Tensor
 from octavo.core.plan import IntArray, RowJoin
 from octavo.sampling.state import upload
 
-_ROWS = 64  # worked on at once: 64 rows of 128k tokens are 8 MB of bits as bools
+# Tokens worked on at once: on a CPU what stays in a core's cache, on a GPU what bounds scratch memory.
+_CHUNK_CPU = 1 << 17
+_CHUNK_GPU = 1 << 23
 
 
 class GrammarMask:
@@ -24,6 +26,8 @@ class GrammarMask:
         self.device = device
         self.rows = np.zeros(max_rows + 1, np.bool_)  # those that have a mask; the last one is the spare row
         self._masks_RW: Tensor | None = None  # made with the first grammar; all ones where there is none
+        self._on_host = device.type == "cpu"
+        self._chunk = max(1, (_CHUNK_CPU if self._on_host else _CHUNK_GPU) // vocab_size)
         self._bits = upload(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), device)
 
     def join(self, join: RowJoin) -> None:
@@ -45,7 +49,12 @@ class GrammarMask:
 
     def hide(self, logits_SV: Tensor, rows_S: Tensor, rows_host: IntArray) -> HiddenRows:
         """Masks the logits in place, until they are shown again."""
-        at_M = upload(np.flatnonzero(self.rows[rows_host]), self.device)
+        at = np.flatnonzero(self.rows[rows_host])
+        if len(at) == len(rows_host):
+            hidden = HiddenRows(None, logits_SV.clone())
+            self.apply(logits_SV, rows_S)
+            return hidden
+        at_M = upload(at, self.device)
         hidden = HiddenRows(at_M, logits_SV[at_M])
         masked_MV = hidden.old_MV.clone()
         self.apply(masked_MV, rows_S[at_M])
@@ -54,20 +63,29 @@ class GrammarMask:
 
     def apply(self, logits_SV: Tensor, rows_S: Tensor) -> None:
         """Masks the logits of any rows in place, with launches alone."""
-        assert self._masks_RW is not None
-        for start in range(0, len(rows_S), _ROWS):
-            part = slice(start, start + _ROWS)
+        for start in range(0, len(rows_S), self._chunk):
+            part = slice(start, start + self._chunk)
             logits_GV = logits_SV[part]
-            bytes_GB = self._masks_RW[rows_S[part]].view(torch.uint8)
-            allowed_GV = self._bits[bytes_GB.int()].view(len(bytes_GB), -1)[:, : self.vocab_size]
-            logits_GV.masked_fill_((allowed_GV == 0) & (logits_GV < torch.inf), -torch.inf)
+            logits_GV.masked_fill_((self._allowed(rows_S[part]) == 0) & (logits_GV < torch.inf), -torch.inf)
+
+    def _allowed(self, rows_G: Tensor) -> Tensor:
+        """A byte for each token, [G, V]."""
+        assert self._masks_RW is not None
+        bytes_GB = self._masks_RW[rows_G].view(torch.uint8)
+        if self._on_host:
+            bits = np.unpackbits(bytes_GB.numpy(), axis=1, count=self.vocab_size, bitorder="little")
+            return torch.from_numpy(bits)
+        return self._bits[bytes_GB.int()].view(len(bytes_GB), -1)[:, : self.vocab_size]
 
 
 class HiddenRows:
-    """The logits of masked rows as they were."""
+    """The logits of masked rows as they were; `at_M` is None where all rows are."""
 
-    def __init__(self, at_M: Tensor, old_MV: Tensor) -> None:
+    def __init__(self, at_M: Tensor | None, old_MV: Tensor) -> None:
         self.at_M, self.old_MV = at_M, old_MV
 
     def show(self, logits_SV: Tensor) -> None:
-        logits_SV.index_copy_(0, self.at_M, self.old_MV)
+        if self.at_M is None:
+            logits_SV.copy_(self.old_MV)
+        else:
+            logits_SV.index_copy_(0, self.at_M, self.old_MV)

@@ -1,8 +1,8 @@
 """Logprobs of the model's own distribution: before masks, penalties, temperature and truncation.
 
 Column 0 is the token itself, the columns after it the k likeliest in order. The rank of a token is one more than the
-number of likelier ones. Rows are taken a few at a time, so that memory stays bounded whatever k and the prompt are.
-A kernel, where there is one, sums and counts in one pass over the logits as they are; torch needs them in float32.
+number of likelier ones. On a GPU kernels read the logits as they are; torch needs them in float32, and takes the rows a
+few at a time, so that memory stays bounded whatever k and the prompt are.
 
 Suffixes: M positions, V vocabulary, K columns.
 """
@@ -31,20 +31,6 @@ class DeviceLogprobs:
     ranks_M: Tensor  # int32
 
 
-def logprobs(
-    logits_SV: Tensor, rows_M: Tensor | None, tokens_M: Tensor, k: int, rows_at_once: int, index_M: IntArray
-) -> DeviceLogprobs:
-    """Of the tokens that follow M rows of the logits, or all rows where `rows_M` is None."""
-    kernels = _kernels_for(logits_SV.device)
-    parts = []
-    for start in range(0, len(tokens_M), rows_at_once):
-        span = slice(start, start + rows_at_once)
-        logits_MV = logits_SV[span] if rows_M is None else logits_SV.index_select(0, rows_M[span])
-        parts.append(_some(logits_MV, tokens_M[span], k, kernels))
-    ids_MK, logprobs_MK, ranks_M = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return DeviceLogprobs(index_M, ids_MK, logprobs_MK, ranks_M)
-
-
 @functools.cache
 def _kernels_for(device: torch.device) -> ModuleType | None:
     if device.type != "cuda":
@@ -55,18 +41,29 @@ def _kernels_for(device: torch.device) -> ModuleType | None:
         return None
 
 
-def _some(logits_MV: Tensor, tokens_M: Tensor, k: int, kernels: ModuleType | None) -> tuple[Tensor, Tensor, Tensor]:
-    ids_M1 = tokens_M.clamp(min=0)[:, None]  # -1: a row whose logits were not finite
+def logprobs(
+    logits_SV: Tensor, rows_M: Tensor | None, tokens_M: Tensor, k: int, rows_at_once: int, index_M: IntArray
+) -> DeviceLogprobs:
+    """Of the tokens that follow M rows of the logits, or all rows where `rows_M` is None."""
+    kernels = _kernels_for(logits_SV.device)
     if kernels is not None:
-        total_M, likelier_M = kernels.tally(logits_MV, ids_M1[:, 0])
-        values_MV = logits_MV
-    else:
-        values_MV = torch.log_softmax(logits_MV.float(), dim=-1)
-        own_M1 = values_MV.gather(1, ids_M1)
-        likelier_M = blocks.sums(torch.gt(values_MV, own_M1, out=torch.empty_like(values_MV))).sum(-1)
-        total_M = torch.zeros_like(own_M1[:, 0])
-    ids_MK, values_MK = ids_M1, values_MV.gather(1, ids_M1)
+        return DeviceLogprobs(index_M, *kernels.logprobs(logits_SV, rows_M, tokens_M, k))
+    parts = []
+    for start in range(0, len(tokens_M), rows_at_once):
+        span = slice(start, start + rows_at_once)
+        logits_MV = logits_SV[span] if rows_M is None else logits_SV.index_select(0, rows_M[span])
+        parts.append(_some(logits_MV, tokens_M[span], k))
+    ids_MK, logprobs_MK, ranks_M = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return DeviceLogprobs(index_M, ids_MK, logprobs_MK, ranks_M)
+
+
+def _some(logits_MV: Tensor, tokens_M: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    logprobs_MV = torch.log_softmax(logits_MV.float(), dim=-1)
+    ids_M1 = tokens_M.clamp(min=0)[:, None]  # -1: a row whose logits were not finite
+    own_M1 = logprobs_MV.gather(1, ids_M1)
+    ids_MK, values_MK = ids_M1, own_M1
     if k:
-        top_values, top_ids = blocks.top_k(values_MV, min(k, logits_MV.shape[1]))
-        ids_MK, values_MK = torch.cat((ids_M1, top_ids), 1), torch.cat((values_MK, top_values), 1)
-    return ids_MK.int(), values_MK.float() - total_M[:, None], likelier_M.int() + 1
+        top_values, top_ids = blocks.top_k(logprobs_MV, min(k, logits_MV.shape[1]))
+        ids_MK, values_MK = torch.cat((ids_M1, top_ids), 1), torch.cat((own_M1, top_values), 1)
+    likelier_M = blocks.sums(torch.gt(logprobs_MV, own_M1, out=torch.empty_like(logprobs_MV))).sum(-1)
+    return ids_MK.int(), values_MK, likelier_M.int() + 1

@@ -8,22 +8,25 @@ import triton
 from triton.compiler import ASTSource
 
 from octavo.kernels.sampling import choose_kernel, scan_kernel
-from octavo.kernels.sampling_logprobs import tally_kernel
+from octavo.kernels.sampling_logprobs import report_kernel, tally_kernel
 from tests.kernels.compile_all import TARGETS
 
 # With everything, for the vocabulary of Llama 3; `choose` with features, which takes longest, once for each maker.
 FLAGS = {"V": 128256, "SAMPLED": True, "HAS_TOP_K": True, "GROUP": 16, "TILE": 32}
 SIZES = {"BLOCKS_P2": 512, "GROUPS_P2": 8192}
+PICKED = {"V": 128256, "PICK_ROWS": True, "GROUP": 16}
 KERNELS: list[tuple[Any, dict[str, Any], int]] = [
     (scan_kernel, FLAGS | {"EDITED": True, "SHIFT": 0}, 8),
     (choose_kernel, FLAGS | SIZES | {"EDITED": False, "SHIFT": 16}, 16),
     (choose_kernel, FLAGS | SIZES | {"EDITED": True, "SHIFT": 0}, 16),
-    (tally_kernel, {"V": 128256, "TILE": 8192}, 8),
+    (tally_kernel, PICKED | {"TILE": 8192}, 8),
+    (report_kernel, PICKED | {"GROUPS_P2": 8192, "TILES": 16, "TILES_P2": 16, "COLUMNS_P2": 8}, 8),
 ]
 TYPES = {
     "rows_ptr": "*i64", "positions_ptr": "*i64", "reals_ptr": "*fp32", "ints_ptr": "*i64", "maxima_ptr": "*fp32",
     "masses_ptr": "*fp32", "groups_ptr": "*i32", "floor": "fp32", "tokens_ptr": "*i64", "sums_ptr": "*fp32",
-    "counts_ptr": "*i32", "logits_ptr": "*bf16", "stride": "i32",
+    "counts_ptr": "*i32", "logits_ptr": "*bf16", "stride": "i32", "ids_ptr": "*i32", "logprobs_ptr": "*fp32",
+    "ranks_ptr": "*i32", "columns": "i32",
 }  # fmt: skip
 
 

@@ -246,18 +246,44 @@ def test_random_numbers_are_those_of_torch():
             torch.testing.assert_close(found, random.exponentials(random.later(streams, 1), counters)[0])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_tally(dtype, monkeypatch):
-    monkeypatch.setattr(sampling_logprobs, "TILE", 512)
-    x = logits(4, 0, dtype)
+def check_logprobs(dtype: torch.dtype, k: int, rows: list[int] | None, spoil=lambda x: None) -> None:
+    x = logits(5, 0, dtype)
     x[1, :600] = -torch.inf
-    x[2, 9] = torch.nan
-    own = torch.tensor([3, 1000, 2, int(x[3].argmax())], device=DEVICE)
-    totals, likelier = sampling_logprobs.tally(x, own)
-    torch.testing.assert_close(totals, x.float().logsumexp(-1), equal_nan=True)
-    assert likelier.tolist() == (x > x.gather(1, own[:, None])).sum(-1).tolist() and likelier[3] == 0
-    x[0, 5] += 9  # a planted error
-    assert not torch.allclose(totals[0], x[0].float().logsumexp(-1))
+    own = torch.tensor([3, 1000, 2, int(x[3].argmax()), -1], device=DEVICE)
+    picked = None if rows is None else torch.tensor(rows, device=DEVICE)
+    asked = own if picked is None else own[picked]
+    wanted = (x if picked is None else x[picked]).float().log_softmax(-1)
+    spoil(x)
+    ids, values, ranks = sampling_logprobs.logprobs(x, picked, asked, k)
+    assert ids.dtype == ranks.dtype == torch.int32 and ids.shape == values.shape == (len(asked), k + 1)
+    assert ids[:, 0].tolist() == asked.clamp(min=0).tolist()
+    assert ranks.tolist() == [1 + int((row > row[i]).sum()) for row, i in zip(wanted, ids[:, 0].long(), strict=True)]
+    torch.testing.assert_close(values, wanted.gather(1, ids.long()))
+    torch.testing.assert_close(values[:, 1:], wanted.topk(k).values)
+    assert all(len(set(row)) == k for row in ids[:, 1:].tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_logprobs(dtype, monkeypatch):
+    monkeypatch.setattr(sampling_logprobs, "TILE", 512)
+    for k in (0, 1, 7):
+        check_logprobs(dtype, k, None)
+    check_logprobs(dtype, 100, [3, 1, 4])
+    monkeypatch.setattr(sampling, "MOST_GROUPS", 32)
+    check_logprobs(dtype, 7, [3, 1, 4])
+
+
+@pytest.mark.parametrize(("at", "value"), [(5, 9.0), (1099, 30.0), (3, -9.0)])
+def test_logprobs_of_other_logits_are_seen(at, value):
+    with pytest.raises(AssertionError):
+        check_logprobs(torch.float32, 3, None, lambda x: x[0, at].add_(value))
+
+
+def test_logprobs_of_a_row_that_is_not_finite():
+    x = logits(2)
+    x[0, 9] = torch.nan
+    _ids, values, _ranks = sampling_logprobs.logprobs(x, None, torch.tensor([-1, 4], device=DEVICE), 3)
+    assert values[0].isnan().all() and values[1].isfinite().all()
 
 
 def test_kernels_compile_for_every_target(tmp_path):
@@ -266,4 +292,4 @@ def test_kernels_compile_for_every_target(tmp_path):
     command = [sys.executable, "-m", "tests.kernels.compile_sampling"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.splitlines()) == 15
+    assert len(done.stdout.splitlines()) == 20
