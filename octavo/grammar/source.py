@@ -68,6 +68,9 @@ class _Translation:
         except GrammarError as error:
             error.path = f"{path}.{error.path}".strip(".").replace(".[", "[")
             raise
+        if found is False:
+            raise GrammarError("no value matches the schema false", path)
+        found = {} if found is True else found
         self.schemas.append((path, found))
         return found
 
@@ -95,10 +98,7 @@ class _Translation:
         from llguidance import regex_to_lark
 
         def schema(value: Any, path: str) -> str:
-            found = self._schema(value, path)
-            if isinstance(found, bool):
-                found = {} if found else {"not": {}}
-            return json.dumps({**found, "x-guidance": self._options()}, ensure_ascii=False)
+            return json.dumps({**self._schema(value, path), "x-guidance": self._options()}, ensure_ascii=False)
 
         def regex(pattern: str) -> str:
             return regex_to_lark(whole(pattern))

@@ -1,7 +1,7 @@
 """What grammars allow: a bit for each token of each row, written before every step that samples the row.
 
-A forbidden token gets -inf before anything else is looked at, so nothing can choose it; NaN and +inf stay what they
-are, because a row with one must be found out. The masks live on the device by row, so that a captured step finds them.
+A forbidden token gets -inf before anything else is looked at, so nothing can choose it; NaN and +inf become NaN, because
+a row with one must be found out. The masks live on the device by row, so that a captured step finds them.
 
 Suffixes: R rows, S sampled rows, G rows worked on at once, M masks, W words of 32 tokens, V vocabulary.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from octavo.core.plan import IntArray, RowJoin
 from octavo.sampling.state import upload
@@ -26,9 +27,9 @@ class GrammarMask:
         self.device = device
         self.rows = np.zeros(max_rows + 1, np.bool_)  # those that have a mask; the last one is the spare row
         self._masks_RW: Tensor | None = None  # made with the first grammar; all ones where there is none
-        self._on_host = device.type == "cpu"
-        self._chunk = max(1, (_CHUNK_CPU if self._on_host else _CHUNK_GPU) // vocab_size)
-        self._bits = upload(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), device)
+        self._chunk = max(1, (_CHUNK_CPU if device.type == "cpu" else _CHUNK_GPU) // vocab_size)
+        bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+        self._bias = upload(np.where(bits, 0, -np.inf).astype(np.float32), device)  # of the 8 tokens of a byte
 
     def join(self, join: RowJoin) -> None:
         if self.rows[join.row] and not join.masked and self._masks_RW is not None:
@@ -63,19 +64,12 @@ class GrammarMask:
 
     def apply(self, logits_SV: Tensor, rows_S: Tensor) -> None:
         """Masks the logits of any rows in place, with launches alone."""
+        assert self._masks_RW is not None
         for start in range(0, len(rows_S), self._chunk):
             part = slice(start, start + self._chunk)
-            logits_GV = logits_SV[part]
-            logits_GV.masked_fill_((self._allowed(rows_S[part]) == 0) & (logits_GV < torch.inf), -torch.inf)
-
-    def _allowed(self, rows_G: Tensor) -> Tensor:
-        """A byte for each token, [G, V]."""
-        assert self._masks_RW is not None
-        bytes_GB = self._masks_RW[rows_G].view(torch.uint8)
-        if self._on_host:
-            bits = np.unpackbits(bytes_GB.numpy(), axis=1, count=self.vocab_size, bitorder="little")
-            return torch.from_numpy(bits)
-        return self._bits[bytes_GB.int()].view(len(bytes_GB), -1)[:, : self.vocab_size]
+            bytes_GB = self._masks_RW[rows_S[part]].view(torch.uint8)
+            bias_GV = functional.embedding(bytes_GB.int(), self._bias).view(len(bytes_GB), -1)
+            logits_SV[part] += bias_GV[:, : self.vocab_size]
 
 
 class HiddenRows:
