@@ -77,7 +77,7 @@ def check(asked: list[dict[str, Any]], dtype: torch.dtype, turns: int = 2, vocab
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_any_mix_of_rows(dtype):
-    check(PLAIN, dtype)
+    check(PLAIN, dtype, turns=1)
 
 
 @pytest.mark.parametrize("vocab", [3, 40, 256, 2500])
@@ -87,14 +87,13 @@ def test_any_vocabulary(vocab):
 
 def test_groups_of_more_tokens_in_a_large_vocabulary(monkeypatch):
     monkeypatch.setattr(sampling, "MOST_GROUPS", 32)
-    check(PLAIN, torch.float16)
+    check(PLAIN[6:9], torch.float16)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_features_that_change_logits(dtype):
+def test_features_that_change_logits():
     asked = [plain | edits for edits in EDITS for plain in (PLAIN[0], PLAIN[2])]
     asked += [EDITS[0] | EDITS[1] | EDITS[2], PLAIN[7] | EDITS[0] | EDITS[2], PLAIN[0]]
-    check(asked, dtype, turns=3)
+    check(asked, torch.float32, turns=3)
 
 
 def test_counts_of_penalties_are_kept_up_to_date():
@@ -120,10 +119,10 @@ def test_a_row_that_is_taken_over_keeps_nothing():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_row_that_is_not_finite_gives_no_token(bad):
     asked = [PLAIN[i] for i in (0, 1, 2, 6)] + [PLAIN[0] | EDITS[1] | EDITS[0], PLAIN[2] | EDITS[2]]
-    ours, _ = samplers(asked + asked + asked)
+    ours, _ = samplers(asked * 3)
     x = logits(18)
     fine = tokens(ours, x, 9)[:6]
-    ours, _ = samplers(asked + asked + asked)
+    ours, _ = samplers(asked * 3)
     x[6:12, 1] = bad  # a token that allowed_token_ids and min_tokens forbid
     x[12:] = -torch.inf
     assert tokens(ours, x, 9) == fine + [-1] * 12
@@ -138,10 +137,10 @@ def test_ties_go_to_the_lowest_id():
 
 
 def test_tokens_as_likely_as_the_kth_are_kept():
-    ours, _ = samplers([{"top_k": 3, "temperature": 9.0}] * 20)
-    x = torch.full((20, V), -9.0, device=DEVICE)
-    x[:, 40], x[:, 50:54] = 1.0, 0.5
-    assert set(tokens(ours, x, 1)) == {40, *range(50, 54)}
+    ours, _ = samplers([{"top_k": 2, "temperature": 9.0}] * 12)
+    x = torch.full((12, V), -9.0, device=DEVICE)
+    x[:, 40], x[:, 50:53] = 1.0, 0.5
+    assert set(tokens(ours, x, 1)) == {40, 50, 51, 52}
 
 
 def test_modes_of_captured_batches():
