@@ -28,11 +28,25 @@ from octavo.core.errors import (
     ServerError,
 )
 from octavo.server.auth import Keys
+from octavo.server.batch.batches import Batches
+from octavo.server.batch.files import Files, Folder
+from octavo.server.batch.lines import Lines
 from octavo.server.chat import chat_completions
 from octavo.server.completions import completions
 from octavo.server.config import ServerConfig
 from octavo.server.engine import Engine
-from octavo.server.http import ClientGone, Dialect, Exchange, Receive, Response, Scope, Send, Stream, json_response
+from octavo.server.http import (
+    ClientGone,
+    Dialect,
+    Exchange,
+    Receive,
+    Response,
+    Scope,
+    Send,
+    Stream,
+    Work,
+    json_response,
+)
 from octavo.server.messages.routes import Anthropic, count_tokens, messages
 from octavo.server.metrics import Metrics
 from octavo.server.protocol import ModelList
@@ -44,7 +58,6 @@ from octavo.version import VERSION
 
 ABORT_SECONDS = 5.0  # to tell the clients of a drain that took too long
 
-Work = Callable[[Service, Exchange, bytes], Awaitable[Response | Stream]]
 Call = Callable[[Exchange], Awaitable[Response | Stream]]
 Info = Callable[[Exchange], Response]
 
@@ -74,7 +87,8 @@ class App:
     def __init__(self, server: ServerConfig, engine: EngineConfig) -> None:
         self.server = server
         self.engine = engine
-        self.keys = Keys(server.api_key)
+        self.folder = Folder(server.data_dir)
+        self.keys = Keys(server.api_key, self.folder.pepper())
         self.metrics = Metrics()
         self.service: Service | None = None
         self.draining = False
@@ -85,6 +99,14 @@ class App:
             ResponseStore(server.max_stored_responses, server.stored_response_seconds), self.busy
         )
         responses = self.responses
+        self.files = files = Files(self.folder, server.max_data_bytes)
+        work: dict[str, Work] = {
+            "/v1/chat/completions": chat_completions,
+            "/v1/completions": completions,
+            "/v1/responses": responses.create,
+        }
+        lines = Lines(work, self.available, self.busy)
+        self.batches = batches = Batches(files, lines, server.max_body_bytes)
         self.routes = (
             Route("POST", "/v1/chat/completions", work=chat_completions),
             Route("POST", "/v1/completions", work=completions),
@@ -95,6 +117,15 @@ class App:
             Route("GET", "/v1/responses/{response_id}/input_items", call=responses.input_items),
             Route("POST", "/v1/messages", work=messages, dialect=Anthropic()),
             Route("POST", "/v1/messages/count_tokens", work=count_tokens, dialect=Anthropic()),
+            Route("POST", "/v1/files", call=files.upload),
+            Route("GET", "/v1/files", call=files.list),
+            Route("GET", "/v1/files/{file_id}", call=files.get),
+            Route("DELETE", "/v1/files/{file_id}", call=files.delete),
+            Route("GET", "/v1/files/{file_id}/content", call=files.content),
+            Route("POST", "/v1/batches", call=batches.create),
+            Route("GET", "/v1/batches", call=batches.list),
+            Route("GET", "/v1/batches/{batch_id}", call=batches.get),
+            Route("POST", "/v1/batches/{batch_id}/cancel", call=batches.cancel),
             Route("GET", "/v1/models", info=self.models),
             Route("GET", "/v1/models/{model}", info=self.model),
             Route("POST", "/tokenize", work=tokenize),
@@ -113,10 +144,16 @@ class App:
     def attach(self, llm: Engine) -> None:
         """From here on there is an engine."""
         self.service = Service(llm, self.server, self.engine, self.metrics, self.keys)
+        self.batches.resume()
 
     def detach(self) -> None:
         """The engine is gone; all work is refused until there is another."""
         self.service = None
+
+    async def close(self) -> None:
+        """After the last request: nothing goes on, and nothing is left that need not be."""
+        await self.batches.close()
+        self.folder.close()
 
     async def drain(self, seconds: float) -> None:
         """Refuses new work; returns when the running answers are complete, or were ended after `seconds`."""

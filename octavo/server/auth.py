@@ -12,12 +12,12 @@ from octavo.core.errors import InvalidAPIKey
 class Keys:
     """The keys of a server; with none, every request passes."""
 
-    def __init__(self, keys: tuple[str, ...]) -> None:
+    def __init__(self, keys: tuple[str, ...], pepper: bytes | None = None) -> None:
         self._digests = [_digest(key.encode()) for key in keys]
-        self._pepper = secrets.token_bytes(16)
+        self._pepper = pepper or secrets.token_bytes(16)
 
     def check(self, authorization: bytes | None, api_key: bytes | None = None) -> bytes:
-        """The name of the tenant whose key it is (the same for one key while we run); InvalidAPIKey for a wrong one.
+        """The name of the tenant whose key it is (the same for one key and one pepper); InvalidAPIKey for a wrong one.
 
         `api_key` is the header x-api-key, where Anthropic's clients have it.
 

@@ -24,7 +24,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "functions": (),
     "modalities": (["text"],),
-    "response_format": ({"type": "text"},),
     "suffix": (),
     "tool_choice": ("none", "auto"),
     "tools": (),
@@ -32,20 +31,8 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "logprob_token_ids": (),
     "repetition_detection": (),
     "watermarking": (),
-    # vLLM: structured output, and its older and other names
-    "ebnf": (),
-    "grammar": (),
-    "guided_choice": (),
-    "guided_decoding_backend": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_whitespace_pattern": (),
-    "json_schema": (),
-    "regex": (),
+    # SGLang
     "stop_regex": (),
-    "structural_tag": (),
-    "structured_outputs": (),
     # vLLM: media, adapters, sessions, reports
     "include_reasoning": (True,),
     "lora_path": (),
@@ -95,7 +82,7 @@ def decode(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any], str]:
         # msgspec takes the last of two equal keys, and a proxy before us may have judged by the first.
         tree: dict[str, Any] = json.loads(body, object_pairs_hook=_unique)
     except msgspec.ValidationError as error:
-        raise _explain(str(error)) from None
+        raise _explain(error) from None
     except RequestError:
         raise
     except (ValueError, RecursionError):  # malformed, not UTF-8, an endless number, a deep nest
@@ -108,7 +95,7 @@ def convert(tree: dict[str, Any], kind: type[T]) -> T:
     try:
         request = msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
-        raise _explain(str(error)) from None
+        raise _explain(error) from None
     ignored = _ignored(kind, tree)
     assert not ignored, f"{kind.__name__} has no field {ignored}"
     return request
@@ -158,8 +145,11 @@ def _refuse(name: str, value: Any) -> bool:
     return True
 
 
-def _explain(text: str) -> RequestError:
+def _explain(error: msgspec.ValidationError) -> RequestError:
     """msgspec's "Expected `int`, got `str` - at `$.stop[0]`" as an error of ours, with the param stop[0]."""
+    if isinstance(error.__cause__, RequestError):  # raised by a check of ours
+        return error.__cause__
+    text = str(error)
     at = _AT.match(text)
     message, param = (at[1], at[2]) if at else (text, "")
     missing = _MISSING.search(message)

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import msgspec
@@ -27,6 +27,10 @@ from octavo.core.errors import (
     RequestTooLarge,
     ServerError,
 )
+from octavo.server.fields import named
+
+if TYPE_CHECKING:
+    from octavo.server.service import Service
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -57,6 +61,7 @@ class Stream:
 
     events: AsyncGenerator[bytes, None]
     end: bytes = DONE
+    media_type: bytes = b"text/event-stream; charset=utf-8"
 
 
 class Dialect:
@@ -71,6 +76,10 @@ class Dialect:
     def event(self, error: RequestError, request_id: str) -> bytes:
         """The last event of a stream that cannot go on; nothing follows it."""
         return event(error_body(error))
+
+
+# A route's work: it has the service that stands for the engine, and the body.
+Work = Callable[["Service", "Exchange", bytes], Awaitable[Response | Stream]]
 
 
 class ClientGone(Exception):
@@ -135,6 +144,10 @@ class Exchange:
     def header(self, name: bytes) -> bytes | None:
         return next((value for key, value in self.headers if key == name), None)
 
+    def ignore(self, names: list[str]) -> None:
+        """These fields were accepted and have no effect: the header says so."""
+        self.ignored = ",".join(filter(None, (self.ignored, named(names))))
+
     def take_id(self, given: str | None) -> None:
         """The id that the body gives, unless a header gave one."""
         if given is not None and not self.named:
@@ -189,6 +202,23 @@ class Exchange:
             raise RequestTooLarge(f"The body may have {limit} bytes.")
         return b"".join(parts)
 
+    async def upload(self, limit: int) -> AsyncGenerator[bytes, None]:
+        """A body that is not kept in memory, piece by piece; RequestTooLarge as soon as it is over the limit."""
+        received, more, begin = 0, True, time.monotonic()
+        while more:
+            left = begin + BODY_SECONDS + received / BODY_BYTES_PER_SECOND - time.monotonic()
+            try:
+                message = await asyncio.wait_for(self.receive(), max(0.0, left))
+            except TimeoutError:
+                raise BodyTimeout("The body did not arrive in time.") from None
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            received += len(message["body"])
+            more = message["more_body"]
+            if received > limit:
+                raise RequestTooLarge(f"The body may have {limit} bytes.")
+            yield message["body"]
+
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Interrupts the request when its client leaves. Only after the body: both read from `receive`."""
@@ -214,7 +244,7 @@ class Exchange:
         chunk = await anext(events)
         # A proxy that collected the answer would undo the streaming: x-accel-buffering tells nginx so.
         headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-        await self._start(200, b"text/event-stream; charset=utf-8", headers)
+        await self._start(200, stream.media_type, headers)
         await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
         async for chunk in events:
             await self.send({"type": "http.response.body", "body": chunk, "more_body": True})

@@ -102,6 +102,7 @@ class Serving:
             self.http.should_exit = True
             self.http.force_exit = self.kill.is_set() or self.app.service is None
             await listening
+            await self.app.close()
             if self.llm is not None:
                 await self.llm.shutdown()
         return 1 if self.kill.is_set() else 0

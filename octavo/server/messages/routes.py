@@ -67,7 +67,8 @@ async def _chat(service: Service, exchange: Exchange, request: p.CountRequest, s
         exchange.ignored = ""
         answer = await begin(service, exchange, fields.convert(tree, ChatRequest), tree, size)
         ignored += [NAMES.get(name, name) for name in exchange.ignored.split(",") if name]
-        exchange.ignored = ",".join(filter(None, (before, fields.named(ignored))))
+        exchange.ignored = before
+        exchange.ignore(ignored)
         return answer
 
 

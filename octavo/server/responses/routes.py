@@ -17,6 +17,7 @@ from octavo.core.errors import ContextLengthExceeded, EngineError, EngineUnavail
 from octavo.server import fields
 from octavo.server.chat import ChatAnswer, begin
 from octavo.server.http import ClientGone, Exchange, Response, Stream, json_response, named_event
+from octavo.server.lists import page
 from octavo.server.protocol import ChatRequest
 from octavo.server.responses import protocol as p
 from octavo.server.responses.answer import ResponseBuilder
@@ -42,7 +43,7 @@ class Responses:
         origin = Exchange.detached(exchange.key, exchange.request_id) if request.background else exchange
         with fields.renamed(NAMES):
             items, answer = await _begin(service, origin, request, tree, items, len(body))
-        exchange.ignored = ",".join(filter(None, (exchange.ignored, fields.named(unused(request)))))
+        exchange.ignore(unused(request))
         builder = ResponseBuilder(_response(request, answer), answer)
         stored = Stored(builder.response, exchange.key, items)
         if request.background:
@@ -170,20 +171,6 @@ class Responses:
         if exchange.query.get("order", "desc") == "desc":
             items.reverse()
         return json_response(page(exchange, items, p.InputItems))
-
-
-def page(exchange: Exchange, items: list[Any], kind: Any, default: int = 20) -> Any:
-    """The part of a list that `after` and `limit` ask for."""
-    limit, after = exchange.query.get("limit", str(default)), exchange.query.get("after")
-    if not limit.isdecimal() or not 1 <= int(limit[:9]) <= 100:
-        raise RequestError("limit must be in [1, 100].", "limit")
-    ids = [item["id"] if isinstance(item, dict) else item.id for item in items]
-    if after is not None and after not in ids:
-        raise RequestError("after must be the id of an item of the list.", "after")
-    start = 0 if after is None else ids.index(after) + 1
-    end = start + int(limit)
-    shown = ids[start:end]
-    return kind(items[start:end], shown[0] if shown else None, shown[-1] if shown else None, end < len(items))
 
 
 def encode(event: Any) -> bytes:
