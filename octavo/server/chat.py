@@ -46,7 +46,7 @@ from octavo.server.protocol import (
     Usage,
 )
 from octavo.server.service import Service, offload
-from octavo.server.tools import Reader, Toolbox, toolbox, with_tool_calls
+from octavo.server.tools import Reader, Toolbox, enforce, toolbox, with_tool_calls
 from octavo.text.parsing import base as parsing
 from octavo.text.parsing.base import Parsed
 
@@ -73,6 +73,7 @@ async def begin(
     variables, unused = _variables(service, request)
     exchange.ignored = ",".join(filter(None, (exchange.ignored, unused)))
     text = await offload(size, lambda: _render(service, request, messages, tools.shown, variables))
+    params = enforce(params, tools, reader.parser(text), service.template_text)
     special = request.add_special_tokens
     prompt = await service.truncate(text, request, params.max_tokens, special)
     run = Generation(

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from octavo.core.errors import RequestError
+from octavo.core.params import SamplingParams
+from octavo.core.structured import StructuredOutputs
 from octavo.server.protocol import AllowedChoice, ChatRequest, NamedChoice, NamedFunction
 from octavo.server.service import Service
-from octavo.text.parsing.base import OutputParser, Tool
+from octavo.text.parsing.base import Demand, OutputParser, Tool
+from octavo.text.parsing.forms import content_form
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +21,17 @@ class Toolbox:
 
     shown: list[dict[str, Any]] | None = None
     functions: Sequence[Tool] = ()
+    required: bool = False
     parallel: bool = True
     legacy: bool = False  # the call is answered as message.function_call
+
+    @property
+    def param(self) -> str:
+        return "functions" if self.legacy else "tools"
+
+    @property
+    def strict(self) -> bool:
+        return any(function.get("strict") for function in self.functions)
 
 
 def toolbox(request: ChatRequest, tree: dict[str, Any], service: Service) -> Toolbox:
@@ -34,8 +46,8 @@ def toolbox(request: ChatRequest, tree: dict[str, Any], service: Service) -> Too
     param = "functions" if legacy else "tools"
     if len(set(names)) < len(names):
         raise RequestError(f"{param}: two of them have the same name.", param)
-    allowed = _choose(request, names, service.server.enable_auto_tool_choice)
-    shown = [tool for tool in shown if tool["function"]["name"] in allowed]
+    told, called, required = _choose(request, names, service.server.enable_auto_tool_choice)
+    shown = [tool for tool in shown if tool["function"]["name"] in told]
     if not shown:
         return Toolbox()
     if service.format.calls is None:
@@ -44,15 +56,14 @@ def toolbox(request: ChatRequest, tree: dict[str, Any], service: Service) -> Too
             "the server's flag --tool-call-parser can name a form.",
             param,
         )
-    for name, tool in zip(names, shown, strict=False):
-        if tool["function"].get("strict"):
-            raise RequestError(f"{param}: strict, as {name} has it, is not supported by this server.", param)
-    functions = [tool["function"] for tool in shown]
-    return Toolbox(shown, functions, request.parallel_tool_calls is not False and not legacy, legacy)
+    functions = [tool["function"] for tool in shown if tool["function"]["name"] in called]
+    return Toolbox(shown, functions, required, request.parallel_tool_calls is not False and not legacy, legacy)
 
 
-def _choose(request: ChatRequest, names: Sequence[str], auto: bool) -> set[str]:
-    """The functions that tool_choice, or function_call, leaves to be called."""
+def _choose(request: ChatRequest, names: Sequence[str], auto: bool) -> tuple[set[str], set[str], bool]:
+    """What tool_choice, or function_call, makes of the functions: those that the model is told of, those that it may
+    call, and whether it must."""
+    every = set(names)
     param = "tool_choice"
     choice: str | NamedChoice | NamedFunction | AllowedChoice | None = request.tool_choice
     if request.function_call is not None:
@@ -62,22 +73,49 @@ def _choose(request: ChatRequest, names: Sequence[str], auto: bool) -> set[str]:
     if choice is None or choice == "auto":
         if names and not auto:
             raise RequestError(f"{param} auto is off: this server has --no-enable-auto-tool-choice.", param)
-        return set(names)
+        return every, every, False
     if choice == "none":
-        return set()
+        return set(), set(), False
     if isinstance(choice, AllowedChoice):
-        found, mode = {tool.function.name for tool in choice.allowed_tools.tools}, choice.allowed_tools.mode
+        told = called = {tool.function.name for tool in choice.allowed_tools.tools}
+        required = choice.allowed_tools.mode == "required"
     elif isinstance(choice, NamedChoice | NamedFunction):
-        found, mode = {choice.function.name if isinstance(choice, NamedChoice) else choice.name}, "required"
+        told, called = every, {choice.function.name if isinstance(choice, NamedChoice) else choice.name}
+        required = True
     else:
-        found, mode = set(names), "required"
-    for name in sorted(found - {*names}):
+        told, called, required = every, every, True
+    for name in sorted(called - every):
         raise RequestError(f"{param} names {name}, which is none of the request's tools.", param)
-    if not found:
+    if not called:
         raise RequestError(f"{param} needs a tool to choose.", param)
-    if mode == "required":
-        raise RequestError(f"{param}: that a tool must be called is not supported by this server.", param)
-    return found
+    return told, called, required
+
+
+def enforce(params: SamplingParams, tools: Toolbox, parser: OutputParser | None, template: str) -> SamplingParams:
+    """The parameters with the grammar of the whole answer, where a part of it must have a form: its calls because they
+    are required or strict, or its content. RequestError if the model's form of calls has no grammar."""
+    asked = params.structured_outputs
+    if parser is None or (asked is None and not tools.required and not tools.strict):
+        return params
+    content = None if asked is None else content_form(asked)
+    if asked is not None and content is None:
+        if tools.functions:
+            raise RequestError(f"{asked.param} cannot go with {tools.param}.", asked.param)
+        return params
+    demand = Demand(tools.required, tools.parallel, template) if tools.functions else None
+    form = parser.form(demand, content)
+    if form is None:
+        raise RequestError(
+            f"{tools.param}: this model's form of calls cannot be enforced: they can be neither required nor strict, "
+            "nor go with a form of the content.",
+            tools.param,
+        )
+    tag: dict[str, Any] = {"structural_tag": {"type": "structural_tag", "format": form}}
+    if asked is None or tools.required:
+        return params.clone(structured_outputs=StructuredOutputs(**tag, param=tools.param))
+    names = ("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern", "param")
+    options = {name: getattr(asked, name) for name in names}
+    return params.clone(structured_outputs=StructuredOutputs(**tag, **options))
 
 
 def with_tool_calls(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -132,7 +132,10 @@ class FakeLLM:
         if len(self.live) >= self.most:
             raise Overloaded("the queue is full")
         ids = self.intake.encode(prompt, prompt_param, add_special_tokens)
-        request = self.intake.build(ids, params, priority=priority, salt=cache_salt, param=prompt_param)
+        grammar = "any" if params.structured_outputs is not None else ""
+        request = self.intake.build(
+            ids, params, priority=priority, salt=cache_salt, param=prompt_param, grammar=grammar
+        )
         self.seen.append(params)
         self.salts.append(cache_salt)
         self.priorities.append(priority)

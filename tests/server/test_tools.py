@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from octavo.core.errors import ConfigError
+from octavo.grammar.source import translate
+from octavo.grammar.vocabulary import Vocabulary
 from octavo.server.config import ServerConfig
 from tests.server.conftest import Running, StartServer, error_of, events
 from tests.server.fake_engine import FakeLLM
@@ -284,6 +287,73 @@ def test_markers_that_are_special_tokens(start_server: StartServer, stream: bool
     assert shown["choices"][0]["message"]["content"] == "a<s>b"
     assert ask(server, "a<s>b", stream=stream)["choices"][0]["message"]["content"] == "ab"
     assert ask(server, "a[TOOL_CALLS] b", tools=[NOW], stream=stream)["choices"][0]["message"]["content"] == "a b"
+
+
+def enforced(server: Running, say: str = "x", **fields: Any) -> Callable[[str], bool]:
+    """What the grammar says that the engine was given for a request."""
+    assert server.llm is not None
+    ask(server, say, **fields)
+    asked = server.llm.seen[-1].structured_outputs
+    assert asked is not None
+    tokenizer = server.llm.tokenizer
+    vocabulary = Vocabulary(tokenizer, tokenizer.vocab_size)
+    source = translate(asked, vocabulary)
+
+    def accepts(text: str) -> bool:
+        found, tokens = vocabulary.matcher(source), tokenizer.encode(text, add_special_tokens=False)
+        return bool(found.try_consume_tokens(tokens) == len(tokens) and found.is_accepting())
+
+    return accepts
+
+
+def call(name: str, arguments: str = "{}") -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+def test_required_calls_are_enforced(server: Running) -> None:
+    tools = {"tools": [WEATHER, NOW]}
+    named = {"type": "function", "function": {"name": "now"}}
+    allowed = {"mode": "required", "tools": [named]}
+    two = call("weather", '{"city": "Rome"}') + "\n" + call("now")
+    for accepts in (
+        enforced(server, **tools, tool_choice="required"),
+        enforced(server, functions=[WEATHER["function"], NOW["function"]], function_call={"name": "now"}),
+        enforced(server, **tools, tool_choice=named),
+        enforced(server, **tools, tool_choice={"type": "allowed_tools", "allowed_tools": allowed}),
+    ):
+        assert accepts(call("now")) and accepts("<think>a</think>" + call("now"))
+        assert not accepts("Hello") and not accepts("") and not accepts(call("then"))
+    accepts = enforced(server, **tools, tool_choice="required")
+    assert accepts(two) and not accepts(call("weather", '{"city": 1}'))
+    assert not enforced(server, **tools, tool_choice="required", parallel_tool_calls=False)(two)
+    assert not enforced(server, **tools, tool_choice=named)(call("weather"))
+    thinks = enforced(server, **tools, tool_choice="required", reasoning_effort="high")
+    assert thinks("Hm.</think>" + call("now")) and not thinks(call("now"))
+
+
+def test_strict_tools_are_enforced(server: Running) -> None:
+    strict: Any = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+    accepts = enforced(server, tools=[strict, NOW])
+    assert accepts("Hello.") and accepts("Look. " + call("weather", '{"city": "Rome"}'))
+    assert accepts(call("now", '{"anything": 1}')) and not accepts(call("weather", '{"city": 1}'))
+    ask(server, "x", tools=[WEATHER, NOW])
+    assert server.llm is not None and server.llm.seen[-1].structured_outputs is None
+
+
+def test_calls_of_a_required_tool(server: Running) -> None:
+    """All tools are told of, and the calls are those of any other answer."""
+    named = {"type": "function", "function": {"name": "now"}}
+    answer = ask(server, call("now"), tools=[WEATHER, NOW], tool_choice=named, return_prompt_text=True)
+    (choice,) = answer["choices"]
+    assert choice["finish_reason"] == "tool_calls" and choice["message"]["content"] is None
+    assert [made["function"]["name"] for made in choice["message"]["tool_calls"]] == ["now"]
+    assert "weather" in answer["prompt_text"]
+
+
+def test_a_form_of_calls_without_a_grammar(start_server: StartServer) -> None:
+    server = start_server(FakeLLM(template=TEMPLATE), tool_call_parser="pythonic")
+    error_of(server.chat(tools=[NOW], tool_choice="required"), 400, "invalid_value", "tools")
+    assert ask(server, "[now()]", tools=[NOW])["choices"][0]["finish_reason"] == "tool_calls"
 
 
 @pytest.mark.parametrize(

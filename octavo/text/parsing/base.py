@@ -141,21 +141,28 @@ class OutputParser:
         """Reads what follows `opener`, the end of the untold text. What it leaves untold is content."""
         raise NotImplementedError
 
-    def form(self, demand: Demand) -> Form | None:
-        """The grammar of the answer, as a structural tag; None if this format's calls cannot be enforced."""
-        calls = self.calls_form(demand)
-        if calls is None:
-            return None
-        if not demand.required and not self.starts:
-            calls = forms.triggered(calls, self.openers, demand.parallel)
-        elif not demand.required:
+    def form(self, demand: Demand | None, content: Form | None = None) -> Form | None:
+        """The grammar of the answer, as a structural tag: of its calls, if there is a demand, and of its content, if
+        that has a form, behind the reasoning. None if this format's calls cannot be enforced."""
+        calls = self.calls_form(demand) if demand is not None else None
+        if demand is None or calls is None:
+            if demand is not None or content is None:
+                return None
+            body = content
+        elif demand.required:
+            body = calls
+        elif content is not None:
+            body = forms.either(calls, content)
+        elif not self.starts:
+            body = forms.triggered(calls, self.openers, demand.parallel)
+        else:
             starts = re.escape("".join(start[0] for start in self.starts))
-            calls = forms.either(calls, forms.regex(rf"\s*([^\s{starts}](.|\n)*)?"))
+            body = forms.either(calls, forms.regex(rf"\s*([^\s{starts}](.|\n)*)?"))
         if self.thinking is None:
-            return calls
+            return body
         reasoning = forms.free("" if self.thinks else self.thinking.begin, self.thinking.end)
         reasoning = forms.sequence(reasoning, forms.regex(r"\s{0,4}"))
-        return forms.sequence(reasoning if self.thinks else forms.optional(reasoning), calls)
+        return forms.sequence(reasoning if self.thinks else forms.optional(reasoning), body)
 
     def calls_form(self, demand: Demand) -> Form | None:
         """The grammar of calls and nothing else: tags, one or `several`, that begin with one of the openers."""

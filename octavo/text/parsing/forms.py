@@ -6,11 +6,15 @@ parser as calls of the tools with arguments of their schemas.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from octavo.core.structured import StructuredOutputs
+
 Form = dict[str, Any]
+ANY_TEXT: Form = {"type": "any_text"}
 Tool = Mapping[str, Any]  # a function that may be called: {"name": …, "description": …, "parameters": JSON schema}
 
 
@@ -47,7 +51,7 @@ def tag(begin: str, content: Form, end: str) -> Form:
 
 def free(begin: str, end: str) -> Form:
     """Any text between two marks."""
-    return tag(begin, {"type": "any_text"}, end)
+    return tag(begin, ANY_TEXT, end)
 
 
 def sequence(*elements: Form) -> Form:
@@ -71,6 +75,29 @@ def several(tags: Iterable[Form], separator: str, parallel: bool) -> Form:
         "at_least_one": True,
         "stop_after_first": not parallel,
     }
+
+
+def content_form(asked: StructuredOutputs) -> Form | None:
+    """What an answer must match, as a part of a structural tag; None if it cannot be a part, or be read."""
+    try:
+        match asked.kind:
+            case "json":
+                assert isinstance(asked.json, str)
+                return schema(json.loads(asked.json))
+            case "json_object":
+                return schema({"type": "object"})
+            case "regex":
+                return regex(str(asked.regex))
+            case "choice":
+                return either(*map(text, asked.choice or ()))
+            case "grammar":
+                return {"type": "grammar", "grammar": asked.grammar}
+            case _:
+                assert isinstance(asked.structural_tag, str)
+                found = json.loads(asked.structural_tag)
+                return found.get("format") if isinstance(found, dict) else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def triggered(calls: Form, openers: Iterable[str], parallel: bool) -> Form:

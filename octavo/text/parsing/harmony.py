@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from octavo.text.parsing.base import OutputParser
-from octavo.text.parsing.forms import Demand, Form, either, free, optional, schema, sequence, tag, text
+from octavo.text.parsing.forms import ANY_TEXT, Demand, Form, either, free, optional, schema, sequence, tag, text
 from octavo.text.parsing.scanner import Emit, Scanner, Step
 from octavo.text.parsing.values import value
 
@@ -21,23 +21,19 @@ _ANALYSIS = re.compile(re.escape(CHANNEL) + r"\s*analysis")
 class Harmony(OutputParser):
     markers = (START, CHANNEL, MESSAGE, CONSTRAIN, *ENDS)
 
-    def form(self, demand: Demand) -> Form:
-        """Analysis and a preamble, perhaps, and then one call: the model ends its turn with it."""
-        assistant = text(START + "assistant")
+    def form(self, demand: Demand | None, content: Form | None = None) -> Form:
+        """Analysis and a preamble, perhaps, and then the final message or one call: the model ends its turn with it."""
+        required = demand is not None and demand.required
         before = [
-            optional(sequence(free(f"{CHANNEL}{name}{MESSAGE}", ENDS[0]), assistant))
-            for name in (("analysis",) if demand.required else ("analysis", "commentary"))
+            optional(sequence(free(f"{CHANNEL}{name}{MESSAGE}", ENDS[0]), text(START + "assistant")))
+            for name in (("analysis",) if required or content else ("analysis", "commentary"))
         ]
-        calls = [
-            tag(
-                f"{CHANNEL}commentary to=functions.{name} {CONSTRAIN}json{MESSAGE}",
-                schema(demand.arguments(tool)),
-                "",
-            )
-            for name, tool in self.tools.items()
-        ]
-        final = [] if demand.required else [free(f"{CHANNEL}final{MESSAGE}", "")]
-        return sequence(*before, either(*calls, *final))
+        last = [] if required else [tag(f"{CHANNEL}final{MESSAGE}", content or ANY_TEXT, "")]
+        if demand is not None:
+            header = f"{CHANNEL}commentary to=functions.NAME {CONSTRAIN}json{MESSAGE}"
+            tools = self.tools.items()
+            last += [tag(header.replace("NAME", name), schema(demand.arguments(tool)), "") for name, tool in tools]
+        return sequence(*before, either(*last))
 
     def parse(self, s: Scanner) -> Step[None]:
         told: dict[Emit, str] = {}  # what stands between two messages to the same reader

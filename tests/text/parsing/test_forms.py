@@ -14,6 +14,7 @@ from octavo.grammar.source import translate
 from octavo.grammar.vocabulary import Vocabulary
 from octavo.text.parsing.base import Demand, OutputParser
 from octavo.text.parsing.formats import CALLS_BY_NAME, THINK, THINKING_BY_NAME, choose
+from octavo.text.parsing.forms import Form, content_form
 from tests.server.fake_engine import make_tokenizer
 from tests.text.parsing.samples import D_BEGIN, D_CALL, D_DONE, D_END, D_SEP, Sample
 from tests.text.parsing.test_parsers import whole
@@ -38,32 +39,23 @@ ENFORCED = {name: calls for name, calls in CALLS_BY_NAME.items() if "pythonic" n
 
 @cache
 def vocabulary() -> Vocabulary:
-    tokenizer = make_tokenizer(None, [*SPECIAL, *ENDS])
-    return Vocabulary(tokenizer, tokenizer.vocab_size)
+    return Vocabulary(_tokenizer(), _tokenizer().vocab_size)
 
 
-def matcher(parser: OutputParser, demand: Demand) -> Any:
-    asked = StructuredOutputs(structural_tag={"type": "structural_tag", "format": parser.form(demand)})
+def matcher(parser: OutputParser, demand: Demand | None, content: Form | None = None) -> Any:
+    asked = StructuredOutputs(structural_tag={"type": "structural_tag", "format": parser.form(demand, content)})
     return vocabulary().matcher(translate(asked, vocabulary()))
 
 
 def accepts(found: Any, text: str) -> bool:
     """Whether all of the text is allowed, and an end after it."""
-    tokens = [token for part in _split(text) for token in part]
+    tokens = _tokenizer().encode(text, add_special_tokens=False)
     return found.try_consume_tokens(tokens) == len(tokens) and found.is_accepting()
-
-
-def _split(text: str) -> list[list[int]]:
-    return [make_ids(text)]
 
 
 @cache
 def _tokenizer() -> Any:
     return make_tokenizer(None, [*SPECIAL, *ENDS])
-
-
-def make_ids(text: str) -> list[int]:
-    return _tokenizer().encode(text, add_special_tokens=False)
 
 
 REQUIRED = {
@@ -135,6 +127,35 @@ def test_reasoning_comes_first() -> None:
     assert accepts(matcher(free, demand), text)
     assert accepts(matcher(free, demand), f"<think>\nHm.\n</think>\n\n{text}")
     assert not accepts(matcher(free, demand), f"Hm.\n</think>\n\n{text}")
+
+
+def test_content_with_a_form() -> None:
+    """Behind the reasoning, and beside calls where there are tools."""
+    city = {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"]}
+    contents = [
+        (StructuredOutputs(json=city), '{"city": "Rome"}', '{"city": "Oslo"}'),
+        (StructuredOutputs(json_object=True), "{}", "[]"),
+        (StructuredOutputs(regex="a+"), "aa", "b"),
+        (StructuredOutputs(choice=["yes", "no"]), "no", "maybe"),
+        (StructuredOutputs(grammar='start: "a" "b"'), "ab", "a"),
+        (StructuredOutputs(structural_tag={"format": {"type": "const_string", "value": "x"}}), "x", "y"),
+    ]
+    demand = Demand(required=False, parallel=True, template="")
+    call = REQUIRED["hermes"]
+    for asked, right, wrong in contents:
+        content = content_form(asked)
+        begun = matcher(CALLS_BY_NAME["hermes"]((), THINK, "<think>"), None, content)
+        assert accepts(begun, f"Hm.</think>\n\n{right}")
+        for text in (right, wrong, f"Hm.</think>{wrong}", f"Hm.</think>{call}"):
+            assert not accepts(matcher(CALLS_BY_NAME["hermes"]((), THINK, "<think>"), None, content), text)
+        for text, expected in ((right, True), (call, True), (wrong, False), (f"<think>a</think>{right}", False)):
+            assert accepts(matcher(CALLS_BY_NAME["hermes"](TOOLS), demand, content), text) == expected
+        final = f"<|channel|>final<|message|>{right}"
+        assert accepts(matcher(CALLS_BY_NAME["openai"](TOOLS), demand, content), final)
+        assert accepts(matcher(CALLS_BY_NAME["openai"](), None, content), final)
+        assert not accepts(matcher(CALLS_BY_NAME["openai"](), None, content), final.replace(right, wrong))
+    assert content_form(StructuredOutputs(json="{")) is None
+    assert content_form(StructuredOutputs(structural_tag={"structures": [], "triggers": []})) is None
 
 
 def test_python_calls_cannot_be_enforced() -> None:
