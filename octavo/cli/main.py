@@ -1,4 +1,4 @@
-"""`octavo serve | run | chat | version`. Imports nothing heavy until it knows what to do."""
+"""`octavo serve | run-batch | run | chat | version`. Imports nothing heavy until it knows what to do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from octavo.cli.flags import Parser, add_flags, number, read_flags
 from octavo.core.config import EngineConfig
@@ -38,6 +39,13 @@ def _parser() -> argparse.ArgumentParser:
     add_flags(serve, ServerConfig, "server")
     add_flags(serve, EngineConfig, "engine", skip=("model",))
     serve.set_defaults(action=_serve)
+
+    batch = commands.add_parser("run-batch", help="answers to the requests in a file, in OpenAI's batch format")
+    _add_model(batch)
+    batch.add_argument("-i", "--input-file", required=True, metavar="FILE", help="one request a line, as JSON")
+    batch.add_argument("-o", "--output-file", required=True, metavar="FILE", help="where the answers go")
+    add_flags(batch, EngineConfig, "engine", skip=("model",))
+    batch.set_defaults(action=_run_batch)
 
     run = commands.add_parser("run", help="one answer in the terminal")
     run.add_argument("prompt", metavar="PROMPT", help="what to say to the model; - reads it from standard input")
@@ -78,6 +86,13 @@ def _serve(options: argparse.Namespace) -> int:
     from octavo.server.serve import serve
 
     return serve(engine, server)
+
+
+def _run_batch(options: argparse.Namespace) -> int:
+    engine = _engine_config(options)
+    from octavo.server.batch.offline import run_batch
+
+    return run_batch(engine, ServerConfig(), Path(options.input_file), Path(options.output_file))
 
 
 def _run(options: argparse.Namespace) -> int:

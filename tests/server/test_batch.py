@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -14,11 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo.core.errors import ConfigError, RequestError, RequestTooLarge
+from octavo.core.config import EngineConfig
+from octavo.core.errors import ConfigError, EngineError, RequestError, RequestTooLarge
 from octavo.server.batch import lines
 from octavo.server.batch.batches import read_done
 from octavo.server.batch.files import Folder
 from octavo.server.batch.multipart import Multipart
+from octavo.server.batch.offline import run_batch
+from octavo.server.config import ServerConfig
 from tests.server.conftest import Running, StartServer, error_of, wait_for
 from tests.server.fake_engine import FakeLLM
 
@@ -239,3 +243,40 @@ def test_bad_forms(body: bytes) -> None:
         parser.finish()
     with pytest.raises(RequestTooLarge):
         Multipart(b"multipart/form-data; boundary=b", io.BytesIO(), 5).feed(form(b"b", [(b"file", b"too long")]))
+
+
+async def start_fake(engine: Any, server: Any) -> FakeLLM:
+    return FakeLLM()
+
+
+def test_run_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows = [line(f"r{i}", f"a{i}") for i in range(50)] + [
+        line("bad", "x", n=0),
+        line("c", "say:text", url="/v1/completions"),
+    ]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run_batch(EngineConfig(), ServerConfig(log_level="error"), source, target, start_fake) == 0
+    found = [json.loads(row) for row in target.read_text().splitlines()]
+    assert [row["custom_id"] for row in found] == [row["custom_id"] for row in rows]
+    assert found[7]["response"]["body"]["choices"][0]["message"]["content"] == "a7"
+    assert found[-1]["response"]["body"]["choices"][0]["text"] == "text"
+    assert found[-2]["response"]["status_code"] == 400
+    assert "52 lines: 51 answered, 1 failed" in capsys.readouterr().err
+    source.write_text('{"custom_id": "a"}\n')
+    with pytest.raises(ConfigError, match="in.jsonl:1: "):
+        run_batch(EngineConfig(), ServerConfig(), source, target, start_fake)
+    with pytest.raises(ConfigError, match="no such file|No such file"):
+        run_batch(EngineConfig(), ServerConfig(), tmp_path / "none", target, start_fake)
+
+
+def test_run_batch_whose_engine_dies(tmp_path: Path) -> None:
+    async def start(engine: Any, server: Any) -> FakeLLM:
+        llm = FakeLLM(delay=0.01)
+        asyncio.get_running_loop().call_later(0.2, llm.crash)
+        return llm
+
+    source = tmp_path / "in.jsonl"
+    source.write_text(json.dumps(line("a", "", messages=[{"role": "user", "content": "count"}])))
+    with pytest.raises(EngineError, match="the engine stopped"):
+        run_batch(EngineConfig(), ServerConfig(log_level="error"), source, tmp_path / "out", start)
