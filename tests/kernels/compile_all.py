@@ -9,6 +9,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from octavo.kernels.elementwise import gate_kernel, norm_kernel, rotate_and_write_kernel
 from octavo.kernels.paged_attention import write_kv_kernel
 from octavo.kernels.paged_attention_decode import decode_kernel, plan_kernel
 from octavo.kernels.paged_attention_prefill import prefill_kernel
@@ -32,6 +33,11 @@ GEMMA = {
 PLAN = {
     "WINDOW": 4096, "KV_HEADS": 8, "TILE": 64, "TARGET": 1056, "LEAST": 8, "SEQUENCES_P2": 1024, "UNITS": 16,
 }  # fmt: skip
+NORM = {"ADD": True, "AFTER": False, "CENTER": True, "BIAS": True, "WIDE": True, "SIZE_P2": 4096}
+ROTATE = {
+    "NORM": True, "WIDE": True, "HEADS": 8, "KV_HEADS": 4, "HEAD_DIM": 256, "DIM_P2": 256, "HALF": 128,
+    "INTERLEAVED": True, "BLOCK": 8,
+}  # fmt: skip
 # Kernel, constants, warps, stages.
 KERNELS = [
     (write_kv_kernel, {"QUANTISED": False, "LARGEST": 0.0, "WIDTH": 1024, "WIDTH_P2": 1024}, 4, 1),
@@ -39,11 +45,14 @@ KERNELS = [
     (decode_kernel, SHAPE | {"GROUP_P2": 16, "TILE": 64}, 4, 3),
     (prefill_kernel, SHAPE | {"M": 128, "TILE": 64}, 8, 2),
     (prefill_kernel, GEMMA | {"M": 64, "TILE": 32}, 4, 2),
+    (norm_kernel, NORM, 8, 1),
+    (rotate_and_write_kernel, ROTATE, 4, 1),
+    (gate_kernel, {"ACTIVATION": "gelu", "BLOCK": 1024}, 4, 1),
 ]
 TYPES = {
     "slots_ptr": "*i64", "context_ptr": "*i32", "table_ptr": "*i32", "start_ptr": "*i32", "partial_ptr": "*fp32",
     "weight_ptr": "*fp32", "counter_ptr": "*i32", "units_ptr": "*i32", "scale": "fp32", "softcap": "fp32",
-    "k_scale": "fp32", "v_scale": "fp32",
+    "k_scale": "fp32", "v_scale": "fp32", "positions_ptr": "*i64", "eps": "fp32",
 }  # fmt: skip
 
 

@@ -56,7 +56,8 @@ class OpenOracle(OracleAttention):
 
 
 # Every order of norms, kind of norm, of rope and of MLP.
-FUSED = [
+FUSED = ["qwen3", "gemma2", "gemma3", "glm", "olmo2", "smollm3-window", "starcoder2", "gpt2", "granite"]
+FUSED += ["cohere-qk-norm"]
     "qwen3",
     "gemma2",
     "gemma3",
