@@ -14,8 +14,9 @@ from torch import Tensor
 from octavo.attention.base import AttendOptions, AttentionSpec, ForwardBatch
 
 TILE_BYTES = 16 << 10  # of keys, or values, that a program reads at a time
-DECODE_PARTS_PER_SM = 8  # that long contexts are cut into: enough for even shares
-DECODE_LEAST = 512  # tokens of a part
+DECODE_PARTS_PER_SM = 4  # that contexts are cut into: as many as run at once
+DECODE_LEAST = 128  # tokens of a part
+DECODE_FEW = 16  # sequences that are too few to hide memory's latency from each other: each part loads further ahead
 PLAN_UNITS = 16  # of a program that lists them
 PREFILL_ROWS = 128  # rows of queries of a program, a group of heads for each token
 
@@ -102,7 +103,7 @@ class TritonAttention:
                 TILE=self.tile,
                 TARGET=self._parts,
                 LEAST=self._least,
-                SEQUENCES_P2=_power_of_two(self.spec.max_num_seqs),
+                SEQUENCES_P2=max(16, _power_of_two(batch.num_single)),
                 UNITS=PLAN_UNITS,
             )
 
@@ -157,6 +158,7 @@ class TritonAttention:
     def _decode(self, layer: int, q_THD: Tensor, out_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> None:
         from octavo.kernels.paged_attention_decode import decode_kernel
 
+        few = batch.num_single <= DECODE_FEW
         decode_kernel[(self._units(batch.num_single),)](
             q_THD,
             out_THD,
@@ -173,8 +175,8 @@ class TritonAttention:
             CAPPED=options.softcap is not None,
             GROUP_P2=max(16, _power_of_two(self.group)),
             TILE=self.tile,
-            num_warps=2,
-            num_stages=3,
+            num_warps=4 if few else 2,
+            num_stages=5 if few else 3,
             **self._shape,
         )
 
