@@ -17,7 +17,7 @@ from torch import Tensor
 BLOCK = 128  # entries of a program
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def advance_kernel(
     rows_ptr,
     positions_ptr,  # int64, of the last token computed; grows by one
@@ -56,7 +56,7 @@ def advance_kernel(
     tl.store(tokens_ptr + entry, tl.load(last_tokens_ptr + row, mask=inside, other=0), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def remember_kernel(sampled_ptr, rows_ptr, last_tokens_ptr, out_ptr, count, BLOCK: tl.constexpr):
     entry = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
     inside = entry < count

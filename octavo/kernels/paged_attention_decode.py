@@ -75,7 +75,7 @@ def plan_kernel(
     tl.store(row + 6, own_place + head * own_parts)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"])
 def decode_kernel(
     q_ptr,
     out_ptr,

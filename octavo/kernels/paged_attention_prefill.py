@@ -15,7 +15,8 @@ from octavo.kernels.paged_attention import LOWEST, attend_tiles
 
 
 @triton.jit(
-    do_not_specialize=["num_sequences"], do_not_specialize_on_alignment=["start_ptr", "context_ptr", "table_ptr"]
+    do_not_specialize=["num_sequences", "table_stride"],
+    do_not_specialize_on_alignment=["start_ptr", "context_ptr", "table_ptr"],
 )
 def prefill_kernel(
     q_ptr,

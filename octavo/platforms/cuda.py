@@ -17,8 +17,12 @@ def unavailable() -> str | None:
 
 
 def use_growing_segments() -> None:
-    """Before the first allocation: steps of many sizes would otherwise leave gigabytes in pieces that fit nothing."""
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    """Before the first allocation: steps of many sizes would otherwise leave gigabytes in pieces that fit nothing.
+
+    Not where the environment says how to allocate.
+    """
+    if not any(name in os.environ for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")):
+        torch.cuda.memory._set_allocator_settings("expandable_segments:True")
 
 
 def name(device: torch.device) -> str:

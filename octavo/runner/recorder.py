@@ -12,6 +12,7 @@ class Recorder:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._pool: Any = None  # torch gives no name to its type
+        self._stream: torch.cuda.Stream | None = None  # one for all: what one has used, another does not get
 
     def record(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
         """Does the work once, which compiles what is not yet compiled, then records it: what it reads must be valid.
@@ -21,8 +22,9 @@ class Recorder:
         """
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        graph, stream = torch.cuda.CUDAGraph(), self._stream
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
             work()
