@@ -40,7 +40,12 @@ CASES: list[tuple[str, Any, list[Any], list[Any]]] = [
     ("number bounds", {"type": "number", "minimum": 0, "maximum": 1}, [0, 0.5, 1], [-0.1, 1.01, 2]),
     ("multipleOf", {"type": "integer", "multipleOf": 5}, [0, 5, 25, 100], [1, 12]),
     ("object", _obj({"a": {"type": "integer"}, "b": {"type": "string"}}), [{"a": 1, "b": "x"}], [{"a": 1}, {}]),
-    ("optional", _obj({"a": {"type": "integer"}, "b": {}}, False), [{}, {"a": 1}, {"b": 1}, {"a": 1, "b": 2}], [{"c": 1}]),
+    (
+        "optional",
+        _obj({"a": {"type": "integer"}, "b": {}}, False),
+        [{}, {"a": 1}, {"b": 1}, {"a": 1, "b": 2}],
+        [{"c": 1}],
+    ),
     ("some required", {**_obj({"a": {}, "b": {}}), "required": ["b"]}, [{"b": 1}, {"a": 1, "b": 2}], [{}, {"a": 1}]),
     (
         "additional of a type",
@@ -48,7 +53,12 @@ CASES: list[tuple[str, Any, list[Any], list[Any]]] = [
         [{}, {"a": 1}, {"a": 1, "z": True}, {"z": False}],
         [{"z": 1}, {"a": True}],
     ),
-    ("additional at will", {"type": "object", "properties": {"a": {"type": "integer"}}}, [{"a": 1, "z": [1]}], [{"a": "x"}]),
+    (
+        "additional at will",
+        {"type": "object", "properties": {"a": {"type": "integer"}}},
+        [{"a": 1, "z": [1]}],
+        [{"a": "x"}],
+    ),
     (
         "patternProperties",
         {"type": "object", "patternProperties": {"^n_": {"type": "integer"}}, "additionalProperties": False},
@@ -59,23 +69,45 @@ CASES: list[tuple[str, Any, list[Any], list[Any]]] = [
     ("minProperties", {"type": "object", "minProperties": 1, "maxProperties": 2}, [{"a": 1}, {"a": 1, "b": 1}], [{}]),
     ("array", {"type": "array", "items": {"type": "integer"}}, [[], [1], [1, 2, 3]], [["a"], 1]),
     ("array bounds", {"type": "array", "items": {}, "minItems": 1, "maxItems": 2}, [[1], [1, "a"]], [[], [1, 2, 3]]),
-    ("tuple", {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}], "items": False, "minItems": 2},
-     [[1, "a"]], [["a", 1], [1, "a", 2], [1]]),
-    ("tuple of old", {"type": "array", "items": [{"type": "integer"}], "additionalItems": False, "minItems": 1}, [[1]],
-     [["a"], [1, 2]]),
+    (
+        "tuple",
+        {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}], "items": False, "minItems": 2},
+        [[1, "a"]],
+        [["a", 1], [1, "a", 2], [1]],
+    ),
+    (
+        "tuple of old",
+        {"type": "array", "items": [{"type": "integer"}], "additionalItems": False, "minItems": 1},
+        [[1]],
+        [["a"], [1, 2]],
+    ),
     ("matrix", {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}, [[], [[1, 2.5], []]], [[1]]),
     ("anyOf", {"anyOf": [{"type": "integer"}, _obj({"a": {}})]}, [1, {"a": 1}], ["x", {}]),
     ("oneOf apart", {"oneOf": [{"type": "integer"}, {"type": "string"}]}, [1, "a"], [None]),
-    ("oneOf overlapping", {"oneOf": [{"type": "integer", "minimum": 0}, {"type": "integer", "maximum": 5}]}, [-1, 9], [3]),
+    (
+        "oneOf overlapping",
+        {"oneOf": [{"type": "integer", "minimum": 0}, {"type": "integer", "maximum": 5}]},
+        [-1, 9],
+        [3],
+    ),
     (
         "allOf",
-        {"allOf": [{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
-                   {"properties": {"b": {"type": "string"}}, "required": ["b"]}]},
+        {
+            "allOf": [
+                {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+                {"properties": {"b": {"type": "string"}}, "required": ["b"]},
+            ]
+        },
         [{"a": 1, "b": "x"}],
         [{"a": 1}, {"b": "x"}, {"a": "x", "b": "x"}],
     ),
     ("allOf of bounds", {"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 5}]}, [3, 5], [2, 6]),
-    ("ref recursive", _NODE, [{"value": 1, "next": None}, {"value": 1, "next": {"value": 2, "next": None}}], [{"value": 1}]),
+    (
+        "ref recursive",
+        _NODE,
+        [{"value": 1, "next": None}, {"value": 1, "next": {"value": 2, "next": None}}],
+        [{"value": 1}],
+    ),
     ("ref with a slash", {"definitions": {"a/b": {"type": "integer"}}, "$ref": "#/definitions/a~1b"}, [1], ["x"]),
     ("ref beside keywords", {"$defs": {"p": {"type": "integer"}}, "$ref": "#/$defs/p", "minimum": 3}, [3, 10], [1]),
     ("date-time", {"type": "string", "format": "date-time"}, ["2026-11-23T04:00:00Z"], ["yesterday"]),
@@ -85,8 +117,12 @@ CASES: list[tuple[str, Any, list[Any], list[Any]]] = [
     ("format of OpenAPI", {"type": "integer", "format": "int32"}, [1], ["x"]),
     ("key to escape", _obj({'a"b\\': {"type": "integer"}, "ü\n": {}}), [{'a"b\\': 1, "ü\n": 2}], [{"a": 1}]),
     ("minLength alone", {"minLength": 2}, ["ab", 1, None], ["a"]),
-    ("unevaluatedProperties", {"type": "object", "properties": {"a": {}}, "unevaluatedProperties": False}, [{"a": 1}],
-     [{"z": 1}]),
+    (
+        "unevaluatedProperties",
+        {"type": "object", "properties": {"a": {}}, "unevaluatedProperties": False},
+        [{"a": 1}],
+        [{"z": 1}],
+    ),
     ("not", {"not": {"type": "integer"}}, ["a"], [1]),
     ("if", {"type": "integer", "if": {"minimum": 5}, "then": {"multipleOf": 2}}, [1, 6], [7]),
     ("uniqueItems", {"type": "array", "uniqueItems": True}, [[1, 2]], [[1, 1]]),
@@ -95,4 +131,4 @@ CASES: list[tuple[str, Any, list[Any], list[Any]]] = [
     ("propertyNames", {"type": "object", "propertyNames": {"pattern": "^a"}}, [{"a": 1}], [{"b": 1}]),
     ("cannot be", {"type": "integer", "minimum": 3, "maximum": 2}, [], [2, 3]),
     ("false schema", False, [], [1]),
-]  # fmt: skip
+]

@@ -1,4 +1,4 @@
-"""What an answer must be: `StructuredOutputs`, and how tools and tool_choice become one.
+"""What an answer must be: `StructuredOutputs`.
 
 Names are vLLM's. Only shape and size are checked here; whether a grammar can be compiled, and its translation, is the
 business of `octavo.grammar`, in a process that may be killed.
@@ -6,7 +6,6 @@ business of `octavo.grammar`, in a process that may be killed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -95,79 +94,3 @@ class StructuredOutputs(msgspec.Struct, kw_only=True, omit_defaults=True, forbid
 
 
 StructuredOutputsParams = StructuredOutputs  # vLLM's name
-
-
-def call_schema(tools: Sequence[tuple[str, Any]], arguments: str = "arguments") -> dict[str, Any]:
-    """The JSON schema of one call, {"name": …, arguments: {…}}, of any of the (name, schema of the arguments)."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": name}, arguments: schema or {"type": "object"}},
-            "required": ["name", arguments],
-            "additionalProperties": False,
-        }
-        for name, schema in _hoisted(tools)
-    ]
-    found = calls[0] if len(calls) == 1 else {"anyOf": calls}
-    definitions = {key: value for _, schema in tools for key, value in _definitions(schema).items()}
-    return {**found, "$defs": definitions} if definitions else found
-
-
-def calls_schema(tools: Sequence[tuple[str, Any]], parallel: bool = True, arguments: str = "arguments") -> Any:
-    """The JSON schema of a list of calls, at least one of them."""
-    call = call_schema(tools, arguments)
-    definitions = call.pop("$defs", None)
-    found: dict[str, Any] = {"type": "array", "items": call, "minItems": 1}
-    if not parallel:
-        found["maxItems"] = 1
-    return {**found, "$defs": definitions} if definitions else found
-
-
-def tagged_calls(
-    tools: Sequence[tuple[str, Any]],
-    begin: str,
-    end: str,
-    *,
-    trigger: str | None = None,
-    required: bool = False,
-    parallel: bool = True,
-    content: Any = None,
-) -> StructuredOutputs:
-    """Calls between tags in free text, as most models write them; `required` text is nothing but calls.
-
-    `begin` and `end` may hold {name}. What stands between them is the arguments alone if one of them does, and
-    {"name": …, "arguments": …} if not; `trigger` is what announces a call (`begin`, up to {name}). `content(name,
-    schema)` may give another format for what stands between the tags, as `octavo.grammar.tags` describes them.
-    """
-    tags = []
-    for name, schema in tools:
-        named = "{name}" in begin + end
-        schema = (schema or {"type": "object"}) if named else call_schema([(name, schema)])
-        body = {"type": "json_schema", "json_schema": schema} if content is None else content(name, schema)
-        tags.append({"begin": begin.replace("{name}", name), "content": body, "end": end.replace("{name}", name)})
-    form: dict[str, Any] = {
-        "type": "triggered_tags",
-        "triggers": [trigger or begin.partition("{name}")[0]],
-        "tags": tags,
-        "at_least_one": required,
-        "stop_after_first": not parallel,
-    }
-    return StructuredOutputs(structural_tag={"type": "structural_tag", "format": form}, param="tools")
-
-
-def _definitions(schema: Any) -> dict[str, Any]:
-    found = schema.get("$defs") if isinstance(schema, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
-def _hoisted(tools: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """The schemas without their $defs, which must stand at the root of the whole; equal names must mean the same."""
-    seen: dict[str, Any] = {}
-    for name, schema in tools:
-        for key, value in _definitions(schema).items():
-            if seen.setdefault(key, value) != value:
-                raise RequestError(f"two tools define $defs.{key} differently: rename it in {name}", "tools")
-    return [
-        (name, {k: v for k, v in schema.items() if k != "$defs"} if _definitions(schema) else schema)
-        for name, schema in tools
-    ]

@@ -1,7 +1,7 @@
 """What grammars allow: a bit for each token of each row, written before every step that samples the row.
 
-A forbidden token gets -inf before anything else is looked at, so nothing can choose it; NaN and +inf become NaN, because
-a row with one must be found out. The masks live on the device by row, so that a captured step finds them.
+A forbidden token gets -inf before anything else is looked at, so nothing can choose it; NaN and +inf become NaN,
+because a row with one must be found out. The masks live on the device by row, so that a captured step finds them.
 
 Suffixes: R rows, S sampled rows, G rows worked on at once, M masks, W words of 32 tokens, V vocabulary.
 """

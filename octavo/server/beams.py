@@ -36,6 +36,8 @@ def beam_params(request: GenerationRequest, params: SamplingParams) -> BeamSearc
         asked = getattr(request, name, None)
         if asked not in (None, False, [], {}) and asked != getattr(plain, name):
             raise RequestError(f"{name} has no meaning with use_beam_search.", name)
+    if params.structured_outputs is not None:
+        raise RequestError("use_beam_search cannot follow a form of the answer.", params.structured_outputs.param)
     penalty = 1.0 if request.length_penalty is None else request.length_penalty
     try:
         return BeamSearchParams(

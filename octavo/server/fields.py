@@ -87,7 +87,15 @@ def decode(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any], str]:
         raise
     except (ValueError, RecursionError):  # malformed, not UTF-8, an endless number, a deep nest
         raise RequestError("The body is not valid JSON in UTF-8.") from None
-    return request, tree, _ignored(kind, tree)
+    ignored = _ignored(kind, tree)
+    for name, part in tree.items():
+        inner = getattr(request, name, None) if isinstance(part, dict) else None
+        if isinstance(inner, msgspec.Struct):
+            known = {*inner.__struct_fields__, inner.__struct_config__.tag_field}
+            ignored += [
+                f"{name}.{key}" for key, value in part.items() if key not in known and value not in (None, False)
+            ]
+    return request, tree, named(ignored)
 
 
 def convert(tree: dict[str, Any], kind: type[T]) -> T:
@@ -113,9 +121,9 @@ def renamed(names: dict[str, str]) -> Iterator[None]:
         raise
 
 
-def _ignored(kind: type[msgspec.Struct], tree: dict[str, Any]) -> str:
+def _ignored(kind: type[msgspec.Struct], tree: dict[str, Any]) -> list[str]:
     known = kind.__struct_fields__
-    return named([name for name, value in tree.items() if name not in known and not _refuse(name, value)])
+    return [name for name, value in tree.items() if name not in known and not _refuse(name, value)]
 
 
 def named(ignored: list[str]) -> str:

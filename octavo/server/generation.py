@@ -26,6 +26,7 @@ from octavo.server.protocol import (
     Usage,
 )
 from octavo.server.service import Prompt, Service
+from octavo.server.structured import structured_outputs
 from octavo.version import VERSION
 
 FINGERPRINT = f"octavo-{VERSION}"
@@ -43,6 +44,7 @@ PENDING_OUTPUTS = 16
 def sampling_params(request: GenerationRequest, defaults: dict[str, Any], **values: Any) -> SamplingParams:
     """What the client asked for over what the model prefers; `values` are what the two routes spell apart."""
     asked = {name: value for name in _SAMPLING if (value := getattr(request, name)) is not None}
+    values["structured_outputs"] = structured_outputs(request)
     kind = RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
     return SamplingParams(**{**defaults, **asked, **values, "output_kind": kind})
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from octavo.core.params import MAX_N
+from octavo.core.structured import StructuredOutputs
 
 MAX_PROMPTS = 256
 MAX_ANSWERS = 2048  # prompts times n: each answer is a sequence in the engine from the start
@@ -30,7 +31,59 @@ class StreamOptions(Struct):
     continuous_usage_stats: bool = False
 
 
-class GenerationRequest(Struct, kw_only=True):
+class PlainFormat(Struct, tag_field="type", tag="text"):
+    pass
+
+
+class JsonObjectFormat(Struct, tag_field="type", tag="json_object"):
+    pass
+
+
+class JsonSchema(Struct):
+    """`strict` changes nothing: a schema is always followed."""
+
+    name: str
+    schema: dict[str, Any] | bool | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(Struct, tag_field="type", tag="json_schema"):
+    json_schema: JsonSchema
+
+
+class StructuralTagFormat(Struct, tag_field="type", tag="structural_tag"):
+    """Either `format`, or vLLM's older `structures` and `triggers`."""
+
+    format: dict[str, Any] | None = None
+    structures: list[dict[str, Any]] | None = None
+    triggers: list[str] | None = None
+
+    @property
+    def tag(self) -> dict[str, Any]:
+        if self.format is not None:
+            return {"format": self.format}
+        return {"structures": self.structures, "triggers": self.triggers}
+
+
+class FormatRequest(Struct, kw_only=True):
+    """The form that the answer must have: see `octavo.server.structured`."""
+
+    response_format: PlainFormat | JsonObjectFormat | JsonSchemaFormat | StructuralTagFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | bool | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
+    json_schema: dict[str, Any] | bool | str | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+    grammar: str | None = None
+    structural_tag: dict[str, Any] | str | None = None
+
+
+class GenerationRequest(FormatRequest, kw_only=True):
     """What both ways of asking for text share. None means the model's default, or ours (`SamplingParams`)."""
 
     model: str | None = None
@@ -188,6 +241,7 @@ class TokenizeRequest(Struct, kw_only=True):
     add_generation_prompt: bool | None = None  # None: unless the last message is continued
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[FunctionTool] | None = None
 
 
 class DetokenizeRequest(Struct, kw_only=True):
