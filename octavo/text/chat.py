@@ -7,7 +7,7 @@ escapes and tools that a template prints twice) and 1 MiB more; the work is boun
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -35,6 +35,7 @@ class _Compiled:
     template: jinja2.Template
     loops_over_parts: bool  # the template takes message content apart: it wants a list of parts
     takes_strings: bool  # … but asks whether the content is a string first
+    prints_arguments: bool  # the arguments of calls must be JSON text already: the template does not make it of them
 
 
 class ChatTemplate:
@@ -106,8 +107,8 @@ class ChatTemplate:
 def _compile(source: str, param: str) -> _Compiled:
     try:
         tree = sandbox.parse(source)
-        loops_over_parts, takes_strings = _content_format(tree)
-        return _Compiled(sandbox.compile_template(tree), loops_over_parts, takes_strings)
+        found = *_content_format(tree), _prints_arguments(tree)  # compiling rewrites the tree
+        return _Compiled(sandbox.compile_template(tree), *found)
     except jinja2.TemplateSyntaxError as error:
         raise RequestError(f"the chat template has an error in line {error.lineno}: {error.message}", param) from error
     except (jinja2.TemplateError, RecursionError, ValueError) as error:
@@ -174,7 +175,7 @@ class _Plain:
             plain = {key: value for key, value in self.object(message, name).items() if value is not None}
             if "content" in plain:
                 plain["content"] = _content(plain["content"], compiled, f"{name}.content")
-            chat.append(_add_reasoning(_parse_arguments(plain)))
+            chat.append(_add_reasoning(plain if compiled.prints_arguments else _parse_arguments(plain)))
         return chat
 
     def array(self, values: Sequence[Any] | None, name: str) -> list[dict[str, Any]] | None:
@@ -247,6 +248,33 @@ def _add_reasoning(message: dict[str, Any]) -> dict[str, Any]:
     if reasoning is None:
         return message
     return {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
+def _prints_arguments(tree: nodes.Template) -> bool:
+    """Does the template print the arguments of calls as they are, and nowhere look into them or write them as JSON?
+
+    Arguments are followed through {% set %}.
+    """
+    names: set[str] = set()
+
+    def is_arguments(node: nodes.Node | None) -> bool:
+        if isinstance(node, nodes.Name):
+            return node.name in names
+        if isinstance(node, nodes.Getattr):
+            return node.attr == "arguments"
+        return isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and node.arg.value == "arguments"
+
+    for assign in tree.find_all(nodes.Assign):
+        if isinstance(assign.target, nodes.Name) and is_arguments(assign.node):
+            names.add(assign.target.name)
+
+    def nodes_of(*kinds: type[nodes.Node]) -> Iterator[Any]:
+        return (node for kind in kinds for node in tree.find_all(kind))
+
+    used = [node.node for node in nodes_of(nodes.Filter, nodes.Test, nodes.Getitem, nodes.Getattr)]
+    used += [node.iter for node in nodes_of(nodes.For)]
+    printed = (part for node in nodes_of(nodes.Output, nodes.Concat, nodes.Add) for part in node.iter_child_nodes())
+    return any(map(is_arguments, printed)) and not any(map(is_arguments, used))
 
 
 def _content_format(tree: nodes.Template) -> tuple[bool, bool]:

@@ -172,6 +172,21 @@ def test_arguments_of_calls_may_be_json_text() -> None:
     assert '"arguments": {"x": [}' in render(templates.QWEN, [USER, broken])
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ '|' + c['function']['arguments'] }}"
+        "{% endfor %}{% endfor %}",
+        "{% for m in messages %}{% for c in m.tool_calls or [] %}|{{ c.function.arguments }}{% endfor %}{% endfor %}",
+        "{% for m in messages %}{% for c in m.tool_calls or [] %}{% set a = c.function.arguments %}{{ '|' ~ a }}"
+        "{% endfor %}{% endfor %}",
+    ],
+)
+def test_templates_that_print_arguments_get_json_text(template: str) -> None:
+    text = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"x":  "é"}'}}]}
+    assert render(template, [USER, text]) == '|{"x":  "é"}'
+
+
 def test_the_messages_themselves_stay_as_they_are() -> None:
     chat = [USER, {"role": "assistant", "content": [{"type": "text", "text": "a"}], "tool_calls": None}]
     before = repr(chat)
