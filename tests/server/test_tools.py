@@ -340,6 +340,27 @@ def test_strict_tools_are_enforced(server: Running) -> None:
     assert server.llm is not None and server.llm.seen[-1].structured_outputs is None
 
 
+def test_a_form_of_the_content(server: Running) -> None:
+    """It stands behind the reasoning, and beside calls."""
+    schema = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"], "additionalProperties": False}
+    form: Any = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+    accepts = enforced(server, **form)
+    assert accepts('{"a": 1}') and accepts('<think>b</think>{"a": 1}') and not accepts("b")
+    accepts = enforced(server, **form, reasoning_effort="high")
+    assert accepts('b</think>\n\n{"a": 1}') and not accepts('{"a": 1}') and not accepts("b</think>c")
+    accepts = enforced(server, **form, tools=[NOW])
+    assert accepts('{"a": 1}') and accepts(call("now")) and not accepts("b")
+    accepts = enforced(server, **form, tools=[NOW], tool_choice="required")
+    assert accepts(call("now")) and not accepts('{"a": 1}')
+    no_part = {
+        "type": "structural_tag",
+        "structures": [{"begin": "<a>", "schema": {}, "end": "</a>"}],
+        "triggers": ["<a>"],
+    }
+    error_of(server.chat(response_format=no_part, tools=[NOW]), 400, "invalid_value", "response_format")
+    assert enforced(server, response_format=no_part, reasoning_effort="high")("b</think><a>1</a>")
+
+
 def test_calls_of_a_required_tool(server: Running) -> None:
     """All tools are told of, and the calls are those of any other answer."""
     named = {"type": "function", "function": {"name": "now"}}
