@@ -163,3 +163,61 @@ SCALINGS = {
     },
 }
 CASES |= {f"llama-{name}": ("llama", {"rope_parameters": {"rope_theta": 5e5, **s}}) for name, s in SCALINGS.items()}
+
+# Family and overrides as above; what to drop from the config that transformers writes, and what to put in.
+FULL_AND_LOCAL = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e4},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e3},
+}
+OLD_CONFIGS = {
+    "llama": ("llama", {}, (), {"architectures": ["LLaMAForCausalLM"]}),
+    "internlm3": (
+        "internlm3",
+        {"attention_bias": True, "mlp_bias": True},
+        ("attention_bias", "mlp_bias"),
+        {"architectures": ["InternLM3ForCausalLM"], "qkv_bias": True, "bias": True},
+    ),
+    "gemma": ("gemma", {"tie_word_embeddings": True}, ("tie_word_embeddings",), {"hidden_act": "gelu"}),
+    "gemma2": (
+        "gemma2",
+        {"tie_word_embeddings": True, "sliding_window": 4},
+        ("layer_types", "tie_word_embeddings"),
+        {},
+    ),
+    "gemma3": (
+        "gemma3",
+        {"sliding_window": 4, "num_hidden_layers": 3, "sliding_window_pattern": 2, "rope_parameters": FULL_AND_LOCAL},
+        ("rope_parameters", "layer_types"),
+        {
+            "sliding_window_pattern": 2,
+            "rope_theta": 5e4,
+            "rope_local_base_freq": 1e3,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+    ),
+    "phi3": (
+        *CASES["phi3-longrope"],
+        ("rope_parameters",),
+        {
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 0.75,
+            "rope_scaling": {
+                "type": "su",
+                "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
+                "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 5.0],
+            },
+        },
+    ),
+    "glm": ("glm", {}, ("rope_parameters", "partial_rotary_factor", "attention_bias"), {"rope_theta": 1e4}),
+    "olmo3": (
+        *CASES["olmo3-yarn"],
+        ("rope_parameters", "layer_types"),
+        {
+            "rope_theta": 5e5,
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
+        },
+    ),
+    "smollm3": (*CASES["smollm3"], ("no_rope_layers", "layer_types"), {}),
+    "cohere2": (*CASES["cohere2"], ("layer_types",), {"sliding_window_pattern": 4}),
+    "gpt2": ("gpt2", {"tie_word_embeddings": True}, ("tie_word_embeddings", "layer_norm_epsilon", "n_inner"), {}),
+}

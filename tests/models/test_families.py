@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from octavo import kernels
 from octavo.kernels import elementwise
-from octavo.models.loader import load_model
+from octavo.models.loader import SINGLE, load_model
 from tests.builders import VOCAB_SIZE, edit_config, load_reference, make_model
-from tests.models.cases import CASES
+from tests.models.cases import CASES, OLD_CONFIGS
 from tests.oracle_attention import OracleAttention, PagedSession
 
 LONG = 40  # tokens of the longest prompt: more than two windows of 16
@@ -125,21 +126,26 @@ def test_half_precision_stays_close(family: str, tmp_path) -> None:
     assert (ours - exact).pow(2).mean() < 1.5 * (theirs - exact).pow(2).mean()
 
 
-@pytest.mark.parametrize(
-    ("family", "overrides", "changes"),
-    [
-        ("llama", {}, {"architectures": ["LLaMAForCausalLM"]}),
-        (
-            "internlm3",
-            {"attention_bias": True, "mlp_bias": True},
-            {"architectures": ["InternLM3ForCausalLM"], "qkv_bias": True, "bias": True},
-        ),
-    ],
-)
-def test_names_of_llama_on_the_hub(family: str, overrides: dict, changes: dict, tmp_path) -> None:
+@pytest.mark.parametrize("case", OLD_CONFIGS)
+def test_configs_as_the_hub_has_them(case: str, tmp_path) -> None:
+    """Keys that transformers once wrote, and keys left out that it now writes."""
+    family, overrides, drop, changes = OLD_CONFIGS[case]
     folder = make_model(tmp_path, family, **overrides)
+    tokens = prompt(20, 6)
+    theirs = expected(load_reference(folder), tokens)
+    edit_config(folder, drop=drop, **changes)
+    (ours,) = PagedSession(load_model(folder, max_model_len=LONG)).step([("a", tokens)])
+    close(ours, theirs)
+
+
+def test_gpt2_as_the_hub_has_it(tmp_path) -> None:
+    """Names without the prefix that all share, and with the causal mask."""
+    folder = make_model(tmp_path, "gpt2")
     theirs = expected(load_reference(folder), prompt(8, 6))
-    edit_config(folder, drop=("attention_bias", "mlp_bias"), **changes)
+    tensors = load_file(folder / SINGLE)
+    old = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    old |= {"h.0.attn.bias": torch.ones(1, 1, 4, 4), "h.0.attn.masked_bias": torch.tensor(-1e4)}
+    save_file(old, folder / SINGLE)
     (ours,) = PagedSession(load_model(folder)).step([("a", prompt(8, 6))])
     close(ours, theirs)
 

@@ -89,6 +89,13 @@ def test_windows_by_family(tmp_path: Path) -> None:
     assert windows("Qwen3ForCausalLM", layer_types=types, sliding_window=9) == (None,) * 3
     assert windows("MinistralForCausalLM", layer_types=types, sliding_window=9) == (9, None, 9)
     assert windows("LlamaForCausalLM", sliding_window=9) == (None,) * 3
+    assert windows("Gemma2ForCausalLM", sliding_window=9) == (9, None, 9)
+    assert windows("Gemma3ForCausalLM", sliding_window=9, sliding_window_pattern=3) == (9, 9, None)
+    assert windows("Cohere2ForCausalLM") == (4096,) * 3
+    assert windows("Phi3ForCausalLM") == (None,) * 3
+    assert windows("Phi3ForCausalLM", sliding_window=9) == (9,) * 3
+    assert windows("SmolLM3ForCausalLM", no_rope_layers=[1, 0, 1], sliding_window=9) == (None,) * 3
+    assert windows("SmolLM3ForCausalLM", no_rope_layers=[1, 0, 1], **used) == (None, 9, None)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +153,42 @@ def test_windows_by_family(tmp_path: Path) -> None:
 def test_bad_values_are_named(tmp_path: Path, changes: dict[str, object], key: str) -> None:
     with pytest.raises(ModelError, match=f"config.json: .*{key}"):
         spec_of(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "key"),
+    [
+        ("GemmaForCausalLM", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("Gemma2ForCausalLM", {"hidden_activation": "quick_gelu"}, "hidden_activation"),
+        ("Gemma2ForCausalLM", {"attn_logit_softcapping": 0}, "attn_logit_softcapping"),
+        ("Gemma3ForCausalLM", {"rope_parameters": {"full_attention": {"rope_theta": -1.0}}}, "rope_theta"),
+        ("Gemma3ForCausalLM", {"rope_parameters": {"full_attention": 7, "sliding_attention": {}}}, "full_attention"),
+        ("GPT2LMHeadModel", {"n_embd": "768"}, "n_embd"),
+        ("GPT2LMHeadModel", {"n_embd": 64, "n_head": 4, "n_layer": 1}, "n_positions is missing"),
+        (
+            "GPT2LMHeadModel",
+            {"n_embd": 64, "scale_attn_by_inverse_layer_idx": True},
+            "scale_attn_by_inverse_layer_idx",
+        ),
+        ("Phi3ForCausalLM", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_scaling must be longrope"),
+        ("SmolLM3ForCausalLM", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
+        ("SmolLM3ForCausalLM", {"no_rope_layers": [2] * 32}, "no_rope_layers"),
+        ("CohereForCausalLM", {"layer_norm_eps": 2}, "layer_norm_eps"),
+        ("GraniteForCausalLM", {"logits_scaling": 0}, "logits_scaling"),
+    ],
+)
+def test_bad_values_of_families_are_named(tmp_path: Path, architecture: str, changes: dict, key: str) -> None:
+    with pytest.raises(ModelError, match=f"config.json: .*{key}"):
+        spec_of(tmp_path, architectures=[architecture], **changes)
+
+
+def test_gemmas_soft_caps_by_default_and_switched_off(tmp_path: Path) -> None:
+    def caps(**changes: object) -> tuple[float | None, float | None]:
+        spec = spec_of(tmp_path, architectures=["Gemma2ForCausalLM"], **changes)
+        return spec.score_softcap, spec.logit_softcap
+
+    assert caps() == (50.0, 30.0)
+    assert caps(attn_logit_softcapping=None, final_logit_softcapping=10) == (None, 10.0)
 
 
 @pytest.mark.parametrize("key", ["vocab_size", "intermediate_size", "num_attention_heads", "max_position_embeddings"])
