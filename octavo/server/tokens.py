@@ -22,6 +22,7 @@ async def tokenize(service: Service, exchange: Exchange, body: bytes) -> Respons
             len(body),
             lambda: service.render(
                 tree["messages"],
+                tools=tree.get("tools") or None,
                 add_generation_prompt=not goes_on if begins is None else begins,
                 continue_final_message=goes_on,
                 variables=request.chat_template_kwargs,

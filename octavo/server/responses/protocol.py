@@ -144,6 +144,7 @@ class ResponsesRequest(Struct, kw_only=True):
     request_id: RequestId | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
+    structured_outputs: dict[str, Any] | None = None
     top_k: int | None = None
 
 
