@@ -135,6 +135,7 @@ class App:
             Route("GET", "/health", info=self.readyz, public=True),
             Route("GET", "/metrics", info=self.render_metrics),
             Route("GET", "/version", info=self.version),
+            Route("GET", "/openapi.json", info=self.openapi),
         )
         self._table: dict[str, dict[str, Route]] = {}
         for route in self.routes:
@@ -303,6 +304,11 @@ class App:
 
     def version(self, exchange: Exchange) -> Response:
         return json_response({"version": VERSION})
+
+    def openapi(self, exchange: Exchange) -> Response:
+        from octavo.server.openapi import document
+
+        return json_response(document(self.server.root_path))
 
     def render_metrics(self, exchange: Exchange) -> Response:
         return Response(self.metrics.render(), media_type=b"text/plain; version=0.0.4; charset=utf-8")

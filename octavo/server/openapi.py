@@ -1,0 +1,214 @@
+"""The OpenAPI document, made from the types that requests are decoded into and answers encoded from.
+
+`OPERATIONS` says of every route what it takes and gives; a test holds it against the application's own table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from octavo.server import fields, protocol
+from octavo.server.batch import protocol as batch
+from octavo.server.messages import protocol as messages
+from octavo.server.responses import protocol as responses
+from octavo.version import VERSION
+
+
+class ErrorBody(Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorAnswer(Struct):
+    """Every error has this form, whatever its status."""
+
+    error: ErrorBody
+
+
+class State(Struct):
+    status: str
+
+
+class Version(Struct):
+    version: str
+
+
+class Upload(Struct):
+    """A form. `expires_after[seconds]` is from 3600 to 2592000."""
+
+    file: str
+    purpose: str
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """`events` are what a stream consists of; `query` its parameters with their JSON types."""
+
+    does: str
+    answer: Any = None
+    request: Any = None
+    events: Any = None
+    query: tuple[tuple[str, str], ...] = ()
+    form: bool = False
+    media_type: str = "application/json"
+    error: Any = ErrorAnswer
+    statuses: tuple[int, ...] = (401, 500)
+    public: bool = False
+
+
+INFO = (401, 500)
+WORK = (400, 401, 404, 408, 413, 500, 503, 504)
+CALL = (400, 401, 404, 408, 413, 500)
+PAGE = (("after", "string"), ("limit", "integer"), ("order", "string"))
+STREAM = (("stream", "boolean"), ("starting_after", "integer"))
+
+# fmt: off
+OPERATIONS: dict[tuple[str, str], Operation] = {
+    ("POST", "/v1/chat/completions"): Operation(
+        "Answer a conversation", protocol.ChatCompletion, protocol.ChatRequest, protocol.ChatChunk, statuses=WORK),
+    ("POST", "/v1/completions"): Operation(
+        "Continue a text", protocol.Completion, protocol.CompletionRequest, protocol.Completion, statuses=WORK),
+    ("POST", "/v1/responses"): Operation(
+        "Answer a conversation, kept for later", responses.ResponseObject, responses.ResponsesRequest,
+        responses.AnyEvent, statuses=WORK),
+    ("GET", "/v1/responses/{response_id}"): Operation(
+        "An answer that is kept", responses.ResponseObject, events=responses.AnyEvent, query=STREAM, statuses=CALL),
+    ("DELETE", "/v1/responses/{response_id}"): Operation("Forget it", responses.ResponseDeleted, statuses=CALL),
+    ("POST", "/v1/responses/{response_id}/cancel"): Operation(
+        "End one that is made in the background", responses.ResponseObject, statuses=CALL),
+    ("GET", "/v1/responses/{response_id}/input_items"): Operation(
+        "What it answers", responses.InputItems, query=PAGE, statuses=CALL),
+    ("POST", "/v1/messages"): Operation(
+        "Answer a conversation, as Anthropic's API does", messages.MessageAnswer, messages.MessagesRequest,
+        messages.MessageEvent, error=messages.ErrorAnswer, statuses=WORK),
+    ("POST", "/v1/messages/count_tokens"): Operation(
+        "How long the prompt would be", messages.TokenCount, messages.CountRequest, error=messages.ErrorAnswer,
+        statuses=WORK),
+    ("POST", "/v1/files"): Operation("Upload a file of requests", batch.FileObject, Upload, form=True, statuses=CALL),
+    ("GET", "/v1/files"): Operation("Your files", batch.FileList, query=(*PAGE, ("purpose", "string")), statuses=CALL),
+    ("GET", "/v1/files/{file_id}"): Operation("A file", batch.FileObject, statuses=CALL),
+    ("DELETE", "/v1/files/{file_id}"): Operation("Delete it", batch.FileDeleted, statuses=CALL),
+    ("GET", "/v1/files/{file_id}/content"): Operation(
+        "What is in it", media_type="application/octet-stream", statuses=CALL),
+    ("POST", "/v1/batches"): Operation(
+        "Answer the requests of a file", batch.BatchObject, batch.BatchRequest, statuses=CALL),
+    ("GET", "/v1/batches"): Operation("Your batches", batch.BatchList, query=PAGE, statuses=CALL),
+    ("GET", "/v1/batches/{batch_id}"): Operation("A batch", batch.BatchObject, statuses=CALL),
+    ("POST", "/v1/batches/{batch_id}/cancel"): Operation("End it", batch.BatchObject, statuses=CALL),
+    ("GET", "/v1/models"): Operation("The names of the model", protocol.ModelList, statuses=(*INFO, 503)),
+    ("GET", "/v1/models/{model}"): Operation("The model", protocol.ModelCard, statuses=(*INFO, 404, 503)),
+    ("POST", "/tokenize"): Operation(
+        "The tokens of a text or a conversation", protocol.Tokenized, protocol.TokenizeRequest, statuses=WORK),
+    ("POST", "/detokenize"): Operation(
+        "The text of tokens", protocol.Detokenized, protocol.DetokenizeRequest, statuses=WORK),
+    ("GET", "/livez"): Operation("Is the server there?", State, statuses=(500,), public=True),
+    ("GET", "/readyz"): Operation("Can it answer?", State, statuses=(500, 503), public=True),
+    ("GET", "/health"): Operation("The same as /readyz", State, statuses=(500, 503), public=True),
+    ("GET", "/metrics"): Operation("For Prometheus", media_type="text/plain"),
+    ("GET", "/version"): Operation("The version", Version),
+    ("GET", "/openapi.json"): Operation("This document", dict[str, Any]),
+}
+# fmt: on
+
+
+def document(root_path: str = "") -> dict[str, Any]:
+    schemas, components = _schemas()
+    paths: dict[str, dict[str, Any]] = {}
+    for (method, path), operation in OPERATIONS.items():
+        paths.setdefault(path, {})[method.lower()] = _operation(method, path, operation, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Octavo",
+            "version": VERSION,
+            "description": "Fields that are not listed are accepted and named in the header x-octavo-ignored, but for "
+            "those in x-octavo-refused: they are refused with status 400 when they ask for something.",
+        },
+        "servers": [{"url": root_path or "/"}],
+        "security": [{"key": []}, {"anthropic": []}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "anthropic": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
+        "x-octavo-refused": sorted([*fields.UNSUPPORTED, *fields.FORBIDDEN]),
+    }
+
+
+def _types() -> Iterator[Any]:
+    for operation in OPERATIONS.values():
+        for kind in (operation.answer, operation.request, operation.events, operation.error):
+            if kind is not None:
+                yield kind
+
+
+def _schemas() -> tuple[dict[Any, Any], dict[str, Any]]:
+    """The schema of each type that an operation names, and what they refer to."""
+    kinds = list(dict.fromkeys(_types()))
+    found, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    return dict(zip(kinds, map(_plain, found), strict=True)), _plain(components)
+
+
+def _plain(schema: Any) -> Any:
+    """JSON Schema's patterns are JavaScript's, which knows no \\Z."""
+    if isinstance(schema, dict):
+        return {
+            key: value.replace("\\Z", "$") if key == "pattern" and isinstance(value, str) else _plain(value)
+            for key, value in schema.items()
+        }
+    return [_plain(item) for item in schema] if isinstance(schema, list) else schema
+
+
+def _operation(method: str, path: str, operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
+    content: dict[str, Any] = {operation.media_type: {"schema": schemas.get(operation.answer, {"type": "string"})}}
+    if operation.events is not None:
+        content["text/event-stream"] = {"schema": schemas[operation.events]}
+    header = {"schema": {"type": "string"}}
+    good: dict[str, Any] = {"description": operation.does, "content": content, "headers": {"x-request-id": header}}
+    if operation.request is not None:
+        good["headers"]["x-octavo-ignored"] = header
+    error = {"application/json": {"schema": schemas[operation.error]}}
+    answers: dict[str, Any] = {"200": good}
+    for status in operation.statuses:
+        answers[str(status)] = {"description": _STATUSES[status], "content": error}
+    found: dict[str, Any] = {
+        "summary": operation.does,
+        "operationId": re.sub(r"\W+", "_", f"{method.lower()}{path}").strip("_"),
+        "responses": answers,
+    }
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"\{(\w+)\}", path)
+    ]
+    parameters += [{"name": name, "in": "query", "schema": {"type": kind}} for name, kind in operation.query]
+    if parameters:
+        found["parameters"] = parameters
+    if operation.request is not None:
+        kind = "multipart/form-data" if operation.form else "application/json"
+        found["requestBody"] = {"required": True, "content": {kind: {"schema": schemas[operation.request]}}}
+    if operation.public:
+        found["security"] = []
+    return found
+
+
+_STATUSES = {
+    400: "A field is wrong; param names it",
+    401: "No key, or a wrong one",
+    404: "There is no such thing, or it is not yours",
+    408: "The body came too slowly",
+    413: "The body is too large",
+    500: "An error of ours; the log has the details under the request's id",
+    503: "Not now: Retry-After says when",
+    504: "The deadline passed",
+}
