@@ -58,13 +58,15 @@ def forget_the_rest(backend, batch) -> None:
         cache.flatten(0, 1)[~used] = torch.nan
 
 
+SHAPES = [(32, 8, 128), (7, 1, 128), (8, 8, 64), (64, 4, 64), (8, 2, 80), (12, 4, 96), (8, 4, 256)]
+
+
 @pytest.mark.parametrize("backend", [TritonAttention, HopperAttention])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "dim"),
-    [(32, 8, 128), (7, 1, 128), (8, 8, 64), (64, 4, 64), (8, 2, 80), (12, 4, 96), (8, 4, 256)],
+    ("heads", "kv_heads", "dim", "dtype"),
+    [*((*shape, torch.bfloat16) for shape in SHAPES), (32, 8, 128, torch.float16)],
 )
-def test_mixed_steps(backend, dtype, heads, kv_heads, dim):
+def test_mixed_steps(backend, heads, kv_heads, dim, dtype):
     spec = make_spec(heads, kv_heads, dim, dtype, torch.device("cuda"))
     backend = made(backend, spec)
     fill(backend.keys, backend.values)

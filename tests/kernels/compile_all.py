@@ -8,7 +8,9 @@ from __future__ import annotations
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 
+from octavo.kernels import paged_attention_hopper as hopper
 from octavo.kernels.elementwise import gate_kernel, norm_kernel, rotate_and_write_kernel
 from octavo.kernels.paged_attention import write_kv_kernel
 from octavo.kernels.paged_attention_decode import decode_kernel, plan_kernel
@@ -26,10 +28,11 @@ SHAPE = {
     "WINDOW": 0, "CAPPED": False, "WIDE": False,
     "BLOCK_SIZE": 16, "KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "DIM_P2": 128,
 }  # fmt: skip
-GEMMA = {
+CAPPED = {
     "WINDOW": 4096, "CAPPED": True, "WIDE": True,
-    "BLOCK_SIZE": 16, "KV_HEADS": 4, "GROUP": 2, "HEAD_DIM": 256, "DIM_P2": 256,
+    "BLOCK_SIZE": 16, "KV_HEADS": 4, "GROUP": 2, "HEAD_DIM": 40, "DIM_P2": 64,
 }  # fmt: skip
+HOPPER = {"BLOCK_SIZE": 16, "KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "TILE": 64, "STAGES": 4}
 PLAN = {
     "WINDOW": 4096, "KV_HEADS": 8, "TILE": 64, "TARGET": 1056, "LEAST": 8, "SEQUENCES_P2": 1024, "UNITS": 16,
 }  # fmt: skip
@@ -38,13 +41,15 @@ ROTATE = {
     "NORM": True, "WIDE": True, "HEADS": 8, "KV_HEADS": 4, "HEAD_DIM": 256, "DIM_P2": 256, "HALF": 128,
     "INTERLEAVED": True, "BLOCK": 8,
 }  # fmt: skip
-# Kernel, constants, warps, stages.
+NVIDIA, AMD = TARGETS[:3], TARGETS[3:]
+# Kernel, constants, warps, stages, and targets if not all: large kernels take long to compile for AMD.
 KERNELS = [
     (write_kv_kernel, {"QUANTISED": False, "LARGEST": 0.0, "WIDTH": 1024, "WIDTH_P2": 1024}, 4, 1),
     (plan_kernel, PLAN, 4, 1),
-    (decode_kernel, SHAPE | {"GROUP_P2": 16, "TILE": 64}, 4, 3),
-    (prefill_kernel, SHAPE | {"M": 128, "TILE": 64}, 8, 2),
-    (prefill_kernel, GEMMA | {"M": 64, "TILE": 32}, 4, 2),
+    (decode_kernel, SHAPE | {"GROUP_P2": 16, "TILE": 64}, 4, 3, NVIDIA),
+    (decode_kernel, CAPPED | {"GROUP_P2": 16, "TILE": 32}, 4, 3, AMD),
+    (prefill_kernel, SHAPE | {"M": 128, "TILE": 64}, 8, 2, NVIDIA),
+    (prefill_kernel, CAPPED | {"M": 64, "TILE": 32}, 4, 2, AMD),
     (norm_kernel, NORM, 8, 1),
     (rotate_and_write_kernel, ROTATE, 4, 1),
     (gate_kernel, {"ACTIVATION": "gelu", "BLOCK": 1024}, 4, 1),
@@ -57,26 +62,28 @@ TYPES = {
 
 
 def kind(name: str) -> str:
+    if name.endswith("_desc"):
+        return f"tensordesc<bf16[16, 64],{hopper.box_layout!r}>"
     return TYPES.get(name, "*bf16" if name.endswith("_ptr") else "i32")
 
 
+def build(make_source, kernel, constants, target, **options) -> None:
+    signature = {name: "constexpr" if name in constants else kind(name) for name in kernel.arg_names}
+    # Pointers and strides are multiples of 16 in use, which decides how wide the loads are.
+    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if signature[n][0] == "*"}
+    source = make_source(kernel, signature, {(kernel.arg_names.index(n),): v for n, v in constants.items()}, aligned)
+    built = triton.compile(source, target=target, options=options)
+    binary = built.asm["cubin" if target.backend == "cuda" else "hsaco"]
+    assert len(binary) > 1000
+    print(kernel.__name__, target.backend, target.arch, len(binary), flush=True)
+
+
 def main() -> None:
-    for kernel, constants, warps, stages in KERNELS:
-        for target in TARGETS:
-            signature = {name: "constexpr" if name in constants else kind(name) for name in kernel.arg_names}
-            # Pointers and strides are multiples of 16 in use, which decides how wide the loads are.
-            aligned = {
-                (i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if signature[n][0] == "*"
-            }
-            source = ASTSource(
-                kernel, signature, {(kernel.arg_names.index(n),): v for n, v in constants.items()}, aligned
-            )
-            built = triton.compile(
-                source, target=target, options={"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
-            )
-            binary = built.asm["cubin" if target.backend == "cuda" else "hsaco"]
-            assert len(binary) > 1000
-            print(kernel.__name__, target.backend, target.arch, len(binary), flush=True)
+    for kernel, constants, warps, stages, *targets in KERNELS:
+        for target in targets[0] if targets else TARGETS:
+            options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+            build(ASTSource, kernel, constants, target, **options)
+    build(GluonASTSource, hopper.prefill_kernel, HOPPER, GPUTarget("cuda", 90, 32), num_warps=4, maxnreg=168)
 
 
 if __name__ == "__main__":
