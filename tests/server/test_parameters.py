@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from octavo.server.messages.protocol import MessagesRequest
+from octavo.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from octavo.server.responses.protocol import ResponsesRequest
 from tests.server.conftest import Running, StartServer, error_of, events
 from tests.server.fake_engine import FakeLLM
 
@@ -83,3 +86,100 @@ def test_suffix(start_server: StartServer, server: Running) -> None:
 def test_beam_search_refuses(server: Running, fields: dict[str, Any], param: str) -> None:
     response = server.complete(**{"use_beam_search": True, **fields})
     assert (response.status_code, response.json()["error"]["param"]) == (400, param), response.text
+
+
+# Every field that clients of OpenAI, vLLM and Anthropic know, by the route that they send it to.
+SAMPLING = """
+    use_beam_search top_k min_p repetition_penalty length_penalty stop_token_ids include_stop_str_in_output
+    ignore_eos min_tokens skip_special_tokens spaces_between_special_tokens truncate_prompt_tokens truncation_side
+    prompt_logprobs logprob_token_ids allowed_token_ids bad_words watermarking repetition_detection
+    thinking_token_budget
+"""
+STRUCTURED = """
+    structured_outputs response_format guided_json guided_regex guided_choice guided_grammar guided_decoding_backend
+    guided_whitespace_pattern
+"""
+SYSTEM = """
+    priority request_id session_id cache_salt return_tokens_as_token_ids return_token_ids return_token_offsets
+    return_weight_versions routed_experts_prompt_start mm_payload return_mm_kwargs kv_transfer_params
+    ec_transfer_params vllm_xargs stream_interval deadline_ms
+"""
+OTHERS = """
+    regex ebnf json_schema stop_regex no_stop_trim lora_path separate_reasoning stream_reasoning
+    return_hidden_states session_params rid extra_key custom_logit_processor input_ids return_meta_info grammar
+    n_predict cache_prompt n_probs samplers typical_p mirostat dry_multiplier xtc_probability dynatemp_range
+    t_max_predict_ms return_progress timings_per_token reasoning_format id_slot made_up
+"""
+CHAT = """
+    messages model audio frequency_penalty function_call functions logit_bias logprobs top_logprobs
+    max_completion_tokens max_tokens metadata modalities moderation n parallel_tool_calls prediction
+    presence_penalty prompt_cache_key prompt_cache_options prompt_cache_retention reasoning_effort safety_identifier
+    seed service_tier stop store stream stream_options temperature tool_choice tools top_p user verbosity
+    web_search_options echo add_generation_prompt continue_final_message add_special_tokens documents chat_template
+    chat_template_kwargs include_reasoning media_io_kwargs mm_processor_kwargs return_prompt_text
+"""
+COMPLETIONS = """
+    model prompt best_of echo frequency_penalty logit_bias logprobs max_tokens n presence_penalty seed stop stream
+    stream_options suffix temperature top_p user prompt_embeds add_special_tokens
+"""
+MESSAGES = """
+    model messages max_tokens metadata output_config thinking stop_sequences stream system temperature tool_choice
+    tools top_k top_p chat_template_kwargs cache_salt vllm_xargs service_tier container cache_control
+"""
+RESPONSES = """
+    background background_options context_management conversation include input instructions max_output_tokens
+    max_tool_calls metadata model moderation parallel_tool_calls previous_response_id prompt prompt_cache_key
+    prompt_cache_options prompt_cache_retention reasoning safety_identifier service_tier store stream stream_options
+    temperature text tool_choice tools top_logprobs top_p truncation user access_programs
+"""
+TOKENIZE = """
+    model prompt messages add_special_tokens return_token_strs add_generation_prompt continue_final_message tools
+    chat_template chat_template_kwargs mm_processor_kwargs
+"""
+SAY = {"messages": [{"role": "user", "content": "say:x"}]}
+ROUTES: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "/v1/chat/completions": (ChatRequest, CHAT + SAMPLING + STRUCTURED + SYSTEM + OTHERS, SAY),
+    "/v1/completions": (CompletionRequest, COMPLETIONS + SAMPLING + STRUCTURED + SYSTEM + OTHERS, {"prompt": "say:x"}),
+    "/v1/messages": (MessagesRequest, MESSAGES, {**SAY, "max_tokens": 9}),
+    "/v1/responses": (
+        ResponsesRequest,
+        RESPONSES + "vllm_xargs mm_processor_kwargs",
+        {"input": "say:x"},
+    ),
+    "/tokenize": (TokenizeRequest, TOKENIZE, {"prompt": "x"}),
+    "/detokenize": (DetokenizeRequest, "model tokens skip_special_tokens", {"tokens": [1]}),
+}
+# What our own answer to a field may be, where its meaning cannot be had.
+REFUSED = """
+    audio modalities chat_template media_io_kwargs mm_processor_kwargs prompt_embeds logprob_token_ids watermarking
+    repetition_detection session_id return_token_offsets return_weight_versions routed_experts_prompt_start
+    mm_payload return_mm_kwargs kv_transfer_params ec_transfer_params vllm_xargs stop_regex lora_path
+    return_hidden_states session_params custom_logit_processor conversation prompt context_management suffix
+"""
+
+
+@pytest.mark.parametrize(("path", "name"), [(path, name) for path in ROUTES for name in ROUTES[path][1].split()])
+def test_no_field_is_dropped_in_silence(server: Running, path: str, name: str) -> None:
+    """Each is a field of our own types, whose other tests show what it does; or refused by name; or in the header."""
+    kind, _, body = ROUTES[path]
+    if name in kind.__struct_fields__:
+        return
+    answer = server.post(path, {**body, name: "something"})
+    if name in REFUSED.split():
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == name, answer.text
+        assert name in answer.json()["error"]["message"]
+    else:
+        assert answer.status_code == 200 and answer.headers["x-octavo-ignored"] == name, answer.text
+
+
+def test_parts_of_fields_are_not_dropped_either(server: Running) -> None:
+    options = {"include_usage": True, "include_obfuscation": True, "other": None}
+    answer = server.chat(stream=True, stream_options=options)
+    assert answer.headers["x-octavo-ignored"] == "stream_options.include_obfuscation"
+
+
+def test_tokenize_with_tools(start_server: StartServer) -> None:
+    server = start_server(FakeLLM(template="{{ tools | tojson }}{{ messages[0].content }}"))
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    found = server.post("/tokenize", {**SAY, "tools": tools}).json()["tokens"]
+    assert server.post("/detokenize", {"tokens": found}).json()["prompt"].startswith('[{"type": "function"')
