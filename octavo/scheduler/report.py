@@ -18,9 +18,20 @@ def pack_logprobs(found: LogprobRows, plan: StepPlan, alive_S: BoolArray, rows: 
 
 
 def pack_prompt_logprobs(found: LogprobRows, plan: StepPlan, alive_N: BoolArray, rows: RowTable) -> Logprobs | None:
+    """Those of prompt tokens that were not told before: a sequence may have been preempted and computed again."""
     counts = plan.counts_N[plan.num_decodes :]
     owners_C = np.repeat(plan.rows_N[plan.num_decodes :], counts)
-    return _pack(found, owners_C, np.repeat(alive_N[plan.num_decodes :], counts), rows)
+    fresh_C = np.repeat(alive_N[plan.num_decodes :], counts)
+    at = 0
+    chunks = np.stack((plan.rows_N, plan.starts_N, plan.counts_N))[:, plan.num_decodes :]
+    for row, start, count in chunks.T.tolist():
+        seq = rows.owner[row]
+        if seq is not None and fresh_C[at]:
+            fresh_C[at : at + min(max(0, seq.told - start), count)] = False
+            fresh_C[at + max(0, seq.prompt_len - 1 - start) : at + count] = False
+            seq.told = max(seq.told, start + count)
+        at += count
+    return _pack(found, owners_C, fresh_C, rows)
 
 
 def _pack(found: LogprobRows, owners: IntArray, alive: BoolArray, rows: RowTable) -> Logprobs | None:

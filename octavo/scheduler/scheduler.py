@@ -231,7 +231,8 @@ class Scheduler:
             # At least one token must be computed, for its logits.
             usable = seq.hashes[: (length - 1) // self.cache.block_size]
             params = seq.request.params
-            skip = params.skip_reading_prefix_cache or params.prompt_logprobs is not None
+            untold = params.prompt_logprobs is not None and seq.told < seq.prompt_len
+            skip = params.skip_reading_prefix_cache or untold
             hits = self.cache.lookup([] if skip else usable)
             if not self.cache.fits(blocks, hits, spare):
                 return False
@@ -256,6 +257,7 @@ class Scheduler:
         """Takes row and blocks from the running sequence that is served last."""
         running = [*self._decoding.tolist(), *self._prefilling]
         row = max(running, key=lambda r: self.rows.owned(r).key)
+        self.rows.owned(row).preemptions += 1
         self._put_back(row)
         self._stats.preemptions += 1
 
@@ -419,7 +421,7 @@ class Scheduler:
         seq = self.rows.owned(row)
         answer = self.rows.tokens[row, seq.prompt_len : self.rows.length[row]]
         tokens = b"" if seq.request.stream else answer.tobytes()
-        outputs.finished.append(Finished(seq.uid, reason, stop_id, len(answer), tokens, detail))
+        outputs.finished.append(Finished(seq.uid, reason, stop_id, len(answer), tokens, detail, seq.preemptions))
         if reason is not FinishReason.ERROR:
             self._extend_hashes(seq, self.rows.tokens[row, : self.rows.length[row]])
         self._remove(seq)

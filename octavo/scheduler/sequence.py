@@ -23,6 +23,8 @@ class Sequence:
         "num_cached",
         "passed",
         "started",
+        "preemptions",
+        "told",
     )
 
     def __init__(self, request: EngineRequest, index: int, arrival: int, seed: int, parent: Sequence | None) -> None:
@@ -40,6 +42,8 @@ class Sequence:
         self.num_cached = -1  # prompt tokens that came from the cache; -1 before the first admission
         self.passed = 0  # times a later sequence was admitted because this one did not fit
         self.started = False  # the client knows that its prompt has been computed
+        self.preemptions = 0
+        self.told = 0  # tokens of the prompt after which the client has the logprobs, where it asks for them
 
     @property
     def limit(self) -> int:

@@ -72,6 +72,17 @@ def test_thinking_budget(llm: LLM, llama: Reference):
         SamplingParams(thinking_marks=["a"])
 
 
+def test_prompt_logprobs_come_once(llm: LLM, llama: Reference):
+    """Though the sequence is put back, and computed again."""
+    tokenizer = llm.get_tokenizer()
+    prompt = [*llama.prompts[5], 300]
+    marks = [tokenizer.id_to_token(300), tokenizer.id_to_token(301)]
+    params = {"prompt_logprobs": 1, "thinking_marks": marks}
+    once = one(llm, [prompt], **params).prompt_logprobs
+    again = one(llm, [prompt], **params, thinking_token_budget=3)
+    assert again.outputs[0].token_ids[3] == 301 and again.prompt_logprobs == once and len(once) == len(prompt)
+
+
 def test_stop_token(llm: LLM, llama: Reference):
     answer = llama.answers[0]
     output = one(llm, [llama.prompts[0]], stop_token_ids=[answer[4]]).outputs[0]
