@@ -1,6 +1,6 @@
 """Architecture names of config.json and the classes that serve them, imported when one is asked for.
 
-`scripts/docs-models` writes docs/models.md from this table.
+`python -m tests.models.docs` writes the table of docs/models.md from this one.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ ARCHITECTURES = {
         "learned positions; layer norms; plain MLP with gelu; biases; transposed matrices, q, k, v in one",
     ),
     "GraniteForCausalLM": Architecture(
-        "granite:Granite", "Granite 3, 4 (dense)", "multipliers of embeddings, residual, scores and logits"
+        "granite:Granite", "Granite 3.x (dense)", "multipliers of embeddings, residual, scores and logits"
     ),
     "InternLM3ForCausalLM": Architecture(
         "llama:InternLM3", "InternLM3", "`qkv_bias` and `bias` instead of Llama's switches"

@@ -221,3 +221,9 @@ OLD_CONFIGS = {
     "cohere2": (*CASES["cohere2"], ("layer_types",), {"sliding_window_pattern": 4}),
     "gpt2": ("gpt2", {"tie_word_embeddings": True}, ("tie_word_embeddings", "layer_norm_epsilon", "n_inner"), {}),
 }
+
+# Every order of norms, kind of norm, of rope and of MLP.
+FUSED = ["qwen3", "gemma2", "gemma3", "glm", "olmo2", "smollm3-window", "starcoder2", "gpt2", "granite"]
+FUSED += ["cohere-qk-norm"]
+# Families that are compared in bfloat16 too: every kind of norm and of rounding.
+HALVES = ["llama", "qwen3", "gemma2", "gemma3", "olmo2", "cohere", "gpt2"]

@@ -10,7 +10,7 @@ from octavo import kernels
 from octavo.kernels import elementwise
 from octavo.models.loader import SINGLE, load_model
 from tests.builders import VOCAB_SIZE, edit_config, load_reference, make_model
-from tests.models.cases import CASES, OLD_CONFIGS
+from tests.models.cases import CASES, FUSED, HALVES, OLD_CONFIGS
 from tests.oracle_attention import OracleAttention, PagedSession
 
 LONG = 40  # tokens of the longest prompt: more than two windows of 16
@@ -54,11 +54,6 @@ class OpenOracle(OracleAttention):
 
     def cache(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         return tuple(cache[layer].view(-1, self.block_size, *cache.shape[2:]) for cache in (self.keys, self.values))
-
-
-# Every order of norms, kind of norm, of rope and of MLP.
-FUSED = ["qwen3", "gemma2", "gemma3", "glm", "olmo2", "smollm3-window", "starcoder2", "gpt2", "granite"]
-FUSED += ["cohere-qk-norm"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels on the CPU need Triton's interpreter")
@@ -111,7 +106,7 @@ def test_greedy_generation_is_that_of_transformers(family: str, tmp_path) -> Non
     assert answer == theirs.tolist()
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gemma3", "olmo2", "cohere", "gpt2"])
+@pytest.mark.parametrize("family", HALVES)
 def test_half_precision_stays_close(family: str, tmp_path) -> None:
     folder = make_model(tmp_path, family, dtype=torch.bfloat16, initializer_range=0.05)
     tokens = prompt(LONG, 5)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.core.errors import ModelError
-from octavo.models.registry import ARCHITECTURES, load_class
+from octavo.models.registry import ARCHITECTURES
 from octavo.models.spec import ModelSpec
 from tests.builders import make_config
 
@@ -219,18 +219,6 @@ def test_layer_types_of_another_kind_or_length(tmp_path: Path) -> None:
         spec_of(tmp_path, layer_types=["full_attention", "chunked_attention"], **qwen)
     with pytest.raises(ModelError, match="layer_types must have one entry"):
         spec_of(tmp_path, layer_types=["full_attention"], **qwen)
-
-
-def test_unknown_architectures_get_a_hint() -> None:
-    with pytest.raises(ModelError, match="did you mean .*Qwen3ForCausalLM"):
-        load_class("Qwen3ForCausalLm")
-    with pytest.raises(ModelError, match=r"known: .*LlamaForCausalLM"):
-        load_class("zzz")
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_registered_class_exists(architecture: str) -> None:
-    assert callable(load_class(architecture).configure)
 
 
 JSON_VALUES = st.recursive(
