@@ -11,8 +11,8 @@ from torch import Tensor
 from octavo.attention.base import AttendOptions, AttentionSpec, ForwardBatch
 from octavo.attention.triton_backend import TritonAttention
 
-TILE = 128  # tokens that are read at a time
-STAGES = 2  # tiles of keys, and of values, in shared memory
+TILE = 64  # tokens that are read at a time
+STAGES = 4  # tiles of keys, and of values, in shared memory
 
 
 class HopperAttention(TritonAttention):

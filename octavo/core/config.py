@@ -39,7 +39,9 @@ class EngineConfig:
     enable_prefix_caching: bool = flag(True, "keep the KV of prompts and answers for later requests that begin alike")
     scheduling_policy: str = flag("fcfs", "order of waiting requests", ("fcfs", "priority"))
     max_num_queued_reqs: int = flag(8192, "requests that may wait; more are refused with 503")
-    attention_backend: str = flag("auto", "auto takes the first that supports the model", ("auto", "torch", "triton"))
+    attention_backend: str = flag(
+        "auto", "auto takes the first that supports the model", ("auto", "torch", "triton", "hopper")
+    )
     enforce_eager: bool = flag(False, "never use CUDA graphs")
     overlap: bool | None = flag(None, "plan the next step while one runs (default: on a GPU)")
     seed: int = flag(0, "seed of dummy weights and of requests that bring none")
