@@ -28,7 +28,7 @@ SHAPES = {
 }
 
 
-def write_shape(name: str, folder: Path) -> Path:
+def write_shape(name: str, folder: Path, context: int = 8192) -> Path:
     """A folder that holds the shape of a model and a tokenizer that is never used."""
     hidden, mlp, layers, heads, kv_heads, vocab, tied = SHAPES[name]
     config = {
@@ -41,7 +41,7 @@ def write_shape(name: str, folder: Path) -> Path:
         "num_key_value_heads": kv_heads,
         "vocab_size": vocab,
         "tie_word_embeddings": tied,
-        "max_position_embeddings": 8192,
+        "max_position_embeddings": context,
         "rms_norm_eps": 1e-5,
         "rope_theta": 500000.0,
         "dtype": "bfloat16",
