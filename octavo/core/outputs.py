@@ -27,6 +27,7 @@ class Finished(msgspec.Struct, array_like=True):
     num_tokens: int = 0  # tokens generated
     tokens: bytes = b""  # int32 ids of all of them, where the request did not stream
     detail: str = ""  # of an error that the client may hear of
+    preemptions: int = 0  # times that it gave its place to others
 
 
 class Logprobs(msgspec.Struct, array_like=True):
@@ -85,6 +86,7 @@ class RequestMetrics:
     scheduled_time: float | None = None  # its first step began
     first_token_time: float | None = None
     finished_time: float | None = None
+    num_preemptions: int = 0  # of all its answers
 
 
 @dataclass(slots=True)

@@ -101,6 +101,7 @@ class RequestState:
         if self.metrics.first_token_time is None and tokens:
             self.metrics.first_token_time = time.monotonic()
         answer.token_ids += tokens
+        self.metrics.num_preemptions += end.preemptions if end is not None else 0
         stopped = self._add_text(answer, tokens, end)
         if not stopped and end is not None:
             answer.finish_reason = str(end.reason)

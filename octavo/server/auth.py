@@ -32,7 +32,15 @@ class Keys:
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         if scheme.lower() != b"bearer" or not any(matches):
             raise InvalidAPIKey("Send a valid API key in the header: Authorization: Bearer KEY")
+        return self._name(digest)
+
+    def _name(self, digest: bytes) -> bytes:
         return hmac.digest(self._pepper, digest, "sha256")[:16]
+
+    def number(self, tenant: bytes) -> str:
+        """What metrics and the log call the tenant: the place of its key in the configuration, from 1; "" without."""
+        found = (i for i, digest in enumerate(self._digests, 1) if self._name(digest) == tenant)
+        return str(next(found, ""))
 
     def salt(self, tenant: bytes, asked: str) -> str:
         """The cache salt of a request: with several keys, tenants never share a cached prefix."""

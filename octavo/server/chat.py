@@ -189,6 +189,7 @@ class ChatAnswer:
             )
             choices.append(choice)
         answer = ChatCompletion(run.id, run.created, run.model, choices, await self.usage(), FINGERPRINT)
+        answer.metrics = run.timings()
         self.add_prompt(answer, final)
         return answer
 
@@ -203,6 +204,8 @@ class ChatAnswer:
         for delta in told:
             if delta.kind != "content" or not self.request.stream:  # content that was sent is needed no more
                 self.parsed[piece.index].add(delta)
+        if piece.finish_reason is not None:
+            self.count_calls(piece.index)
         return told
 
     def message(self, parsed: Parsed) -> ChatMessage:
@@ -221,6 +224,13 @@ class ChatAnswer:
         if piece.finish_reason == "stop" and self.parsed[piece.index].calls:
             return "function_call" if self.tools.legacy else "tool_calls"
         return str(piece.finish_reason)
+
+    def count_calls(self, index: int) -> None:
+        """An answer to a request with tools is complete."""
+        if self.tools.functions:
+            mode = "streaming" if self.request.stream else "non_streaming"
+            outcome = "tool_call" if self.parsed[index].calls else "no_tool_call"
+            self.service.metrics.tool_calls[mode, outcome] += 1
 
     async def usage(self) -> Usage:
         """Of all answers. Reasoning is counted by its text: where it ends in the tokens depends on the format."""
@@ -252,6 +262,8 @@ class ChatAnswer:
                 for piece in output.outputs:
                     counts[piece.index] += len(piece.token_ids)
                     chunks += map(chunk, self.choices(piece))
+                    if output.finished:
+                        chunks[-1].metrics = run.timings()
                 if chunks:
                     yield chunks
         if include_usage:

@@ -138,7 +138,7 @@ class _Answer:
                 choice = self.choice(prompt * self.n + i, piece)
                 self.add_prompt(choice, prompt, output)
                 choices.append(choice)
-        return self.completion(choices, usage=self.run.usage())
+        return self.completion(choices, usage=self.run.usage(), metrics=self.run.timings())
 
     async def events(self, include_usage: bool, continuous: bool) -> AsyncGenerator[bytes, None]:
         counts = [0] * len(self.offsets)
@@ -160,6 +160,8 @@ class _Answer:
                         chunk.usage = self.run.usage(counts[index])
                     elif include_usage:
                         chunk.usage = None
+                    if output.finished:
+                        chunk.metrics = self.run.timings()
                     chunks.append(event(_encode(chunk)))
                 if chunks:
                     yield b"".join(chunks)

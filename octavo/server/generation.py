@@ -10,9 +10,10 @@ from contextlib import aclosing
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from octavo.core.errors import EngineUnavailable, InternalError, RequestError
-from octavo.core.outputs import CompletionOutput, RequestOutput, TokenLogprobs
+from octavo.core.outputs import CompletionOutput, RequestMetrics, RequestOutput, TokenLogprobs
 from octavo.core.params import RequestOutputKind, SamplingParams
 from octavo.server.beams import beam_params, beam_search
 from octavo.server.http import Exchange
@@ -22,6 +23,7 @@ from octavo.server.protocol import (
     PromptLogprob,
     PromptLogprobs,
     PromptTokensDetails,
+    RequestTimings,
     StreamOptions,
     Usage,
 )
@@ -84,6 +86,8 @@ class Generation:
         self._exchange = exchange
         self._priority = request.priority
         self._deadline = None if request.deadline_ms is None else request.deadline_ms / 1000
+        self._wants_times = bool(request.include_metrics) and len(prompts) == 1
+        self._times: RequestMetrics | None = None
         self._interval = request.stream_interval or 1
         self._salt = service.keys.salt(exchange.key, request.cache_salt or "")
         self._prompt_param = prompt_param
@@ -93,8 +97,35 @@ class Generation:
         """(prompt, output) as they come; an error before the first ends all of them."""
         with self._exchange.limited(self._deadline):
             async with aclosing(self._outputs()) as outputs:
-                async for item in outputs:
-                    yield item
+                try:
+                    async for item in outputs:
+                        yield item
+                finally:
+                    self._meter()
+
+    def _meter(self) -> None:
+        number = self._service.keys.number(self._exchange.key)
+        if number:
+            self._exchange.fields["key"] = number
+            used = (sum(self.prompt_tokens), sum(self.cached_tokens), self.completion_tokens)
+            self._service.metrics.on_key(number, *used)
+
+    def timings(self) -> RequestTimings | UnsetType:
+        """What `include_metrics` asks for, once the answer is complete. It has no meaning for several answers."""
+        times = self._times
+        if not self._wants_times or times is None or times.finished_time is None or self.params.n > 1:
+            return UNSET
+        found = RequestTimings()
+        if times.scheduled_time is not None:
+            found.queue_time_ms = _ms(times.scheduled_time - times.arrival_time)
+        if times.first_token_time is not None:
+            seconds = times.finished_time - times.first_token_time
+            found.time_to_first_token_ms = _ms(times.first_token_time - times.arrival_time)
+            found.generation_time_ms = _ms(seconds)
+            if self.completion_tokens > 1 and seconds > 0:
+                found.mean_itl_ms = _ms(seconds / (self.completion_tokens - 1))
+                found.tokens_per_second = round((self.completion_tokens - 1) / seconds, 3)
+        return found
 
     async def _outputs(self) -> AsyncGenerator[tuple[int, RequestOutput], None]:
         if len(self.prompts) == 1:
@@ -159,6 +190,7 @@ class Generation:
                             reasons[piece.index] = finish_reason(piece)
                     if output.finished:
                         finished = True
+                        self._times = output.metrics
                         metrics.on_finish(output, tokens, reasons.values())
                         self._log(output, reasons)
                     if self._interval == 1 or not streams:
@@ -209,6 +241,10 @@ class Generation:
         fields["finish"] = ",".join(sorted(set(reasons.values())))
         if first is not None:
             fields.setdefault("first_token_ms", round((first - output.metrics.arrival_time) * 1000, 1))
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
 
 
 def merged(first: RequestOutput, second: RequestOutput) -> RequestOutput:

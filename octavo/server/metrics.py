@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
@@ -60,6 +61,16 @@ def one_two_five(most: int) -> list[int]:
     return found
 
 
+@dataclass(slots=True)
+class KeyUsage:
+    """What the holder of one API key has used."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generation_tokens: int = 0
+
+
 class Metrics(Collector):
     """All of a server's numbers. One thread writes them; scraping reads."""
 
@@ -76,7 +87,12 @@ class Metrics(Collector):
         self.prefix_hits = 0
         self.prompt_tokens = 0
         self.cached_tokens = 0
+        self.finished_prompt_tokens = 0
         self.generation_tokens = 0
+        self.keys: dict[str, KeyUsage] = {}  # by the number of the key
+        self.tool_calls: Counter[tuple[str, str]] = Counter(
+            {(mode, outcome): 0 for mode in ("streaming", "non_streaming") for outcome in ("tool_call", "no_tool_call")}
+        )
         self.finished: Counter[str] = Counter(stop=0, length=0, abort=0, error=0)
         self.rejected: Counter[str] = Counter()
         self.http_requests: Counter[tuple[str, str, int]] = Counter()
@@ -91,6 +107,7 @@ class Metrics(Collector):
         self.prefill_time = Histogram(REQUEST_SECONDS)
         self.decode_time = Histogram(REQUEST_SECONDS)
         self.answers = Histogram(ANSWERS)
+        self.request_preemptions = Histogram(ANSWERS)
         self._set_token_bounds(1)
 
     def attach(self, model_name: str, max_model_len: int, cache_config: dict[str, Any]) -> None:
@@ -110,6 +127,14 @@ class Metrics(Collector):
         self.request_max_tokens = Histogram(bounds)
 
     # -- what happens
+
+    def on_key(self, number: str, prompt_tokens: int, cached_tokens: int, generation_tokens: int) -> None:
+        """A request with this key is over, complete or not."""
+        usage = self.keys.setdefault(number, KeyUsage())
+        usage.requests += 1
+        usage.prompt_tokens += prompt_tokens
+        usage.cached_tokens += cached_tokens
+        usage.generation_tokens += generation_tokens
 
     def on_step(self, stats: Stats) -> None:
         self.stats = stats
@@ -137,10 +162,12 @@ class Metrics(Collector):
         """A prompt's answers are complete; `tokens` are their lengths."""
         self.finished.update(reasons)
         self.cached_tokens += output.num_cached_tokens
+        self.finished_prompt_tokens += len(output.prompt_token_ids)
         self.request_computed_tokens.observe(max(0, len(output.prompt_token_ids) - output.num_cached_tokens))
         for count in tokens:
             self.request_generation_tokens.observe(count)
         self.request_longest_answer.observe(max(tokens, default=0))
+        self.request_preemptions.observe(output.metrics.num_preemptions)
         times = output.metrics
         end, first, scheduled = times.finished_time, times.first_token_time, times.scheduled_time
         if end is None:
@@ -174,6 +201,16 @@ class Metrics(Collector):
         usage = stats.kv_used_blocks / stats.kv_total_blocks if stats.kv_total_blocks else 0.0
         yield from self._gauge("num_requests_running", "Requests that are computed now", stats.running)
         yield from self._gauge("num_requests_waiting", "Requests that wait for a place", stats.waiting)
+        reasons = {"capacity": stats.waiting, "deferred": 0}
+        for prefix in ("octavo:", "vllm:"):
+            name, text = prefix + "num_requests_waiting_by_reason", "Requests that wait, by why"
+            family = GaugeMetricFamily(name, text, labels=[*self.labels, "reason"])
+            for reason, count in reasons.items():
+                family.add_metric([*self.labels.values(), reason], count)
+            yield family
+        # Nothing is ever swapped to the CPU's memory: dashboards made for engines that do show zeros.
+        for name in ("num_requests_swapped", "cpu_cache_usage_perc"):
+            yield from self._gauge(name, "Always 0", 0, prefixes=("vllm:",))
         yield from self._gauge(
             "kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1", usage, "gpu_cache_usage_perc"
         )
@@ -212,7 +249,36 @@ class Metrics(Collector):
         for name, text, value in simple:
             yield from self._counter(name, text, {"": value})
         yield from self._counter("request_success", "Answers by how they ended", self.finished, "finished_reason")
-        yield from self._counter("admission_rejections", "Requests refused, by error code", self.rejected, "reason")
+        computed = self.finished_prompt_tokens - self.cached_tokens
+        sources = {"local_compute": computed, "local_cache_hit": self.cached_tokens, "external_kv_transfer": 0}
+        yield from self._counter("prompt_tokens_by_source", "Tokens of prompts, by where from", sources, "source")
+        yield from self._counter(
+            "prompt_tokens_cached_by_source", "Cached tokens, by where from", {"device": self.cached_tokens}, "source"
+        )
+        yield from self._without_engine()
+
+    def _without_engine(self) -> Iterator[Metric]:
+        """Counters of the front alone: they have no label `engine`."""
+        model = self.labels["model_name"]
+        for prefix in ("octavo:", "vllm:"):
+            family = CounterMetricFamily(
+                prefix + "admission_rejections", "Requests refused, by error code", labels=["model_name", "reason"]
+            )
+            for code, count in self.rejected.items():
+                family.add_metric([model, code], count)
+            yield family
+            labels = ["model_name", "mode", "outcome", "request_type"]
+            family = CounterMetricFamily(
+                prefix + "tool_call_parser_invocations", "Answers read for calls", labels=labels
+            )
+            for (mode, outcome), count in self.tool_calls.items():
+                family.add_metric([model, mode, outcome, "chat_completions"], count)
+            yield family
+        for name in KeyUsage.__slots__:
+            family = CounterMetricFamily(f"octavo:key_{name}", f"{name} of each API key", labels=["model_name", "key"])
+            for number, usage in self.keys.items():
+                family.add_metric([model, number], getattr(usage, name))
+            yield family
 
     def _counter(self, name: str, text: str, values: Mapping[str, int], label: str = "") -> Iterator[Metric]:
         """One counter, or one for each value of `label`."""
@@ -239,6 +305,7 @@ class Metrics(Collector):
             "request_generation_tokens": ("Tokens of an answer", self.request_generation_tokens),
             "request_max_num_generation_tokens": ("Tokens of the longest answer", self.request_longest_answer),
             "request_params_n": ("Answers asked for", self.answers),
+            "request_num_preemptions": ("Times that a request gave its place to others", self.request_preemptions),
             "request_params_max_tokens": ("max_tokens asked for", self.request_max_tokens),
         }
         for name, (text, histogram) in found.items():

@@ -117,6 +117,7 @@ class GenerationRequest(FormatRequest, kw_only=True):
     stream_interval: Annotated[int, Meta(ge=1, le=2**20)] | None = None
     priority: Priority = 0
     deadline_ms: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    include_metrics: bool | None = False
     cache_salt: Salt | None = None
     request_id: RequestId | None = None
     return_token_ids: bool | None = False
@@ -252,6 +253,16 @@ class DetokenizeRequest(Struct, kw_only=True):
 # -- answers
 
 
+class RequestTimings(Struct):
+    """What vLLM sends as `metrics`."""
+
+    time_to_first_token_ms: float | None = None
+    generation_time_ms: float | None = None
+    queue_time_ms: float | None = None
+    mean_itl_ms: float | None = None
+    tokens_per_second: float | None = None
+
+
 class PromptTokensDetails(Struct):
     cached_tokens: int
 
@@ -329,6 +340,7 @@ class ChatCompletion(Struct, tag_field="object", tag="chat.completion"):
     choices: list[ChatChoice]
     usage: Usage
     system_fingerprint: str
+    metrics: RequestTimings | UnsetType = UNSET
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
     prompt_text: str | UnsetType = UNSET
@@ -371,6 +383,7 @@ class ChatChunk(Struct, tag_field="object", tag="chat.completion.chunk"):
     choices: list[ChatChunkChoice]
     system_fingerprint: str
     usage: Usage | None | UnsetType = UNSET
+    metrics: RequestTimings | UnsetType = UNSET
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
     prompt_text: str | UnsetType = UNSET
@@ -403,6 +416,7 @@ class Completion(Struct, tag_field="object", tag="text_completion"):
     choices: list[CompletionChoice]
     system_fingerprint: str
     usage: Usage | None | UnsetType = UNSET
+    metrics: RequestTimings | UnsetType = UNSET
 
 
 class ModelCard(Struct, tag_field="object", tag="model"):

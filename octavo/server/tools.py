@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from octavo.core.errors import RequestError
@@ -24,6 +24,7 @@ class Toolbox:
     required: bool = False
     parallel: bool = True
     legacy: bool = False  # the call is answered as message.function_call
+    params: Mapping[str, str] = field(default_factory=dict)  # where in the request a function's schema stands
 
     @property
     def param(self) -> str:
@@ -57,7 +58,10 @@ def toolbox(request: ChatRequest, tree: dict[str, Any], service: Service) -> Too
             param,
         )
     functions = [tool["function"] for tool in shown if tool["function"]["name"] in called]
-    return Toolbox(shown, functions, required, request.parallel_tool_calls is not False and not legacy, legacy)
+    within = "" if legacy else ".function"
+    params = {name: f"{param}[{i}]{within}.parameters" for i, name in enumerate(names)}
+    parallel = request.parallel_tool_calls is not False and not legacy
+    return Toolbox(shown, functions, required, parallel, legacy, params)
 
 
 def _choose(request: ChatRequest, names: Sequence[str], auto: bool) -> tuple[set[str], set[str], bool]:
@@ -102,7 +106,7 @@ def enforce(params: SamplingParams, tools: Toolbox, parser: OutputParser | None,
         if tools.functions:
             raise RequestError(f"{asked.param} cannot go with {tools.param}.", asked.param)
         return params
-    demand = Demand(tools.required, tools.parallel, template) if tools.functions else None
+    demand = Demand(tools.required, tools.parallel, template, tools.params) if tools.functions else None
     form = parser.form(demand, content)
     if form is None:
         raise RequestError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from octavo.server.metrics import (
@@ -12,8 +13,9 @@ from octavo.server.metrics import (
     Histogram,
     one_two_five,
 )
-from tests.server.conftest import Running, StartServer
+from tests.server.conftest import Running, StartServer, events
 from tests.server.fake_engine import FakeLLM
+from tests.server.test_tools import CALLS, TEMPLATE, WEATHER
 
 LABELS = {"model_name": "fake", "engine": "0"}
 
@@ -112,3 +114,133 @@ def test_histogram() -> None:
     histogram.observe(2, times=3)
     assert histogram.cumulative() == [("1.0", 2), ("5.0", 6), ("+Inf", 7)]
     assert histogram.sum == 110.5
+
+
+# vLLM's names, types and labels (beside model_name and engine), where the feature behind them exists here.
+GAUGES = {
+    "num_requests_running": "",
+    "num_requests_waiting": "",
+    "num_requests_waiting_by_reason": "reason",
+    "kv_cache_usage_perc": "",
+    "gpu_cache_usage_perc": "",
+    "cpu_cache_usage_perc": "",
+    "num_requests_swapped": "",
+}
+COUNTERS = {
+    "prefix_cache_queries": "",
+    "prefix_cache_hits": "",
+    "gpu_prefix_cache_queries": "",
+    "gpu_prefix_cache_hits": "",
+    "num_preemptions": "",
+    "prompt_tokens": "",
+    "prompt_tokens_by_source": "source",
+    "prompt_tokens_cached": "",
+    "prompt_tokens_cached_by_source": "source",
+    "generation_tokens": "",
+    "request_success": "finished_reason",
+}
+HISTOGRAMS: dict[str, tuple[float, ...]] = {
+    "time_to_first_token_seconds": FIRST_TOKEN_SECONDS,
+    "inter_token_latency_seconds": TOKEN_SECONDS,
+    "time_per_output_token_seconds": TOKEN_SECONDS,
+    "request_time_per_output_token_seconds": TOKEN_SECONDS,
+    "e2e_request_latency_seconds": REQUEST_SECONDS,
+    "request_queue_time_seconds": REQUEST_SECONDS,
+    "request_inference_time_seconds": REQUEST_SECONDS,
+    "request_prefill_time_seconds": REQUEST_SECONDS,
+    "request_decode_time_seconds": REQUEST_SECONDS,
+    "request_prompt_tokens": tuple(one_two_five(4096)),
+    "request_generation_tokens": tuple(one_two_five(4096)),
+    "request_max_num_generation_tokens": tuple(one_two_five(4096)),
+    "request_params_max_tokens": tuple(one_two_five(4096)),
+    "request_prefill_kv_computed_tokens": tuple(one_two_five(4096)),
+    "request_params_n": (1, 2, 5, 10, 20),
+    "request_num_preemptions": (1, 2, 5, 10, 20),
+    "iteration_tokens_total": STEP_TOKENS,
+}
+
+
+def test_names_types_labels_and_buckets(start_server: StartServer) -> None:
+    server = start_server(FakeLLM(most=0))
+    assert server.complete().status_code == 503
+    families = {family.name: family for family in text_string_to_metric_families(server.get("/metrics").text)}
+
+    def labels(name: str) -> set[frozenset[str]]:
+        return {frozenset(sample.labels) - {"le"} for sample in families["vllm:" + name].samples}
+
+    for kind, names in (("gauge", GAUGES), ("counter", COUNTERS), ("histogram", HISTOGRAMS)):
+        for name in names:
+            assert families["vllm:" + name].type == kind, name
+            extra = names[name] if kind != "histogram" else ""
+            assert labels(name) == {frozenset({"model_name", "engine"} | ({extra} if extra else set()))}, name
+    for name, bounds in HISTOGRAMS.items():
+        samples = families["vllm:" + name].samples
+        assert [float(s.labels["le"]) for s in samples if "le" in s.labels] == [*bounds, float("inf")], name
+    assert labels("admission_rejections") == {frozenset({"model_name", "reason"})}
+    assert labels("tool_call_parser_invocations") == {frozenset({"model_name", "mode", "outcome", "request_type"})}
+    assert labels("cache_config_info") >= {frozenset({"model_name", "engine", "block_size", "num_gpu_blocks",
+                                                      "enable_prefix_caching", "gpu_memory_utilization"})}  # fmt: skip
+    known = {
+        *GAUGES,
+        *COUNTERS,
+        *HISTOGRAMS,
+        "admission_rejections",
+        "tool_call_parser_invocations",
+        "cache_config_info",
+    }
+    assert {name for name in families if name.startswith("vllm:")} == {"vllm:" + name for name in known}
+    old = {"gpu_cache_usage_perc", "cpu_cache_usage_perc", "num_requests_swapped", "gpu_prefix_cache_queries",
+           "gpu_prefix_cache_hits", "time_per_output_token_seconds"}  # fmt: skip
+    assert {"octavo:" + name for name in known - old} <= set(families)
+
+
+def test_usage_of_each_key(start_server: StartServer) -> None:
+    server = start_server(FakeLLM(delay=0.005), api_key=("a", "b"))
+    for key in ("a", "a", "b"):
+        server.complete("say:hello", headers={"Authorization": f"Bearer {key}"})
+    with server.client(api_key="b").completions.create(
+        model="fake", prompt="count", max_tokens=500, stream=True
+    ) as stream:
+        next(iter(stream))
+    server.idle()
+    text = server.get("/metrics", headers={"Authorization": "Bearer a"}).text
+    found = {
+        (sample.name, sample.labels["key"]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("octavo:key_")
+    }
+    assert found["octavo:key_requests_total", "1"] == 2
+    assert found["octavo:key_prompt_tokens_total", "1"] == 18
+    assert found["octavo:key_cached_tokens_total", "1"] == 16
+    assert found["octavo:key_generation_tokens_total", "1"] == 12
+    assert found["octavo:key_requests_total", "2"] == 2
+    assert 7 <= found["octavo:key_generation_tokens_total", "2"] < 500
+
+
+def test_tool_calls_are_counted(start_server: StartServer) -> None:
+    server = start_server(FakeLLM(template=TEMPLATE))
+    for say, stream in ((CALLS, False), (CALLS, True), ("no", True)):
+        assert server.chat(say, tools=[WEATHER], stream=stream).status_code == 200
+    found = scrape(server)
+
+    def count(mode: str, outcome: str) -> float:
+        labels = {"mode": mode, "outcome": outcome, "request_type": "chat_completions"}
+        return found["vllm:tool_call_parser_invocations_total", frozenset(labels.items())]
+
+    assert count("non_streaming", "tool_call") == count("streaming", "tool_call") == 1
+    assert (count("streaming", "no_tool_call"), count("non_streaming", "no_tool_call")) == (1, 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_times_of_a_request(server: Running, stream: bool) -> None:
+    for answer in (
+        server.complete("say:hello", include_metrics=True, stream=stream),
+        server.chat(include_metrics=True, stream=stream),
+    ):
+        found = events(answer.text)[-2] if stream else answer.json()
+        times = found["metrics"]
+        assert times["time_to_first_token_ms"] >= times["queue_time_ms"] >= 0
+        assert times["tokens_per_second"] > 0 and times["mean_itl_ms"] > 0
+    assert "metrics" not in server.complete(n=2, include_metrics=True).json()
+    assert "metrics" not in server.complete().json()
