@@ -6,6 +6,7 @@ business of `octavo.grammar`, in a process that may be killed.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -16,6 +17,8 @@ KINDS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 MAX_SOURCE = 1 << 20  # characters of a schema, a grammar, a structural tag, or all choices together
 MAX_REGEX = 1 << 16
 MAX_CHOICES = 10_000
+MAX_PARAM = 256
+_STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
 
 
 class StructuredOutputs(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -63,6 +66,21 @@ class StructuredOutputs(msgspec.Struct, kw_only=True, omit_defaults=True, forbid
     @property
     def kind(self) -> str:
         return next(name for name in KINDS if getattr(self, name) is not None)
+
+    def name(self, path: str) -> str:
+        """The field of the request that `path`, within what is asked, belongs to. Parts of a structural tag that were
+        put there for another field name it as their `param`."""
+        param, rest = self.param, path
+        if self.kind == "structural_tag" and isinstance(self.structural_tag, str):
+            try:
+                node = msgspec.json.decode(self.structural_tag)
+                for found in _STEP.finditer(path):
+                    node = node[int(found[2]) if found[2] else found[1]]
+                    if isinstance(node, dict) and isinstance(node.get("param"), str):
+                        param, rest = node["param"][:MAX_PARAM], path[found.end() :].removeprefix(".json_schema")
+            except (KeyError, IndexError, TypeError, ValueError, RecursionError):
+                pass  # it leads into a schema whose names have dots
+        return f"{param}.{rest.lstrip('.')}".replace(".[", "[") if rest else param
 
     def _text(self, value: Any) -> str:
         try:

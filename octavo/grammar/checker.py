@@ -117,5 +117,5 @@ def _key(asked: StructuredOutputs) -> bytes:
 def _source(asked: StructuredOutputs, found: Checked) -> str:
     if not found.error:
         return found.source
-    param = f"{asked.param}.{found.path}".replace(".[", "[") if found.path else asked.param
+    param = asked.name(found.path)
     raise RequestError(f"{param}: {found.error}", param, found.code)

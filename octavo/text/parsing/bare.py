@@ -10,7 +10,20 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from octavo.text.parsing.forms import Form, Tool, either, free, optional, regex, schema, sequence, several, tag, text
+from octavo.text.parsing.forms import (
+    Demand,
+    Form,
+    Tool,
+    either,
+    free,
+    optional,
+    regex,
+    schema,
+    sequence,
+    several,
+    tag,
+    text,
+)
 from octavo.text.parsing.scanner import Scanner, Step
 from octavo.text.parsing.values import dumps
 
@@ -41,9 +54,10 @@ def bare_value(s: Scanner, kind: Any, end: str) -> Step[bool]:
     return bool(found)
 
 
-def parameters_form(found: Mapping[str, Any], begin: str, end: str) -> Form:
+def parameters_form(tool: Tool, demand: Demand, begin: str, end: str) -> Form:
     """The grammar of parameters in the order of a tool's schema, or, without one, such as the model makes up.
     `begin` has KEY for a name."""
+    found, param = demand.schema(tool), demand.params.get(tool["name"])
     properties, required = found.get("properties"), found.get("required")
     before, _, after = begin.partition("KEY")
     if not isinstance(properties, Mapping):
@@ -57,7 +71,7 @@ def parameters_form(found: Mapping[str, Any], begin: str, end: str) -> Form:
         elif kind == "string":
             part = free(before + key + after, end)
         else:
-            part = tag(before + key + after, schema(value), end)
+            part = tag(before + key + after, schema(value, f"{param}.properties.{key}" if param else ""), end)
         parts.append(part if key in (required or ()) else optional(part))
     return sequence(*parts)
 

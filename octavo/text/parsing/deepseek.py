@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from octavo.text.parsing.base import OutputParser
-from octavo.text.parsing.forms import Demand, Form, schema, several, tag
+from octavo.text.parsing.forms import Demand, Form, several, tag
 from octavo.text.parsing.scanner import Scanner, Step
 from octavo.text.parsing.values import value
 
@@ -29,7 +29,7 @@ class DeepSeek(OutputParser):
             else (f"NAME{SEPARATOR}", "")
         )
         tags = [
-            tag(CALL + before.replace("NAME", name), schema(demand.arguments(tool)), after + CALL_END)
+            tag(CALL + before.replace("NAME", name), demand.arguments(tool), after + CALL_END)
             for name, tool in self.tools.items()
         ]
         return tag(CALLS, several(tags, "\n" if after else "", demand.parallel), CALLS_END)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from octavo.core.structured import StructuredOutputs
@@ -21,16 +21,21 @@ Tool = Mapping[str, Any]  # a function that may be called: {"name": …, "descri
 @dataclass(frozen=True, slots=True)
 class Demand:
     """`required`: the answer is calls and nothing else; if not, it may be calls, and those of strict tools are held to
-    their schemas. `template` is the model's chat template, which shows which variant of a format it knows."""
+    their schemas. `template` is the model's chat template, which shows which variant of a format it knows. `params`
+    says where in the request the schema of a tool stands, for errors."""
 
     required: bool
     parallel: bool
     template: str
+    params: Mapping[str, str] = field(default_factory=dict)
 
-    def arguments(self, tool: Tool) -> Any:
+    def schema(self, tool: Tool) -> Any:
         """The schema of a tool's arguments."""
         held = self.required or tool.get("strict")
         return (held and tool.get("parameters")) or {"type": "object"}
+
+    def arguments(self, tool: Tool) -> Form:
+        return schema(self.schema(tool), self.params.get(tool["name"], ""))
 
 
 def text(value: str) -> Form:
@@ -41,8 +46,9 @@ def regex(pattern: str) -> Form:
     return {"type": "regex", "pattern": pattern}
 
 
-def schema(value: Any) -> Form:
-    return {"type": "json_schema", "json_schema": value}
+def schema(value: Any, param: str = "") -> Form:
+    """JSON. Errors of the schema are reported as the request's `param`, if there is one."""
+    return {"type": "json_schema", "json_schema": value, **({"param": param} if param else {})}
 
 
 def tag(begin: str, content: Form, end: str) -> Form:
@@ -83,7 +89,7 @@ def content_form(asked: StructuredOutputs) -> Form | None:
         match asked.kind:
             case "json":
                 assert isinstance(asked.json, str)
-                return schema(json.loads(asked.json))
+                return schema(json.loads(asked.json), asked.param)
             case "json_object":
                 return schema({"type": "object"})
             case "regex":

@@ -20,7 +20,7 @@ class Glm(OutputParser):
 
     def calls_form(self, demand: Demand) -> Form:
         tags = [
-            tag(f"<tool_call>{name}\n", parameters_form(demand.arguments(tool), _KEY, _VALUE), "</tool_call>")
+            tag(f"<tool_call>{name}\n", parameters_form(tool, demand, _KEY, _VALUE), "</tool_call>")
             for name, tool in self.tools.items()
         ]
         return several(tags, "\n", demand.parallel)

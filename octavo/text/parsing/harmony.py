@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from octavo.text.parsing.base import OutputParser
-from octavo.text.parsing.forms import ANY_TEXT, Demand, Form, either, free, optional, schema, sequence, tag, text
+from octavo.text.parsing.forms import ANY_TEXT, Demand, Form, either, free, optional, sequence, tag, text
 from octavo.text.parsing.scanner import Emit, Scanner, Step
 from octavo.text.parsing.values import value
 
@@ -32,7 +32,7 @@ class Harmony(OutputParser):
         if demand is not None:
             header = f"{CHANNEL}commentary to=functions.NAME {CONSTRAIN}json{MESSAGE}"
             tools = self.tools.items()
-            last += [tag(header.replace("NAME", name), schema(demand.arguments(tool)), "") for name, tool in tools]
+            last += [tag(header.replace("NAME", name), demand.arguments(tool), "") for name, tool in tools]
         return sequence(*before, either(*last))
 
     def parse(self, s: Scanner) -> Step[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from octavo.text.parsing.base import OutputParser
-from octavo.text.parsing.forms import Demand, Form, schema, several, tag
+from octavo.text.parsing.forms import Demand, Form, several, tag
 from octavo.text.parsing.scanner import Scanner, Step
 from octavo.text.parsing.values import call_object
 
@@ -18,7 +18,7 @@ class Hermes(OutputParser):
 
     def calls_form(self, demand: Demand) -> Form:
         tags = [
-            tag(f'<tool_call>\n{{"name": "{name}", "arguments": ', schema(demand.arguments(tool)), "}\n</tool_call>")
+            tag(f'<tool_call>\n{{"name": "{name}", "arguments": ', demand.arguments(tool), "}\n</tool_call>")
             for name, tool in self.tools.items()
         ]
         return several(tags, "\n", demand.parallel)

@@ -6,7 +6,7 @@ An answer may be JSON for other reasons. So a call stands where content begins, 
 from __future__ import annotations
 
 from octavo.text.parsing.base import OutputParser
-from octavo.text.parsing.forms import Demand, Form, schema, several, tag
+from octavo.text.parsing.forms import Demand, Form, several, tag
 from octavo.text.parsing.scanner import Scanner, Step
 from octavo.text.parsing.values import call_object, call_objects
 
@@ -22,8 +22,7 @@ class Llama3(OutputParser):
 
     def calls_form(self, demand: Demand) -> Form:
         tags = [
-            tag(f'{{"name": "{name}", "parameters": ', schema(demand.arguments(tool)), "}")
-            for name, tool in self.tools.items()
+            tag(f'{{"name": "{name}", "parameters": ', demand.arguments(tool), "}") for name, tool in self.tools.items()
         ]
         return several(tags, "; ", demand.parallel)
 
@@ -47,8 +46,7 @@ class PlainJson(OutputParser):
 
     def calls_form(self, demand: Demand) -> Form:
         tags = [
-            tag(f'{{"name": "{name}", "arguments": ', schema(demand.arguments(tool)), "}")
-            for name, tool in self.tools.items()
+            tag(f'{{"name": "{name}", "arguments": ', demand.arguments(tool), "}") for name, tool in self.tools.items()
         ]
         return tag("[", several(tags, ", ", True), "]") if demand.parallel else several(tags, "", demand.parallel)
 

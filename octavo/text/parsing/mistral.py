@@ -8,7 +8,7 @@ import secrets
 import string
 
 from octavo.text.parsing.base import OutputParser
-from octavo.text.parsing.forms import Demand, Form, schema, several, tag
+from octavo.text.parsing.forms import Demand, Form, several, tag
 from octavo.text.parsing.scanner import Scanner, Step
 from octavo.text.parsing.values import call_objects, value
 
@@ -24,7 +24,7 @@ class Mistral(OutputParser):
         return "".join(secrets.choice(_ALPHABET) for _ in range(9))
 
     def calls_form(self, demand: Demand) -> Form:
-        schemas = [(name, schema(demand.arguments(tool))) for name, tool in self.tools.items()]
+        schemas = [(name, demand.arguments(tool)) for name, tool in self.tools.items()]
         if "[ARGS]" in demand.template:
             return several(
                 [tag(f"[TOOL_CALLS]{name}[ARGS]", found, "") for name, found in schemas], "", demand.parallel

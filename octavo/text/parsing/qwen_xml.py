@@ -16,7 +16,7 @@ class QwenXml(OutputParser):
     def calls_form(self, demand: Demand) -> Form:
         tags = []
         for name, tool in self.tools.items():
-            parameters = parameters_form(demand.arguments(tool), "<parameter=KEY>\n", "\n</parameter>\n")
+            parameters = parameters_form(tool, demand, "<parameter=KEY>\n", "\n</parameter>\n")
             tags.append(tag(f"<tool_call>\n<function={name}>\n", parameters, "</function>\n</tool_call>"))
         return several(tags, "\n", demand.parallel)
 

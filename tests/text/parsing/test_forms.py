@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from octavo.core.structured import StructuredOutputs
+from octavo.grammar.schema import GrammarError
 from octavo.grammar.source import translate
 from octavo.grammar.vocabulary import Vocabulary
 from octavo.text.parsing.base import Demand, OutputParser
@@ -156,6 +157,24 @@ def test_content_with_a_form() -> None:
         assert not accepts(matcher(CALLS_BY_NAME["openai"](), None, content), final.replace(right, wrong))
     assert content_form(StructuredOutputs(json="{")) is None
     assert content_form(StructuredOutputs(structural_tag={"structures": [], "triggers": []})) is None
+
+
+def test_errors_name_the_field_of_the_request() -> None:
+    wrong = {"type": "object", "properties": {"a": {"type": "integer"}, "b.c": {"type": "object", "not": {"x": 1}}}}
+    demand = Demand(True, True, "", {"f": "tools[3].function.parameters"})
+    for name in ("hermes", "mistral", "openai", "glm45"):
+        form = CALLS_BY_NAME[name]([{"name": "f", "parameters": wrong}], THINK).form(demand)
+        asked = StructuredOutputs(structural_tag={"type": "structural_tag", "format": form}, param="tools")
+        with pytest.raises(GrammarError) as caught:
+            translate(asked, vocabulary())
+        assert asked.name(caught.value.path) == "tools[3].function.parameters.properties.b.c.not"
+    form = CALLS_BY_NAME["hermes"]((), THINK).form(None, content_form(StructuredOutputs(json=wrong, param="format")))
+    asked = StructuredOutputs(structural_tag={"type": "structural_tag", "format": form}, param="format")
+    with pytest.raises(GrammarError) as caught:
+        translate(asked, vocabulary())
+    assert asked.name(caught.value.path) == "format.properties.b.c.not"
+    assert asked.name("format.x") == "format.format.x" and asked.name("") == "format"
+    assert StructuredOutputs(json=True, param="a").name("[1].b") == "a[1].b"
 
 
 def test_python_calls_cannot_be_enforced() -> None:
