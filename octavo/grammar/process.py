@@ -60,7 +60,6 @@ class Matcher:
         shared = mmap.mmap(start.memory, start.rows * words * 4)
         self._masks: npt.NDArray[np.int32] = np.frombuffer(shared, np.int32).reshape(start.rows, words)
         self._own = np.zeros((start.rows, vocabulary.words), np.int32)
-        self._eos = vocabulary.mask_of(vocabulary.eos_ids)
         self._tail = np.int32(-1 if start.vocab_size % 32 == 0 else (1 << start.vocab_size % 32) - 1)
         self._slots: dict[int, Slot] = {}
         self._opening: dict[int, int] = {}  # row: epoch
@@ -104,10 +103,10 @@ class Matcher:
         matcher, own = slot.matcher, self._own[row]
         if matcher.is_error():
             return State.FAILED, "the grammar became too complex for this answer"
-        if matcher.is_stopped():
+        if self._vocabulary.ends(matcher, own):
             return State.COMPLETE, ""
-        if slot.keep_going and (without := own & ~self._eos).any():
-            own[:] = without
+        if slot.keep_going:
+            own &= ~self._vocabulary.eos
         if slot.allowed is not None:
             own &= slot.allowed
         shared = self._masks[row]

@@ -132,5 +132,6 @@ def whole(pattern: str) -> str:
 
 def too_complex(error: str) -> bool:
     return any(
-        word in error for word in ("too big", "too complex", "too many", "precomputation", "fuel", "limit", "nested")
+        word in error
+        for word in ("too big", "too large", "too complex", "too many", "precomputation", "fuel", "limit", "nested")
     )

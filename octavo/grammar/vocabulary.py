@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from octavo.core.errors import ConfigError
 from octavo.text.tokenizer import Tokenizer
 
+Mask = npt.NDArray[np.int32]
 LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 1_000_000,  # about 20 ms
     "step_lexer_fuel": 100_000,  # about 7 ms in a step at worst; an ordinary one needs a hundredth
@@ -47,6 +49,7 @@ class Vocabulary:
         wrapped: Any = self
         self.library = LLTokenizer(wrapped, eos_token=self.eos_ids or None)
         self.words = -(-self.library.vocab_size // 32)
+        self.eos = self.mask_of(self.eos_ids)
         self._limits = LLParserLimits(**LIMITS)
 
     def matcher(self, source: str) -> Any:
@@ -59,10 +62,18 @@ class Vocabulary:
         """Why the grammar cannot be used; "" if it can. The first mask is part of the trial."""
         matcher = self.matcher(source)
         if not matcher.is_error():
-            matcher.compute_bitmask()
-        return str(matcher.get_error())
+            mask = np.zeros(self.words, np.int32)
+            matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+            if not matcher.is_error() and self.ends(matcher, mask):
+                return "only the empty answer would match it"
+        error = str(matcher.get_error())
+        return "no answer would match it" if error.startswith("NoExtension") else error
 
-    def mask_of(self, ids: list[int]) -> np.ndarray[Any, np.dtype[np.int32]]:
+    def ends(self, matcher: Any, mask: Mask) -> bool:
+        """Nothing but EOS may follow."""
+        return bool(matcher.is_stopped() or (matcher.is_accepting() and not (mask & ~self.eos).any()))
+
+    def mask_of(self, ids: list[int]) -> Mask:
         """A mask with the bits of these tokens."""
         bits = np.zeros(self.words * 32, np.uint8)
         bits[ids] = 1
