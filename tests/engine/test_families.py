@@ -5,6 +5,8 @@ test_parity.py has more of it for a few families, tests/models the logits of eve
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -30,29 +32,36 @@ def prompts() -> list[list[int]]:
     ]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_answers(family: str, tmp_path) -> None:
-    folder = make_model(tmp_path, family, **CASES[FAMILIES[family]][1])
-    reference = load_reference(folder)
-    expected = []
+def answers(folder: Path) -> list[list[int]]:
+    """transformers' own."""
+    reference, found = load_reference(folder), []
     for prompt in prompts():
         ids = torch.tensor([prompt])
         with torch.inference_mode():
             answer = reference.generate(ids, max_new_tokens=MAX_TOKENS, do_sample=False, eos_token_id=None)
-        expected.append(answer[0, len(prompt) :].tolist())
+        found.append(answer[0, len(prompt) :].tolist())
+    return found
 
-    requests = [{"prompt_token_ids": prompt} for prompt in prompts()]
-    for config in (
-        {"num_kv_blocks": 64, "long_prefill_token_threshold": 7},  # in chunks; the second time from the prefix cache
-        {"num_kv_blocks": 48, "block_size": 2, "overlap": True, "enable_prefix_caching": False},  # with preemptions
-    ):
-        llm = LLM(str(folder), dtype="float32", max_model_len=96, **config)
-        preempted = count_preemptions(llm)
-        for turn in range(2):
-            outputs = llm.generate(requests, GREEDY)
-            assert [output.outputs[0].token_ids for output in outputs] == expected
-            if turn and llm._core.info.prefix_caching:
-                assert [output.num_cached_tokens for output in outputs] == [0, 16, 0, 32, 48]
-        assert llm._core.info.prefix_caching or sum(preempted) >= 2
-        llm._core.check_integrity()
-        assert llm._core.scheduler.cache.pool.num_held == 0
+
+def check(folder: Path, expected: list[list[int]], **config) -> list[int]:
+    """Two rounds of all prompts; returns the preemptions of each step."""
+    llm = LLM(str(folder), dtype="float32", max_model_len=96, **config)
+    preempted = count_preemptions(llm)
+    for turn in range(2):
+        outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts()], GREEDY)
+        assert [output.outputs[0].token_ids for output in outputs] == expected
+        if turn and llm._core.info.prefix_caching:
+            assert [output.num_cached_tokens for output in outputs] == [0, 16, 0, 32, 48]
+    llm._core.check_integrity()
+    assert llm._core.scheduler.cache.pool.num_held == 0
+    return preempted
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_answers(family: str, tmp_path) -> None:
+    folder = make_model(tmp_path, family, **CASES[FAMILIES[family]][1])
+    expected = answers(folder)
+    # In chunks; the second time from the prefix cache.
+    check(folder, expected, num_kv_blocks=64, long_prefill_token_threshold=7)
+    small = {"num_kv_blocks": 48, "block_size": 2, "enable_prefix_caching": False}
+    assert sum(check(folder, expected, overlap=True, **small)) >= 2
