@@ -14,7 +14,10 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+from octavo.core.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -55,6 +58,44 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (--help lists what there is)\n")
+
+
+def with_config(argv: Sequence[str]) -> list[str]:
+    """The arguments, with those of the file of --config FILE before them: what is said on the command line wins."""
+    before, after = list(argv[:1]), list(argv[1:])
+    for i, arg in enumerate(after):
+        name, equals, path = arg.partition("=")
+        if name == "--":
+            break
+        if name == "--config":
+            if not equals and i + 1 == len(after):
+                return list(argv)  # argparse says what is missing
+            rest = after[:i] + after[i + (1 if equals else 2) :]
+            return before + read_config(path if equals else after[i + 1]) + rest
+    return list(argv)
+
+
+def read_config(path: str) -> list[str]:
+    """A YAML file of flags without their dashes, as arguments."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ConfigError(f"--config {path}: it must be a list of `flag: value`")
+    arguments: list[str] = []
+    for name, value in found.items():
+        dashed = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{dashed}" if value else f"--no-{dashed}")
+            continue
+        for each in value if isinstance(value, list) else [value]:
+            if not isinstance(each, (str, int, float)) or isinstance(each, bool):
+                raise ConfigError(f"--config {path}: {name} must be a text, a number, true or false, or a list of them")
+            arguments.append(f"--{dashed}={each}")
+    return arguments
 
 
 def add_flags(parser: argparse.ArgumentParser, config: type[Any], title: str, skip: Sequence[str] = ()) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from octavo.cli.flags import Parser, add_flags, number, read_flags
+from octavo.cli.flags import Parser, add_flags, number, read_flags, with_config
 from octavo.core.config import EngineConfig
 from octavo.core.errors import OctavoError
 from octavo.server.config import ServerConfig
@@ -19,8 +19,8 @@ KEY_VARIABLE = "OCTAVO_API_KEY"  # several keys are separated by commas
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 is success, 1 an error that one line on standard error explains, 2 a wrong flag."""
-    options = _parser().parse_args(argv)
     try:
+        options = _parser().parse_args(with_config(sys.argv[1:] if argv is None else argv))
         return int(options.action(options))
     except OctavoError as error:
         print(f"octavo: {error}", file=sys.stderr)
@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="an OpenAI-compatible server")
     _add_model(serve)
+    serve.add_argument("--config", metavar="FILE", help="YAML file of flags; those given here win")
     add_flags(serve, ServerConfig, "server")
     add_flags(serve, EngineConfig, "engine", skip=("model",))
     serve.set_defaults(action=_serve)

@@ -56,6 +56,7 @@ from octavo.server.service import Service
 from octavo.server.tokens import detokenize, tokenize
 from octavo.version import VERSION
 
+_HEADER_NAMES = re.compile(rb"[A-Za-z0-9, _-]{1,1000}")
 ABORT_SECONDS = 5.0  # to tell the clients of a drain that took too long
 
 Call = Callable[[Exchange], Awaitable[Response | Stream]]
@@ -88,6 +89,7 @@ class App:
         self.server = server
         self.engine = engine
         self.folder = Folder(server.data_dir)
+        self.origins = frozenset(origin.encode() for origin in server.origins)
         self.keys = Keys(server.api_key, self.folder.pepper())
         self.metrics = Metrics()
         self.service: Service | None = None
@@ -183,7 +185,8 @@ class App:
             exchange.dialect = route.dialect
         error: RequestError | None = None
         try:
-            await self._serve(exchange, route)
+            if not await self._cross_origin(exchange, route):
+                await self._serve(exchange, route)
         except ClientGone:
             pass
         except asyncio.CancelledError:
@@ -203,6 +206,25 @@ class App:
         if error is not None:
             await exchange.fail(error)
         self._record(exchange, route, error)
+
+    async def _cross_origin(self, exchange: Exchange, route: Route | RequestError) -> bool:
+        """Tells a browser whether a page of another origin may read the answer. True if that was all it asked."""
+        origin = exchange.header(b"origin")
+        if origin is None or not self.origins & {origin, b"*"}:
+            return False
+        exchange.extra = [
+            (b"access-control-allow-origin", b"*" if b"*" in self.origins else origin),
+            (b"access-control-expose-headers", b"x-request-id, x-octavo-ignored, request-id, retry-after"),
+            (b"vary", b"origin"),
+        ]
+        if exchange.method != "OPTIONS" or exchange.header(b"access-control-request-method") is None:
+            return False
+        headers = exchange.header(b"access-control-request-headers") or b""
+        asked = [(b"access-control-allow-methods", b"GET, POST, DELETE"), (b"access-control-max-age", b"600")]
+        if _HEADER_NAMES.fullmatch(headers):
+            asked.append((b"access-control-allow-headers", headers))
+        await exchange.respond(Response(b"", headers=asked))
+        return True
 
     async def _serve(self, exchange: Exchange, route: Route | RequestError) -> None:
         if isinstance(route, RequestError) or not route.public:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from dataclasses import dataclass
 
 from octavo.core.config import flag
@@ -14,6 +15,12 @@ from octavo.core.log import FORMATS, LEVELS
 class ServerConfig:
     host: str = flag("127.0.0.1", "address to listen on")
     port: int = flag(8000, "port to listen on (0: any that is free)")
+    uds: str | None = flag(None, "listen on a Unix socket of this path instead")
+    ssl_keyfile: str | None = flag(None, "private key for HTTPS, in PEM")
+    ssl_certfile: str | None = flag(None, "certificate for HTTPS, in PEM")
+    allowed_origins: tuple[str, ...] = flag(
+        (), "web pages that may call, as https://HOST or *; may be given more than once"
+    )
     api_key: tuple[str, ...] = flag((), "key that clients must send; may be given more than once (or OCTAVO_API_KEY)")
     insecure: bool = flag(False, "allow an address that others can reach without an API key")
     served_model_name: tuple[str, ...] = flag((), "name of the model in the API; may be given more than once")
@@ -54,11 +61,30 @@ class ServerConfig:
             from octavo.text.parsing.formats import choose
 
             choose("", self.tool_call_parser, self.reasoning_parser)  # are there parsers of these names?
-        if not self.api_key and not self.insecure and not is_loopback(self.host):
+        if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
+            raise ConfigError("ssl_keyfile and ssl_certfile go together")
+        for origin in self.origins:
+            if origin != "*" and ("://" not in origin or origin.endswith("/")):
+                raise ConfigError(f"allowed_origins are like https://example.com, got {origin!r}")
+        reachable = self.uds is None and not is_loopback(self.host)
+        if not self.api_key and not self.insecure and reachable:
             raise ConfigError(
                 f"anyone who reaches {self.host} could use this server: set --api-key (or OCTAVO_API_KEY), "
                 "listen on 127.0.0.1, or say --insecure"
             )
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """`allowed_origins`, of which each may also be a JSON list, as vLLM has it."""
+        found: list[str] = []
+        for given in self.allowed_origins:
+            try:
+                found += json.loads(given) if given.startswith("[") else [given]
+            except ValueError as error:
+                raise ConfigError(f"allowed_origins: {error}") from None
+        if not all(isinstance(origin, str) for origin in found):
+            raise ConfigError("allowed_origins must be texts")
+        return tuple(found)
 
 
 def is_loopback(host: str) -> bool:

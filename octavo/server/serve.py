@@ -13,10 +13,12 @@ import logging
 import shlex
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -24,11 +26,11 @@ import uvicorn
 
 from octavo.core import log
 from octavo.core.config import EngineConfig
-from octavo.core.errors import Draining, EngineError, OctavoError
+from octavo.core.errors import ConfigError, Draining, EngineError, OctavoError
 from octavo.server.app import App
 from octavo.server.config import ServerConfig
 from octavo.server.engine import Engine
-from octavo.server.transport import Connection, bind
+from octavo.server.transport import Connection, bind, bind_unix
 from octavo.version import VERSION
 
 POLL_SECONDS = 0.25  # between two looks at whether the engine is alive
@@ -46,8 +48,34 @@ def serve(engine: EngineConfig, server: ServerConfig, start: StartEngine | None 
     import uvloop
 
     log.setup(server.log_level, server.log_format)
-    with bind(server.host, server.port) as sock, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    check_tls(server)
+    with listen(server) as sock, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Serving(engine, server, start or start_engine).run(sock))
+
+
+def check_tls(server: ServerConfig) -> None:
+    """A ConfigError now, and not when a model has been loaded."""
+    if server.ssl_certfile is None:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(server.ssl_certfile, server.ssl_keyfile)
+    except OSError as error:
+        raise ConfigError(
+            f"--ssl-certfile {server.ssl_certfile}, --ssl-keyfile {server.ssl_keyfile}: {error}"
+        ) from None
+
+
+@contextlib.contextmanager
+def listen(server: ServerConfig) -> Iterator[socket.socket]:
+    if server.uds is None:
+        with bind(server.host, server.port) as sock:
+            yield sock
+        return
+    with bind_unix(server.uds) as sock:
+        try:
+            yield sock
+        finally:
+            Path(server.uds).unlink(missing_ok=True)
 
 
 async def start_engine(engine: EngineConfig, server: ServerConfig) -> Engine:
@@ -75,11 +103,14 @@ class Serving:
         self.kill = asyncio.Event()
 
     async def run(self, sock: socket.socket) -> int:
-        say(f"Octavo {VERSION} at {base_url(sock)}: loading {self.engine.model or 'the demo model'}")
+        url = base_url(sock, self.server)
+        say(f"Octavo {VERSION} at {url}: loading {self.engine.model or 'the demo model'}")
         self.handle_signals()
         self.http = Server(
             uvicorn.Config(
                 self.app,
+                ssl_keyfile=self.server.ssl_keyfile,
+                ssl_certfile=self.server.ssl_certfile,
                 http=Connection,
                 ws="none",
                 lifespan="off",
@@ -93,7 +124,7 @@ class Serving:
         )
         listening = asyncio.create_task(self.http.serve(sockets=[sock]))
         try:
-            await first(self._keep_engine(base_url(sock)), self.stop)
+            await first(self._keep_engine(url), self.stop)
             if self.app.service is not None:
                 say(f"Stopping: running requests have {self.server.shutdown_timeout:g} s. Once more to stop at once.")
                 await first(self.app.drain(self.server.shutdown_timeout), self.kill)
@@ -161,9 +192,12 @@ async def first(work: Awaitable[R], event: asyncio.Event) -> R | None:
         await asyncio.gather(task, waiter, return_exceptions=True)
 
 
-def base_url(sock: socket.socket) -> str:
+def base_url(sock: socket.socket, server: ServerConfig) -> str:
+    if server.uds is not None:
+        return f"unix:{server.uds}"
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if sock.family == socket.AF_INET6 else f"http://{host}:{port}"
+    scheme = "http" if server.ssl_certfile is None else "https"
+    return f"{scheme}://[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"
 
 
 def curl(url: str, app: App) -> str:
@@ -176,6 +210,8 @@ def curl(url: str, app: App) -> str:
         path, body["prompt"] = "completions", "Once upon a time"
     key = ' -H "Authorization: Bearer $OCTAVO_API_KEY"' if app.server.api_key else ""
     url = url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+    if url.startswith("unix:"):
+        url = f"--unix-socket {shlex.quote(url.removeprefix('unix:'))} http://localhost"
     data = shlex.quote(msgspec.json.encode(body).decode())
     return f"  curl {url}/v1/{path}{key} -H 'Content-Type: application/json' -d {data}"
 

@@ -27,19 +27,22 @@ from tests.server.fake_engine import FakeLLM
 
 
 @functools.cache
-def _pool(port: int) -> httpx.Client:
+def _pool(port: int, verify: Any = True) -> httpx.Client:
     """One for each server: making a client loads the system's certificates, which takes longer than most tests."""
-    return httpx.Client(timeout=20)
+    return httpx.Client(timeout=20, verify=verify)
 
 
 class Running:
     """A server that runs in a thread of the test's process; `call` runs a function in its event loop."""
 
-    def __init__(self, llm: FakeLLM | None, server: ServerConfig, engine: EngineConfig) -> None:
+    def __init__(
+        self, llm: FakeLLM | None, server: ServerConfig, engine: EngineConfig, scheme: str = "http", verify: Any = True
+    ) -> None:
         self.llm = llm
         self.sock = bind(server.host, server.port)
         self.port: int = self.sock.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self.verify = verify
         self.status: int | None = None
         self.may_start = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(server, engine), daemon=True)
@@ -98,10 +101,10 @@ class Running:
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return _pool(self.port).post(self.url + path, content=content, **options)
+        return _pool(self.port, self.verify).post(self.url + path, content=content, **options)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return _pool(self.port).get(self.url + path, **options)
+        return _pool(self.port, self.verify).get(self.url + path, **options)
 
     def chat(self, say: str = "hello", **fields: Any) -> httpx.Response:
         return self.post("/v1/chat/completions", {"messages": [{"role": "user", "content": f"say:{say}"}], **fields})
@@ -189,8 +192,9 @@ def start_server() -> Iterator[StartServer]:
     started: list[Running] = []
 
     def start(llm: FakeLLM | None = None, *, engine: EngineConfig | None = None, loading: bool = False, **options: Any):
+        client = {name: options.pop(name) for name in ("scheme", "verify") if name in options}
         config = ServerConfig(**{"port": 0, "log_level": "error", **options})
-        running = Running(None if loading else llm or FakeLLM(), config, engine or EngineConfig())
+        running = Running(None if loading else llm or FakeLLM(), config, engine or EngineConfig(), **client)
         started.append(running)
         running.start()
         return running
