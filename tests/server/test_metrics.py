@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -244,3 +248,16 @@ def test_times_of_a_request(server: Running, stream: bool) -> None:
         assert times["tokens_per_second"] > 0 and times["mean_itl_ms"] > 0
     assert "metrics" not in server.complete(n=2, include_metrics=True).json()
     assert "metrics" not in server.complete().json()
+
+
+def test_the_dashboard_asks_for_what_there_is(start_server: StartServer) -> None:
+    server = start_server(FakeLLM(most=0), api_key=("k",))
+    key = {"Authorization": "Bearer k"}
+    server.complete(headers=key)
+    text = server.get("/metrics", headers=key).text
+    board = json.loads((Path(__file__).parents[2] / "deploy" / "grafana" / "octavo.json").read_text())
+    asked = re.findall(r"(?:octavo:|http_)\w+", json.dumps([panel.get("targets") for panel in board["panels"]]))
+    assert len(set(asked)) > 20
+    there = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
+    for name in set(asked):
+        assert {name, re.sub(r"_(total|bucket)$", "", name)} & there, name
