@@ -27,24 +27,40 @@ CALLS_BY_NAME: dict[str, type[OutputParser]] = {
     "deepseek_v3": DeepSeek,
     "deepseek_v31": DeepSeek,
     "glm45": Glm,
+    "glm47": Glm,
+    "granite": PlainJson,
+    "granite-20b-fc": PlainJson,
+    "granite4": Hermes,
     "hermes": Hermes,
     "json": PlainJson,
     "llama3_json": Llama3,
     "llama4_json": Llama3,
     "llama4_pythonic": Pythonic,
+    "mimo": QwenXml,
     "mistral": Mistral,
+    "olmo3": Pythonic,
     "openai": Harmony,
+    "phi4_mini_json": PlainJson,
     "pythonic": Pythonic,
     "qwen3_coder": QwenXml,
     "qwen3_xml": QwenXml,
+    "xlam": PlainJson,
 }
 THINKING_BY_NAME: dict[str, Thinking | None] = {
     "deepseek_r1": Thinking("<think>", "</think>", implied=True),
     "deepseek_v3": THINK,
+    "ernie45": THINK,
     "glm45": THINK,
+    "glm47": THINK,
+    "holo2": THINK,
+    "kimi_k2": THINK,
+    "mimo": THINK,
     "mistral": THINK_MISTRAL,
+    "nemotron_v3": THINK,
+    "olmo3": THINK,
     "openai_gptoss": None,  # reasoning is part of the format of its calls
     "qwen3": THINK,
+    "step3": Thinking("<think>", "</think>", implied=True),
 }
 # What a template must hold, all of it, for a format to be taken; the first that fits is.
 _CALLS_BY_TEXT: tuple[tuple[tuple[str, ...], type[OutputParser]], ...] = (
@@ -54,12 +70,16 @@ _CALLS_BY_TEXT: tuple[tuple[tuple[str, ...], type[OutputParser]], ...] = (
     (("<tool_call>", "<function="), QwenXml),
     (("<tool_call>", "<arg_key>"), Glm),
     (("<tool_call>",), Hermes),
+    (("tools", "<function_calls>"), Pythonic),
     (("tools", "[func_name"), Pythonic),
     (("tools", "<|python_start|>"), Pythonic),
     (("tools", "<|python_tag|>"), Llama3),
     (("tools", "<|start_header_id|>"), Llama3),
     (("tools",), PlainJson),
 )
+# Formats that nobody here can read: it is better to refuse tools than to show their calls as content.
+_UNKNOWN = ("<|START_ACTION|>", "Action:", "<|tool_calls_section_begin|>", "<seed:tool_call>", "<minimax:tool_call>",
+            "｜DSML｜", "<|tool_call_start|>", "<|tool_call>", "<start_function_call>")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +108,8 @@ class OutputFormat:
 
 def detect(template: str) -> OutputFormat:
     """The format that a chat template is written for."""
-    calls = next((calls for texts, calls in _CALLS_BY_TEXT if all(text in template for text in texts)), None)
+    known = not any(text in template for text in _UNKNOWN)
+    calls = next((calls for texts, calls in _CALLS_BY_TEXT if known and all(text in template for text in texts)), None)
     if calls is Harmony:
         return OutputFormat(Harmony)
     marks = (THINK, THINK_MISTRAL)

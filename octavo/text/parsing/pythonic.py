@@ -1,4 +1,5 @@
-"""Llama 4 and others: [name(key="value", …), other()], a Python list of calls with literals as arguments.
+"""Llama 4 and others: [name(key="value", …), other()], a Python list of calls with literals as arguments; and OLMo 3,
+with <function_calls>, a call on each line, </function_calls>.
 
 The arguments are not JSON: so each call is told whole, when it is complete, with its arguments as JSON.
 """
@@ -13,23 +14,26 @@ from octavo.text.parsing.base import OutputParser
 from octavo.text.parsing.scanner import Scanner, Step
 from octavo.text.parsing.values import dumps
 
-START, END = "<|python_start|>", "<|python_end|>"
+LIST, LIST_END = "<|python_start|>", "<|python_end|>"
+LINES, LINES_END = "<function_calls>", "</function_calls>"
 _LONGEST = 1 << 16  # characters of a call: parsing takes some hundred bytes for each
 _DEEPEST = 64
+_CONSTANTS = {"true": True, "false": False, "null": None}
 _NAME = re.compile(r"[\w.]*")
 _PLAIN = re.compile(r"[^()\[\]{}'\"\\]*")
 _IN_STRING = {quote: re.compile(f"[^{quote}\\\\]*") for quote in "'\""}
 
 
 class Pythonic(OutputParser):
-    openers = (START,)
+    openers = (LIST, LINES)
     starts = ("[",)
-    markers = (START, END)
+    markers = (LIST, LIST_END, LINES, LINES_END)
 
     def call(self, s: Scanner, opener: str) -> Step[None]:
         yield from s.space()
-        if opener == START and not (yield from s.accept("[")):
+        if opener == LIST and not (yield from s.accept("[")):
             return
+        end = LINES_END if opener == LINES else "]"
         while True:
             yield from s.space()
             before = s.num_untold
@@ -42,12 +46,12 @@ class Pythonic(OutputParser):
             s.begin_call(name)
             s.argue(arguments)
             yield from s.space()
-            if not (yield from s.accept(",")):
+            if (yield from s.accept(end)):
                 break
-        if (yield from s.accept("]")):
-            s.drop()
-            if (yield from s.accept(END)):
-                s.drop()
+            if opener != LINES and not (yield from s.accept(",")):
+                return
+        yield from s.accept(LIST_END)
+        s.drop()
 
 
 def _brackets(s: Scanner) -> Step[bool]:
@@ -80,6 +84,13 @@ def _rest_of_string(s: Scanner, quote: str) -> Step[bool]:
             return False
 
 
+class _JsonNames(ast.NodeTransformer):
+    """JSON's names of constants, which models mix with Python's."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Constant(_CONSTANTS[node.id]) if node.id in _CONSTANTS else node
+
+
 def _arguments(text: str) -> str | None:
     """JSON of `(key=literal, …)`; None if it is anything else. Nothing is evaluated but literals."""
     try:
@@ -88,6 +99,7 @@ def _arguments(text: str) -> str | None:
             call = ast.parse(f"f{text}", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
             return None
+        call = _JsonNames().visit(call)
         return dumps({str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords})
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return None

@@ -267,6 +267,13 @@ PYTHONIC = [
         calls=(("weather", '{"city": "it\'s ]) \\" here", "where": {"a": [1, -2.5, [true, null]]}}'),),
         hidden=frozenset({"<|python_start|>", "<|python_end|>"}),
     ),
+    Sample(
+        Pythonic,
+        "Look.\n<function_calls>\nweather(city='Rome', days=3)\nnow(a=[true, null], b=False)\n</function_calls>\n",
+        "Look.",
+        (("weather", ROME), ("now", '{"a": [true, null], "b": false}')),
+    ),
+    Sample(Pythonic, "<function_calls>\nnow()\nNo.", "\nNo.", (("now", "{}"),)),
     Sample(Pythonic, "[weather(city=exit())]", "[weather(city=exit())]"),
     Sample(Pythonic, "[now(1)]", "[now(1)]"),
     Sample(Pythonic, "[now(**{})]", "[now(**{})]"),

@@ -44,6 +44,8 @@ LLAMA_4 = "<|header_start|>system {% if tools %} Answer with [func_name1(param=v
         (MAGISTRAL, OutputFormat(Mistral, THINK_MISTRAL)),
         (LLAMA_31, OutputFormat(Llama3)),
         (LLAMA_4, OutputFormat(Pythonic)),
+        ("{% if tools %}<function_calls></function_calls>{% endif %}", OutputFormat(Pythonic)),
+        ("{{ tools }}<|START_ACTION|>", OutputFormat()),
         (DEEPSEEK, OutputFormat(CALLS_BY_NAME["deepseek_v3"], THINK)),
         ("{{ tools | tojson }}{{ messages[0].content }}", OutputFormat(PlainJson)),
     ],

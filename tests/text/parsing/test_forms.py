@@ -16,6 +16,7 @@ from octavo.grammar.vocabulary import Vocabulary
 from octavo.text.parsing.base import Demand, OutputParser
 from octavo.text.parsing.formats import CALLS_BY_NAME, THINK, THINKING_BY_NAME, choose
 from octavo.text.parsing.forms import Form, content_form
+from octavo.text.parsing.pythonic import Pythonic
 from tests.server.fake_engine import make_tokenizer
 from tests.text.parsing.samples import D_BEGIN, D_CALL, D_DONE, D_END, D_SEP, Sample
 from tests.text.parsing.test_parsers import whole
@@ -35,7 +36,7 @@ TOOLS = [WEATHER, NOW]
 SPECIAL = ["[TOOL_CALLS]", "[ARGS]", "<|channel|>", "<|message|>", "<|start|>", "<|constrain|>", D_BEGIN, D_END, D_CALL,
            D_DONE, D_SEP]  # fmt: skip
 ENDS = ["<|end|>", "<|call|>"]
-ENFORCED = {name: calls for name, calls in CALLS_BY_NAME.items() if "pythonic" not in name}
+ENFORCED = {name: calls for name, calls in CALLS_BY_NAME.items() if calls is not Pythonic}
 
 
 @cache
