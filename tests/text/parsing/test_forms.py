@@ -14,7 +14,7 @@ from octavo.grammar.schema import GrammarError
 from octavo.grammar.source import translate
 from octavo.grammar.vocabulary import Vocabulary
 from octavo.text.parsing.base import Demand, OutputParser
-from octavo.text.parsing.formats import CALLS_BY_NAME, THINK, THINKING_BY_NAME, choose
+from octavo.text.parsing.formats import CALLS_BY_NAME, THINK, THINKING_BY_NAME
 from octavo.text.parsing.forms import Form, content_form
 from octavo.text.parsing.pythonic import Pythonic
 from tests.server.fake_engine import make_tokenizer
@@ -36,7 +36,7 @@ TOOLS = [WEATHER, NOW]
 SPECIAL = ["[TOOL_CALLS]", "[ARGS]", "<|channel|>", "<|message|>", "<|start|>", "<|constrain|>", D_BEGIN, D_END, D_CALL,
            D_DONE, D_SEP]  # fmt: skip
 ENDS = ["<|end|>", "<|call|>"]
-ENFORCED = {name: calls for name, calls in CALLS_BY_NAME.items() if calls is not Pythonic}
+ENFORCED = {calls.__name__: calls for calls in CALLS_BY_NAME.values() if calls is not Pythonic}
 
 
 @cache
@@ -189,7 +189,7 @@ def test_whatever_is_allowed_is_read_as_calls(name: str) -> None:
     tokenizer = _tokenizer()
     for _ in range(6):
         required = rng.random() < 0.7
-        thinking = choose("", name, rng.choice(sorted(THINKING_BY_NAME))).thinking if rng.random() < 0.3 else None
+        thinking = THINKING_BY_NAME[rng.choice(sorted(THINKING_BY_NAME))] if rng.random() < 0.3 else None
         sample = Sample(ENFORCED[name], "", tools=TOOLS, thinking=thinking, hidden=frozenset([*SPECIAL, *ENDS]))
         demand = Demand(required, rng.random() < 0.7, rng.choice(["", "[ARGS] ```json"]))
         found = matcher(sample.parser(), demand)
