@@ -9,6 +9,11 @@ from types import ModuleType
 import torch
 
 
+def skinny_for(device: torch.device) -> ModuleType | None:
+    """`octavo.kernels.skinny_linear` likewise."""
+    return None if elementwise_for(device) is None else import_module("octavo.kernels.skinny_linear")
+
+
 @functools.cache
 def elementwise_for(device: torch.device) -> ModuleType | None:
     """`octavo.kernels.elementwise` for a GPU with Triton; None where torch computes."""

@@ -67,7 +67,10 @@ class Attention:
             self.norm.finish()
 
     def __call__(self, x_TE: Tensor, rotations: Rotations, batch: ForwardBatch) -> Tensor:
-        qkv = self.qkv(x_TE)
+        return self.mix(self.qkv(x_TE), rotations, batch)
+
+    def mix(self, qkv: Tensor, rotations: Rotations, batch: ForwardBatch) -> Tensor:
+        """What follows the first projection."""
         if self.norm is not None and not isinstance(self.norm, QKNorm):
             self.norm(qkv)
         q_THD = self._fused(qkv, batch) if rotations is None else self._in_torch(qkv, rotations, batch)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from octavo import kernels
 from octavo.layers.linear import Linear
 
 
@@ -42,3 +43,4 @@ class LMHead(Linear):
             self.weight = tied.weight_VE
             self.bias = None
             self.packed = None
+            self.skinny = kernels.skinny_for(device)

@@ -2,27 +2,70 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from octavo import kernels
 from octavo.kernels.cpu_linear import PackedLinear, pack_linear
+from octavo.layers.norm import LayerNorm, RMSNorm
 
 
 class Linear:
-    """y = x W^T + b, with W as [out, in] like in the checkpoint until `finish`."""
+    """y = x W^T + b, with W as [out, in] like in the checkpoint until `finish`.
 
-    __slots__ = ("bias", "packed", "weight")
+    On a GPU few rows of x go through kernels of our own (`octavo.kernels.skinny_linear`), where they are faster.
+    """
+
+    __slots__ = ("bias", "packed", "skinny", "weight")
 
     def __init__(self, in_size: int, out_size: int, bias: bool, dtype: torch.dtype, device: torch.device) -> None:
         self.weight = torch.empty(out_size, in_size, dtype=dtype, device=device)
         self.bias = torch.zeros(out_size, dtype=dtype, device=device) if bias else None
         self.packed: PackedLinear | None = None
+        self.skinny: ModuleType | None = kernels.skinny_for(device)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.packed is not None:
             return self.packed(x, self.bias)
+        if (found := self.skinny_config(x)) is not None:
+            skinny, config = found
+            y: Tensor = skinny.skinny_linear(x, self.weight, self.bias, config=config, chained=True)
+            return y
         return F.linear(x, self.weight, self.bias)
+
+    def after(
+        self, norm: RMSNorm | LayerNorm, x_TE: Tensor, stream_TE: Tensor | None, silu: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """(y of the norm of the stream that grows by x, stream): `norm(x, stream)` and the product, perhaps as one.
+
+        With `silu` the rows of W are gate over up, and y is silu(gate) * up.
+        """
+        found = self.skinny_config(x_TE)
+        if found is not None and isinstance(norm, RMSNorm) and norm.scale == 1.0 and not norm.wide:
+            skinny, config = found
+            weights = (norm.weight_E, norm.eps, norm.wide)
+            fused: tuple[Tensor, Tensor] = skinny.norm_linear(
+                x_TE, stream_TE, weights, self.weight, self.bias, config=config, silu=silu, chained=True
+            )
+            return fused
+        x_TE, stream_TE = norm(x_TE, stream_TE)
+        y = self(x_TE)
+        if silu:
+            elementwise = kernels.elementwise_for(y.device)
+            assert elementwise is not None
+            y = elementwise.gate(y, "silu")
+        return y, stream_TE
+
+    def skinny_config(self, x: Tensor) -> tuple[ModuleType, Any] | None:
+        """The kernels for few rows and how to launch them, if they are to be used for x."""
+        if self.skinny is None:
+            return None
+        config = self.skinny.use_skinny(len(x), *self.weight.shape, x.dtype, x.device)
+        return None if config is None else (self.skinny, config)
 
     def finish(self) -> None:
         """Once the weight is loaded. Where another layout is faster, it takes the weight's place."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from octavo import kernels
 from octavo.layers.linear import Linear, MergedLinear
+from octavo.layers.norm import LayerNorm, RMSNorm
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -48,6 +49,13 @@ class GatedMLP:
         gate, up = gate_up_TF.chunk(2, -1)
         return self.down(self.activate(gate).mul_(up))
 
+    def after(self, norm: RMSNorm | LayerNorm, x_TE: Tensor, stream_TE: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self.kernels is not None and self.activation == "silu":
+            gated_TF, stream_TE = self.gate_up.after(norm, x_TE, stream_TE, silu=True)
+            return self.down(gated_TF), stream_TE
+        x_TE, stream_TE = norm(x_TE, stream_TE)
+        return self(x_TE), stream_TE
+
     def names(self, at: Mapping[str, str]) -> dict[str, Tensor]:
         """`at` has the paths of gate and up, or of gate_up where a checkpoint has them in one."""
         if "gate_up" in at:
@@ -79,6 +87,10 @@ class MLP:
 
     def __call__(self, x_TE: Tensor) -> Tensor:
         return self.down(self.activate(self.up(x_TE)))
+
+    def after(self, norm: RMSNorm | LayerNorm, x_TE: Tensor, stream_TE: Tensor | None) -> tuple[Tensor, Tensor]:
+        x_TE, stream_TE = norm(x_TE, stream_TE)
+        return self(x_TE), stream_TE
 
     def names(self, at: Mapping[str, str]) -> dict[str, Tensor]:
         return self.up.names(at["up"]) | self.down.names(at["down"])

@@ -66,6 +66,15 @@ class RMSNorm:
             return fused
         return stream_TE.add_(self.norm(x_TE), alpha=self.scale)
 
+    def add_and(self, x_TE: Tensor, stream_TE: Tensor, following: RMSNorm) -> tuple[Tensor, Tensor]:
+        """`following(self.add(x, stream))` at once; it must be of the same kind."""
+        if self.kernels is not None:
+            fused: tuple[Tensor, Tensor] = self.kernels.rms_norm_add_rms_norm(
+                x_TE, stream_TE, self.weight_E, following.weight_E, self.eps, self.scale, self.wide
+            )
+            return fused
+        return following(self.add(x_TE, stream_TE))
+
     def norm(self, x_TE: Tensor) -> Tensor:
         """Of each row, in torch."""
         if self.mirror is not None and len(x_TE) == 1:

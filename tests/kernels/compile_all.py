@@ -36,7 +36,9 @@ HOPPER = {"BLOCK_SIZE": 16, "KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "TILE": 
 PLAN = {
     "WINDOW": 4096, "KV_HEADS": 8, "TILE": 64, "TARGET": 1056, "LEAST": 8, "SEQUENCES_P2": 1024, "UNITS": 16,
 }  # fmt: skip
-NORM = {"ADD": True, "AFTER": False, "CENTER": True, "BIAS": True, "WIDE": True, "SIZE_P2": 4096}
+NORM = {
+    "ADD": False, "AFTER": True, "NEXT": True, "CENTER": True, "BIAS": True, "WIDE": False, "SIZE_P2": 4096,
+}  # fmt: skip
 ROTATE = {
     "NORM": True, "WIDE": True, "HEADS": 8, "KV_HEADS": 4, "HEAD_DIM": 256, "DIM_P2": 256, "HALF": 128,
     "INTERLEAVED": True, "BLOCK": 8,
@@ -57,7 +59,7 @@ KERNELS = [
 TYPES = {
     "slots_ptr": "*i64", "context_ptr": "*i32", "table_ptr": "*i32", "start_ptr": "*i32", "partial_ptr": "*fp32",
     "weight_ptr": "*fp32", "counter_ptr": "*i32", "units_ptr": "*i32", "scale": "fp32", "softcap": "fp32",
-    "k_scale": "fp32", "v_scale": "fp32", "positions_ptr": "*i64", "eps": "fp32",
+    "k_scale": "fp32", "v_scale": "fp32", "positions_ptr": "*i64", "eps": "fp32", "next_weight_ptr": "*fp32",
 }  # fmt: skip
 
 
@@ -82,6 +84,10 @@ def main() -> None:
     for kernel, constants, warps, stages, *targets in KERNELS:
         for target in targets[0] if targets else TARGETS:
             options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+            if "CHAINED" in kernel.arg_names:
+                chained = target in NVIDIA[1:]
+                constants = constants | {"CHAINED": chained}
+                options |= {"launch_pdl": True} if chained else {}
             build(ASTSource, kernel, constants, target, **options)
     build(GluonASTSource, hopper.prefill_kernel, HOPPER, GPUTarget("cuda", 90, 32), num_warps=4, maxnreg=168)
 

@@ -54,9 +54,13 @@ def test_wide_norms_round_once():
 def test_rms_norm_add(dtype, wide):
     x, stream, weight = draw(3, 100, dtype=dtype), draw(3, 100, dtype=dtype, seed=1), draw(100)
     wanted = stream + 0.5 * normed(x, weight.to(dtype), 1e-5, wide)
-    grown = elementwise.rms_norm_add(x, stream, weight.to(dtype), 1e-5, 0.5, wide)
-    assert grown is stream
+    grown = elementwise.rms_norm_add(x, stream.clone(), weight.to(dtype), 1e-5, 0.5, wide)
     torch.testing.assert_close(grown, wanted)
+    following = draw(100, dtype=dtype, seed=2)
+    got, same = elementwise.rms_norm_add_rms_norm(x, stream, weight.to(dtype), following, 1e-5, 0.5, wide)
+    assert same is stream
+    assert torch.equal(same, grown)
+    torch.testing.assert_close(got, normed(grown, following, 1e-5, wide))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
