@@ -5,11 +5,16 @@ torch code of `octavo.layers` does (its reference), reading and writing every va
 round where the models' own code rounds: a norm before it is weighted (unless it is `wide`: then after), an activation
 before it is multiplied. Nothing is read on the host, and grids follow from shapes.
 
+Where a GPU has programmatic dependent launch (NVIDIA from 9.0), the kernels are `CHAINED`: each is launched while its
+predecessor still runs and waits for it itself, and lets its successor do the same, which saves about a microsecond.
+
 Legend: T tokens, E hidden, F inner size, H query heads, K key/value heads, J = H + K + K, D head size, P positions,
 S sampled rows, V vocabulary.
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 import triton
@@ -18,6 +23,16 @@ from torch import Tensor
 
 HEADS_PER_PROGRAM = 8  # of rotate_and_write: a small batch still fills several SMs
 COLUMNS_PER_PROGRAM = 1024  # of gate and cap
+# Launch options with and without. Other platforms do not know them.
+CHAIN: dict[bool, dict[str, bool]] = {True: {"CHAINED": True, "launch_pdl": True}, False: {"CHAINED": False}}
+
+
+@functools.cache
+def chain(device: torch.device) -> dict[str, bool]:
+    """The launch options for a device."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return CHAIN[False]
+    return CHAIN[torch.cuda.get_device_capability(device) >= (9, 0)]
 
 
 @triton.jit
@@ -44,8 +59,12 @@ def norm_kernel(
     BIAS: tl.constexpr,
     WIDE: tl.constexpr,  # the norm is rounded only when it is weighted
     SIZE_P2: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """A program a token: the norm of a row, with the residual stream's addition before or after it."""
+    if CHAINED:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     token = tl.program_id(0).to(tl.int64)
     offset = tl.arange(0, SIZE_P2)
     inside = offset < size
@@ -97,8 +116,12 @@ def rotate_and_write_kernel(
     HALF: tl.constexpr,  # so many pairs turn; the rest of a head is multiplied by one. 0: nothing turns
     INTERLEAVED: tl.constexpr,  # pairs are (2 i, 2 i + 1), else (i, i + HALF)
     BLOCK: tl.constexpr,  # heads of a program
+    CHAINED: tl.constexpr,
 ):
     """A program a token and a few of its heads: norms and turns queries and keys, and fills the token's cache slot."""
+    if CHAINED:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     dim = tl.arange(0, DIM_P2)
@@ -147,8 +170,11 @@ def rotate_and_write_kernel(
 
 
 @triton.jit
-def gate_kernel(gate_up_ptr, out_ptr, size, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
+def gate_kernel(gate_up_ptr, out_ptr, size, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr, CHAINED: tl.constexpr):
     """A program a token and a block of columns: activation(gate) * up."""
+    if CHAINED:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < size
@@ -212,6 +238,7 @@ def _norm(
         WIDE=wide,
         SIZE_P2=block,
         num_warps=min(16, max(1, block // 512)),
+        **chain(x.device),
     )
 
 
@@ -306,6 +333,7 @@ def rotate_and_write(
         INTERLEAVED=interleaved,
         BLOCK=block,
         num_warps=4,
+        **chain(qkv.device),
     )
     return q_THD
 
@@ -315,7 +343,8 @@ def gate(gate_up_TF: Tensor, activation: str) -> Tensor:
     tokens, size = len(gate_up_TF), gate_up_TF.shape[-1] // 2
     out_TF = torch.empty((tokens, size), dtype=gate_up_TF.dtype, device=gate_up_TF.device)
     grid = (tokens, triton.cdiv(size, COLUMNS_PER_PROGRAM))
-    gate_kernel[grid](gate_up_TF, out_TF, size, ACTIVATION=activation, BLOCK=COLUMNS_PER_PROGRAM, num_warps=4)
+    options = {"BLOCK": COLUMNS_PER_PROGRAM, "num_warps": 4, **chain(out_TF.device)}
+    gate_kernel[grid](gate_up_TF, out_TF, size, ACTIVATION=activation, **options)
     return out_TF
 
 

@@ -22,9 +22,13 @@ Norm = RMSNorm | LayerNorm
 
 
 class Feedforward(Protocol):
-    """`names` gets the paths of a layer's parts; see `Decoder.paths`."""
+    """`names` gets the paths of a layer's parts; see `Decoder.paths`.
+
+    `after(norm, x, stream)` gives (this of the norm of the stream that grows by x, stream).
+    """
 
     def __call__(self, x_TE: Tensor) -> Tensor: ...
+    def after(self, norm: Norm, x_TE: Tensor, stream_TE: Tensor | None) -> tuple[Tensor, Tensor]: ...
     def finish(self) -> None: ...
     def names(self, at: Mapping[str, str]) -> dict[str, Tensor]: ...
 
@@ -69,10 +73,9 @@ class PreNorm(Block):
     def __call__(
         self, x_TE: Tensor, stream_TE: Tensor | None, rotations: Rotations, batch: ForwardBatch
     ) -> tuple[Tensor, Tensor]:
-        x_TE, stream_TE = self.attention_in(x_TE, stream_TE)
-        x_TE = self.attention(x_TE, rotations, batch)
-        x_TE, stream_TE = self.mlp_in(x_TE, stream_TE)
-        return self.mlp(x_TE), stream_TE
+        qkv, stream_TE = self.attention.qkv.after(self.attention_in, x_TE, stream_TE)
+        x_TE = self.attention.mix(qkv, rotations, batch)
+        return self.mlp.after(self.mlp_in, x_TE, stream_TE)
 
 
 class Sandwich(Block):

@@ -84,6 +84,10 @@ def main() -> None:
     for kernel, constants, warps, stages, *targets in KERNELS:
         for target in targets[0] if targets else TARGETS:
             options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+            if "CHAINED" in kernel.arg_names:
+                chained = target in NVIDIA[1:]
+                constants = constants | {"CHAINED": chained}
+                options |= {"launch_pdl": True} if chained else {}
             build(ASTSource, kernel, constants, target, **options)
     build(GluonASTSource, hopper.prefill_kernel, HOPPER, GPUTarget("cuda", 90, 32), num_warps=4, maxnreg=168)
 
