@@ -153,8 +153,8 @@ class OutputParser:
             body = calls
         elif content is not None:
             body = forms.either(calls, content)
-        elif not self.starts:
-            body = forms.triggered(calls, self.openers, demand.parallel)
+        elif triggers := forms.triggers(calls, self.openers):
+            body = forms.triggered(calls, triggers, demand.parallel)
         else:
             starts = re.escape("".join(start[0] for start in self.starts))
             body = forms.either(calls, forms.regex(rf"\s*([^\s{starts}](.|\n)*)?"))

@@ -79,7 +79,7 @@ _CALLS_BY_TEXT: tuple[tuple[tuple[str, ...], type[OutputParser]], ...] = (
 )
 # Formats that nobody here can read: it is better to refuse tools than to show their calls as content.
 _UNKNOWN = ("<|START_ACTION|>", "Action:", "<|tool_calls_section_begin|>", "<seed:tool_call>", "<minimax:tool_call>",
-            "｜DSML｜", "<|tool_call_start|>", "<|tool_call>", "<start_function_call>")  # fmt: skip
+            "｜DSML｜", "<|plugin|>", "<|tool_call_start|>", "<|tool_call>", "<start_function_call>")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,12 +106,21 @@ def content_form(asked: StructuredOutputs) -> Form | None:
         return None
 
 
-def triggered(calls: Form, openers: Iterable[str], parallel: bool) -> Form:
-    """Free text, with calls wherever one of the openers stands."""
-    tags = calls["tags"] if calls["type"] == "tags_with_separator" else [calls]
+def triggers(calls: Form, openers: Iterable[str]) -> list[str]:
+    """Those of the openers that the calls begin with."""
+    return [opener for opener in openers if any(each["begin"].startswith(opener) for each in _tags(calls))]
+
+
+def triggered(calls: Form, triggers: list[str], parallel: bool) -> Form:
+    """Free text, with calls wherever one of the triggers stands."""
     return {
         "type": "triggered_tags",
-        "triggers": [opener for opener in openers if any(each["begin"].startswith(opener) for each in tags)],
-        "tags": tags,
+        "triggers": triggers,
+        "tags": _tags(calls),
         "stop_after_first": not parallel,
     }
+
+
+def _tags(calls: Form) -> list[Form]:
+    found: list[Form] = calls["tags"] if calls["type"] == "tags_with_separator" else [calls]
+    return found

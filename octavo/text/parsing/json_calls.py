@@ -11,6 +11,7 @@ from octavo.text.parsing.scanner import Scanner, Step
 from octavo.text.parsing.values import call_object, call_objects
 
 _FENCE = "```"
+_CLOSERS = {_FENCE: _FENCE, "<tool_calls>": "</tool_calls>", "<TOOLCALL>": "</TOOLCALL>"}
 
 
 class Llama3(OutputParser):
@@ -38,17 +39,22 @@ class Llama3(OutputParser):
 
 
 class PlainJson(OutputParser):
-    """An object or a list of them, perhaps fenced as Markdown has it, or announced as Granite and Phi do."""
+    """An object or a list of them, perhaps fenced as Markdown has it, or announced as Granite, Phi and others do."""
 
-    openers = ("<|tool_call|>", "<function_call>", "functools")
+    openers = ("<|tool_call|>", "<function_call>", "<tool_calls>", "<TOOLCALL>", "functools")
     starts = ("{", "[", _FENCE)
-    markers = ("<|tool_call|>",)
+    markers = ("<|tool_call|>", "<tool_calls>", "</tool_calls>", "<TOOLCALL>", "</TOOLCALL>")
 
     def calls_form(self, demand: Demand) -> Form:
+        begin = next((opener for opener in self.openers if opener in demand.template), "")
+        end = _CLOSERS.get(begin, "")
+        before, after = ("", "") if demand.parallel else (begin, end)
         tags = [
-            tag(f'{{"name": "{name}", "arguments": ', demand.arguments(tool), "}") for name, tool in self.tools.items()
+            tag(f'{before}{{"name": "{name}", "arguments": ', demand.arguments(tool), "}" + after)
+            for name, tool in self.tools.items()
         ]
-        return tag("[", several(tags, ", ", True), "]") if demand.parallel else several(tags, "", demand.parallel)
+        calls = several(tags, ", ", demand.parallel)
+        return tag(begin + "[", calls, "]" + end) if demand.parallel else calls
 
     def call(self, s: Scanner, opener: str) -> Step[None]:
         if opener == _FENCE:
@@ -56,7 +62,8 @@ class PlainJson(OutputParser):
         elif opener in self.starts:
             s.give_back(opener)
         yield from s.space()
-        if (yield from call_objects(s, self.tools.__contains__)) and opener == _FENCE and not s.untold:
+        closer = _CLOSERS.get(opener)
+        if (yield from call_objects(s, self.tools.__contains__)) and closer and not s.untold:
             yield from s.space()
-            if (yield from s.accept(_FENCE)):
+            if (yield from s.accept(closer)):
                 s.drop()

@@ -175,6 +175,12 @@ PLAIN = [
     Sample(PlainJson, "```python\nprint([1])\n```", "```python\nprint([1])\n```"),
     Sample(PlainJson, "[1, 2]", "[1, 2]"),
     Sample(PlainJson, f'Look. functools[{{"name": "weather", "arguments": {ROME}}}]', "Look.", (("weather", ROME),)),
+    Sample(
+        PlainJson,
+        f'Look. <tool_calls>[{{"name": "weather", "arguments": {ROME}}}, {{"name": "now"}}]\n</tool_calls>',
+        "Look.",
+        (("weather", ROME), ("now", "{}")),
+    ),
     Sample(PlainJson, "<|tool_call|> [", "<|tool_call|> ["),
     Sample(PlainJson, "Use functools.cache.", "Use functools.cache."),
     Sample(PlainJson, "[THINK]a[/THINK][]", "[]", reasoning="a", thinking=THINK_MISTRAL),

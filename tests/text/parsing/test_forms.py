@@ -93,6 +93,17 @@ def test_variants_of_the_template() -> None:
     assert accepts(matcher(CALLS_BY_NAME["deepseek_v3"](TOOLS), demand), text)
 
 
+def test_json_is_announced_as_the_template_does() -> None:
+    call = '{"name": "weather", "arguments": {"city": "Rome"}}'
+    for begin, end in (("functools", ""), ("<tool_calls>", "</tool_calls>")):
+        parser = CALLS_BY_NAME["json"](TOOLS)
+        for parallel, text in ((True, f"{begin}[{call}, {call}]{end}"), (False, f"{begin}{call}{end}")):
+            assert accepts(matcher(parser, Demand(True, parallel, f"{{{{ tools }}}}{begin}")), text)
+            strict = matcher(parser, Demand(False, parallel, f"{{{{ tools }}}}{begin}"))
+            assert accepts(strict, text if not parallel else f"Look: {text}")
+            assert not accepts(matcher(parser, Demand(False, parallel, begin)), text.replace("Rome", "X"))
+
+
 def test_one_call_where_several_are_not_wanted() -> None:
     two = "\n".join(['<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'] * 2)
     parser = CALLS_BY_NAME["hermes"](TOOLS)
