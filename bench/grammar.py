@@ -1,13 +1,12 @@
 """Grammar libraries beside each other, and what following a grammar costs Octavo.
 
-    pip install llguidance xgrammar mistral-common --no-deps     # the last for its vocabulary of 131,072 tokens
     python bench/grammar.py compare [--tekken FILE] [--json FILE]
     python bench/grammar.py follow [--tekken FILE] [--json FILE]
 
-`compare` gives both libraries the schemas of grammar_cases.py. A schema is *right* if all values that it accepts can be
-written and none that it refuses, *refused* if the library says that it cannot do it, and *wrong* otherwise: then answers
-would not be what was asked for, and nobody is told. Compile times are those of a new grammar, mask times of all the
-states that the accepted values lead through.
+`compare` gives both libraries the schemas of grammar_cases.py. A schema is *right* if all values that it accepts can
+be written and none that it refuses, *refused* if the library says that it cannot do it, and *wrong* otherwise: then
+answers would not be what was asked for, and nobody is told. Compile times are those of a new grammar, mask times of
+all the states that the accepted values lead through.
 
 `follow` measures the engine's side (`octavo.grammar.rows`): from handing over the tokens of a step to the masks being
 there, by the number of rows; what a grammar made to be slow costs; and how a mask is applied to logits.

@@ -48,6 +48,11 @@ class Slot:
     allowed: npt.NDArray[np.int32] | None
     keep_going: bool
 
+    @property
+    def plain(self) -> bool:
+        """Its masks are those of the grammar."""
+        return self.allowed is None and not self.keep_going
+
 
 class Matcher:
     def __init__(self, sock: socket.socket, vocabulary: Vocabulary, start: Start) -> None:
@@ -91,11 +96,16 @@ class Matcher:
         if going:
             own = self._own
             self._executor.unsafe_compute_mask_ptr(going, own.ctypes.data, own.shape[1] * 4, len(own))
-        states, error = [], ""
-        for slot, row in zip(slots, rows, strict=True):
-            state, why = self._publish(slot, row)
-            states.append(state)
+        states, error = np.zeros(len(rows), np.uint8), ""
+        plain = []  # rows whose masks are as they were computed
+        for i, (slot, row) in enumerate(zip(slots, rows, strict=True)):
+            if slot.plain and not slot.matcher.is_stopped() and not slot.matcher.is_accepting():
+                plain.append(row)
+                continue
+            states[i], why = self._publish(slot, row)
             error = error or why
+        self._masks[plain] = self._own[plain, : self._masks.shape[1]]
+        self._masks[plain, -1] &= self._tail
         self._say(rows, [slot.epoch for slot in slots], states, error)
 
     def _publish(self, slot: Slot, row: int) -> tuple[State, str]:
@@ -130,7 +140,7 @@ class Matcher:
                 self._own[job.row] = buffer
                 state, error = self._publish(slot, job.row)
                 self._slots[job.row] = slot
-            self._say([job.row], [job.epoch], [state], error)
+            self._say([job.row], [job.epoch], np.array([state], np.uint8), error)
 
     def _prepare(self, job: Open) -> Slot:
         """A matcher for the job, where its sequence stands."""
@@ -147,13 +157,8 @@ class Matcher:
         allowed = None if job.allowed is None else self._vocabulary.mask_of(job.allowed)
         return Slot(job.epoch, matcher, allowed, job.keep_going)
 
-    def _say(self, rows: list[int], epochs: list[int], states: list[State], error: str) -> None:
-        news = News(
-            np.array(rows, np.int32).tobytes(),
-            np.array(epochs, np.int32).tobytes(),
-            np.array(states, np.uint8).tobytes(),
-            error,
-        )
+    def _say(self, rows: list[int], epochs: list[int], states: npt.NDArray[np.uint8], error: str) -> None:
+        news = News(np.array(rows, np.int32).tobytes(), np.array(epochs, np.int32).tobytes(), states.tobytes(), error)
         data = frame(msgspec.msgpack.encode(news))
         with self._lock:
             self._sock.sendall(data)
