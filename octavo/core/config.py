@@ -37,7 +37,11 @@ class EngineConfig:
     kv_cache_memory_bytes: int | None = flag(None, "size of the KV cache in bytes instead of what is left over")
     num_kv_blocks: int | None = flag(None, "size of the KV cache in blocks instead of what is left over")
     enable_prefix_caching: bool = flag(True, "keep the KV of prompts and answers for later requests that begin alike")
-    scheduling_policy: str = flag("fcfs", "order of waiting requests", ("fcfs", "priority"))
+    scheduling_policy: str = flag(
+        "fcfs",
+        "waiting requests go as they came, by priority, or in fair turns of the keys",
+        ("fcfs", "priority", "fair"),
+    )
     max_num_queued_reqs: int = flag(8192, "requests that may wait; more are refused with 503")
     attention_backend: str = flag(
         "auto", "auto takes the first that supports the model", ("auto", "torch", "triton", "hopper")

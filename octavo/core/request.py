@@ -23,12 +23,13 @@ class EngineRequest(msgspec.Struct, array_like=True):
     max_tokens: int  # tokens to generate at most, resolved against the context length
     stop_ids: list[int]  # EOS and stop_token_ids: any of them ends the answer
     bad_sequences: list[list[int]]  # bad_words as token ids
-    priority: int = 0  # lower is served first; only under the priority policy
+    priority: int = 0  # lower is served first; not under the policy fcfs
     salt: str = ""  # requests share cached prefixes only where their salts are equal
     adapter: str = ""  # likewise for the LoRA adapter whose KV this is
     stream: bool = True  # False: the tokens are sent once, when the sequence ends
     label: str = ""  # the client's request id, for the log
     thinking: list[int] = []  # the tokens that begin and end reasoning, where it has a budget
+    tenant: str = ""  # whose it is, for the fair policy
     grammar: str = ""  # what the answer must match, as a checker passed it (octavo.grammar)
 
     def prompt_ids(self) -> IntArray:

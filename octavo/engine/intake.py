@@ -55,6 +55,7 @@ class Intake:
         label: str = "",
         param: str = "prompt",
         grammar: str = "",
+        tenant: str = "",
     ) -> EngineRequest:
         """Checks the request against the model and gives it its uids. `params` is not changed.
 
@@ -92,6 +93,7 @@ class Intake:
             priority=priority,
             salt=salt,
             stream=stream,
+            tenant=tenant,
             label=label,
             thinking=self._thinking(params),
             grammar=grammar,

@@ -1,4 +1,4 @@
-"""Sequences that wait, in the order of service: by priority, then arrival. A preempted one keeps its place."""
+"""Sequences that wait, in the order of service (`Sequence.key`). A preempted one keeps its place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from octavo.scheduler.sequence import Sequence
 
-_Key = tuple[int, int, int]
+_Key = tuple[int, int, int, int]
 
 
 class WaitingQueue:

@@ -26,6 +26,7 @@ from octavo.core.plan import NO_INTS, IntArray, RowJoin, StepPlan, StepResult
 from octavo.core.request import EngineRequest
 from octavo.grammar.messages import State
 from octavo.grammar.rows import Grammars
+from octavo.scheduler.fairness import OUTPUT_WEIGHT, FairShare
 from octavo.scheduler.queue import WaitingQueue
 from octavo.scheduler.report import add_certain, pack_logprobs, pack_prompt_logprobs
 from octavo.scheduler.rows import RowTable
@@ -47,6 +48,7 @@ class Scheduler:
         self.grammars = grammars
         self._late = StepOutputs()  # ends that no step brought about, until they are told
         self.waiting = WaitingQueue()
+        self.fair = FairShare() if config.policy == "fair" else None
         self._sequences: dict[int, Sequence] = {}  # every live one, by uid
         self._forks: dict[int, list[Sequence]] = {}  # by the uid of the parent whose prompt they wait for
         self._released_forks: list[Sequence] = []
@@ -66,15 +68,19 @@ class Scheduler:
         seed = request.params.seed
         if seed is None:
             seed = int(self._random.integers(-(2**63), 2**63 - 1))
-        priority_matters = self.config.policy == "priority"
-        if not priority_matters:
+        if self.config.policy == "fcfs":
             request.priority = 0
         self._arrivals += 1
-        parent = Sequence(request, 0, self._arrivals, seed, None)
+        start, cost, length, n = 0, 0, len(request.prompt) // 4, request.params.n
+        if self.fair is not None:
+            start, cost = self.fair.arrive(request.tenant, length, request.max_tokens, n)
+        parent = Sequence(request, 0, self._arrivals, seed, None, start)
+        parent.charged = length + cost
         parent.root = root_hash(request.adapter, request.salt)
         parent.hashes = chain_hashes(parent.root, parent.tokens, self.cache.block_size)
-        children = [Sequence(request, i, self._arrivals, seed, parent) for i in range(1, request.params.n)]
+        children = [Sequence(request, i, self._arrivals, seed, parent, start) for i in range(1, n)]
         for child in children:
+            child.charged = cost
             child.root, child.hashes = parent.root, parent.hashes.copy()
         for seq in (parent, *children):
             assert seq.uid not in self._sequences, "a uid is used twice"
@@ -243,6 +249,8 @@ class Scheduler:
         self._stats.prefix_hits += computed
         if seq.num_cached < 0:
             seq.num_cached = computed
+            if self.fair is not None:
+                self.fair.begin(seq.key[1])
             self._admitted.append(seq.uid)
         self._prefilling.append(row)
         request = seq.request
@@ -424,7 +432,7 @@ class Scheduler:
         outputs.finished.append(Finished(seq.uid, reason, stop_id, len(answer), tokens, detail, seq.preemptions))
         if reason is not FinishReason.ERROR:
             self._extend_hashes(seq, self.rows.tokens[row, : self.rows.length[row]])
-        self._remove(seq)
+        self._remove(seq, complete=True)
 
     def _end_thinking(self, row: int, outputs: StepOutputs) -> None:
         """Reasoning that has spent its budget goes on with the token that ends it, as if that had been sampled.
@@ -478,7 +486,18 @@ class Scheduler:
         else:
             self._decoding = self._decoding[self._decoding != row]
 
-    def _remove(self, seq: Sequence) -> None:
+    def _settle(self, seq: Sequence, complete: bool) -> None:
+        """Its tenant pays for what was computed, instead of what was expected."""
+        assert self.fair is not None
+        known = int(self.rows.length[seq.row]) if seq.row >= 0 else len(seq.tokens)
+        answer = known - seq.prompt_len
+        prompt = seq.prompt_len - seq.num_cached if seq.parent is None and seq.num_cached >= 0 else 0
+        used = prompt + OUTPUT_WEIGHT * answer
+        self.fair.settle(seq.request.tenant, seq.charged, used, answer if complete else None)
+
+    def _remove(self, seq: Sequence, complete: bool = False) -> None:
+        if self.fair is not None:
+            self._settle(seq, complete)
         if seq.row >= 0:
             self._leave(seq.row)
         elif seq.parent is not None and seq in self._forks.get(seq.parent.uid, ()):

@@ -24,14 +24,18 @@ class Sequence:
         "passed",
         "started",
         "preemptions",
+        "charged",
         "told",
     )
 
-    def __init__(self, request: EngineRequest, index: int, arrival: int, seed: int, parent: Sequence | None) -> None:
+    def __init__(
+        self, request: EngineRequest, index: int, arrival: int, seed: int, parent: Sequence | None, start: int = 0
+    ) -> None:
         self.uid = request.uid + index
         self.request = request
         self.parent = parent  # the sequence whose prompt blocks this one forks
-        self.key = (request.priority, arrival, index)  # the order of service; lower is first
+        # The order of service; lower is first. `start` is its turn, where tenants take turns.
+        self.key = (request.priority, start, arrival, index)
         # Each of the n answers draws from its own stream; the first one's is that of a request with n = 1.
         self.seed = (seed + index * _GOLDEN + (1 << 63)) % (1 << 64) - (1 << 63)
         self.tokens: IntArray = request.prompt_ids() if parent is None else parent.tokens
@@ -43,6 +47,7 @@ class Sequence:
         self.passed = 0  # times a later sequence was admitted because this one did not fit
         self.started = False  # the client knows that its prompt has been computed
         self.preemptions = 0
+        self.charged = 0  # what its tenant's account was charged for it
         self.told = 0  # tokens of the prompt after which the client has the logprobs, where it asks for them
 
     @property

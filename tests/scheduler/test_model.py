@@ -58,7 +58,7 @@ class Walk(RuleBasedStateMachine):
         extra=st.integers(0, 12),
         chunk=st.sampled_from([0, 1, 3, 7]),
         overlap=st.booleans(),
-        policy=st.sampled_from(["fcfs", "priority"]),
+        policy=st.sampled_from(["fcfs", "priority", "fair"]),
         caching=st.sampled_from([True, True, True, False]),
         cost=st.sampled_from([0.0, 1.0, 9.0]),
     )
