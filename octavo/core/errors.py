@@ -90,6 +90,20 @@ class Overloaded(ServerError):
     code = "server_overloaded"
 
 
+class QueueTimeout(ServerError):
+    """The request waited longer than the server lets requests wait."""
+
+    code = "queue_timeout"
+
+
+class RateLimited(ServerError):
+    """One API key asks for more than its share at once."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
 class Draining(ServerError):
     code = "server_draining"
 

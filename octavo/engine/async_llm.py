@@ -26,7 +26,15 @@ from typing import Any
 
 from octavo.core.child import HEADER, MAX_FRAME
 from octavo.core.config import EngineConfig
-from octavo.core.errors import ConfigError, EngineError, EngineUnavailable, ModelError, Overloaded, RequestError
+from octavo.core.errors import (
+    ConfigError,
+    EngineError,
+    EngineUnavailable,
+    ModelError,
+    Overloaded,
+    QueueTimeout,
+    RequestError,
+)
 from octavo.core.hub import resolve_model
 from octavo.core.outputs import RequestOutput, Stats, StepOutputs
 from octavo.core.params import SamplingParams
@@ -46,6 +54,7 @@ log = logging.getLogger(__name__)
 # a decode step's products took 65 ms so, and 5 ms with this; alone it makes no difference (bench/cpu_kernels.py).
 ENVIRONMENT = {"GOMP_SPINCOUNT": "3000"}
 EXIT_SECONDS = 5.0  # that the engine process has to end when it is told to
+LATE = "the request waited too long for its turn; try again later"
 DEMO_NAME = "octavo-demo"  # what the model is called when none was named
 # Texts longer than this are tokenized in a thread: 64k characters take about 20 ms, and the event loop must not wait.
 LONG_TEXT = 1 << 14
@@ -138,27 +147,39 @@ class AsyncLLM:
         cache_salt: str = "",
         prompt_param: str = "prompt",
         add_special_tokens: bool = True,
+        tenant: str = "",
+        queue_seconds: float | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Streams outputs as `params.output_kind` says; what comes faster than it is taken is merged.
 
-        Raises RequestError before the first item if the request is refused, EngineUnavailable at any time if the
-        engine dies.
+        Raises RequestError before the first item if the request is refused, QueueTimeout if its first step has not
+        ended after `queue_seconds`, EngineUnavailable at any time if the engine dies.
         """
         arrival = time.monotonic()
-        self._check_room()
+        self.check_room()
         if isinstance(prompt, str) and len(prompt) > LONG_TEXT:
             ids = await asyncio.to_thread(self._intake.encode, prompt, prompt_param, add_special_tokens)
-            self._check_room()
+            self.check_room()
         else:
             ids = self._intake.encode(prompt, prompt_param, add_special_tokens)
         grammar = await self._grammar(params.structured_outputs) if params.structured_outputs is not None else ""
         request = self._intake.build(
-            ids, params, priority=priority, salt=cache_salt, label=request_id, param=prompt_param, grammar=grammar
+            ids,
+            params,
+            priority=priority,
+            salt=cache_salt,
+            label=request_id,
+            param=prompt_param,
+            grammar=grammar,
+            tenant=tenant,
         )
         text = prompt if isinstance(prompt, str) else None
         state = RequestState(request_id, request, self.tokenizer, text, arrival)
         news = self._news[request.uid] = asyncio.Event()
         self._outputs.add(state)
+        timer = None
+        if queue_seconds is not None:
+            timer = asyncio.get_running_loop().call_later(queue_seconds, self._overdue, state, news)
         try:
             self._send(Add([request]))
             while not state.finished:
@@ -166,6 +187,8 @@ class AsyncLLM:
                 news.clear()
                 if self._failure is not None and not state.finished:
                     raise EngineUnavailable("the engine stopped while it answered; try again")
+                if state.failure == LATE:
+                    raise QueueTimeout(LATE)
                 if state.failure:
                     raise EngineUnavailable(LOST) if state.failure == LOST else _too_complex(state.failure)
                 output = state.output()
@@ -175,6 +198,8 @@ class AsyncLLM:
             if output is not None:
                 yield output
         finally:
+            if timer is not None:
+                timer.cancel()
             del self._news[request.uid]
             alive = self._outputs.drop(state)
             if alive:
@@ -191,10 +216,16 @@ class AsyncLLM:
             found = await asyncio.get_running_loop().run_in_executor(self._checks, self._checker.check, asked)
         finally:
             self._num_checks -= 1
-        self._check_room()
+        self.check_room()
         return found
 
-    def _check_room(self) -> None:
+    def _overdue(self, state: RequestState, news: asyncio.Event) -> None:
+        if state.metrics.scheduled_time is None and not state.failure:
+            state.failure = LATE
+            news.set()
+
+    def check_room(self) -> None:
+        """Raises Overloaded if a new request would be refused now."""
         if self._failure is not None:
             raise EngineUnavailable("the engine is not running")
         if len(self._news) >= self.info.max_num_seqs + self.config.max_num_queued_reqs:

@@ -10,8 +10,9 @@ import asyncio
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from octavo.core import log
@@ -23,6 +24,9 @@ from octavo.core.errors import (
     InternalError,
     MethodNotAllowed,
     ModelNotFound,
+    Overloaded,
+    QueueTimeout,
+    RateLimited,
     RequestError,
     RouteNotFound,
     ServerError,
@@ -75,6 +79,7 @@ class Route:
     work: Work | None = None
     call: Call | None = None
     info: Info | None = None
+    queues: bool = False  # it makes the engine generate: refused at once when the queue is full
     public: bool = False  # a probe: it would fill the log, too
     dialect: Dialect = field(default_factory=Dialect)
 
@@ -94,6 +99,7 @@ class App:
         self.metrics = Metrics()
         self.service: Service | None = None
         self.draining = False
+        self.of_key: Counter[bytes] = Counter()  # requests that each key has now
         self.live: set[Exchange] = set()  # requests that the engine works for
         self.idle = asyncio.Event()
         self.idle.set()
@@ -110,14 +116,14 @@ class App:
         lines = Lines(work, self.available, self.busy)
         self.batches = batches = Batches(files, lines, server.max_body_bytes)
         self.routes = (
-            Route("POST", "/v1/chat/completions", work=chat_completions),
-            Route("POST", "/v1/completions", work=completions),
-            Route("POST", "/v1/responses", work=responses.create),
+            Route("POST", "/v1/chat/completions", work=chat_completions, queues=True),
+            Route("POST", "/v1/completions", work=completions, queues=True),
+            Route("POST", "/v1/responses", work=responses.create, queues=True),
             Route("GET", "/v1/responses/{response_id}", call=responses.get),
             Route("DELETE", "/v1/responses/{response_id}", call=responses.delete),
             Route("POST", "/v1/responses/{response_id}/cancel", call=responses.cancel),
             Route("GET", "/v1/responses/{response_id}/input_items", call=responses.input_items),
-            Route("POST", "/v1/messages", work=messages, dialect=Anthropic()),
+            Route("POST", "/v1/messages", work=messages, queues=True, dialect=Anthropic()),
             Route("POST", "/v1/messages/count_tokens", work=count_tokens, dialect=Anthropic()),
             Route("POST", "/v1/files", call=files.upload),
             Route("GET", "/v1/files", call=files.list),
@@ -197,6 +203,8 @@ class App:
                 error = exchange.cause
         except RequestError as found:
             error = found
+            if isinstance(found, Overloaded | QueueTimeout | RateLimited) and self.service is not None:
+                found.retry_after = self.service.retry_after()
         except EngineError as found:
             log.event("engine_error", logging.ERROR, error=found, id=exchange.request_id)
             error = EngineUnavailable("The engine stopped; it is being restarted.")
@@ -238,7 +246,21 @@ class App:
             with exchange.watched():
                 await self._answer(exchange, answer)
         elif route.work is not None:
-            await self._work(route.work, exchange)
+            with self._admitted(exchange) if route.queues else nullcontext():
+                await self._work(route.work, exchange)
+
+    @contextmanager
+    def _admitted(self, exchange: Exchange) -> Iterator[None]:
+        """A place for a request to the engine, before its body is read; an error if there is none."""
+        self.available().llm.check_room()
+        most, key = self.server.max_requests_per_key, exchange.key
+        if most and self.of_key[key] >= most:
+            raise RateLimited(f"This key has {most} requests at a time; wait until one of them ends.")
+        self.of_key[key] += 1
+        try:
+            yield
+        finally:
+            self.of_key[key] -= 1
 
     async def _work(self, work: Work, exchange: Exchange) -> None:
         self.available()
@@ -297,7 +319,7 @@ class App:
         known = route if isinstance(route, Route) else None
         self.metrics.on_http(exchange.method, known.path if known else "unmatched", status, seconds)
         works = known is not None and known.info is None
-        if works and status == 503 and error is not None:
+        if works and status in (429, 503) and error is not None:
             self.metrics.rejected[error.code] += 1
         if known is not None and (known.public or (error is None and (not works or self.server.disable_log_requests))):
             return

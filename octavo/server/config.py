@@ -37,6 +37,8 @@ class ServerConfig:
     stored_response_seconds: float = flag(3600.0, "how long they are kept")
     data_dir: str | None = flag(None, "folder of uploaded files and batches (default: a private one, gone at the end)")
     max_data_bytes: int = flag(2**30, "size of all uploaded files")
+    max_requests_per_key: int = flag(0, "requests of one API key at a time; more are refused with 429 (0: no limit)")
+    max_queue_seconds: float = flag(0.0, "longest wait for a first step; then 503 (0: no limit)")
     max_body_bytes: int = flag(8 * 2**20, "largest request body")
     log_level: str = flag("info", "least important events to log", LEVELS)
     log_format: str = flag("text", "form of the log on standard error", FORMATS)
@@ -47,6 +49,8 @@ class ServerConfig:
             raise ConfigError(f"port must be in [0, 65535], got {self.port}")
         if not 0 <= self.shutdown_timeout <= 86400:
             raise ConfigError(f"shutdown_timeout must be in [0, 86400] seconds, got {self.shutdown_timeout}")
+        if self.max_requests_per_key < 0 or self.max_queue_seconds < 0:
+            raise ConfigError("max_requests_per_key and max_queue_seconds must not be negative")
         if self.max_data_bytes < 0:
             raise ConfigError("max_data_bytes must not be negative")
         if self.max_stored_responses < 0 or self.stored_response_seconds < 0:

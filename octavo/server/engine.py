@@ -33,11 +33,17 @@ class Engine(Protocol):
         cache_salt: str = "",
         prompt_param: str = "prompt",
         add_special_tokens: bool = True,
+        tenant: str = "",
+        queue_seconds: float | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Raises RequestError before the first item; closing the generator aborts the request.
 
         `request_id` is what the log calls it: several may have the same.
         """
+        ...
+
+    def check_room(self) -> None:
+        """Raises Overloaded if a new request would be refused now."""
         ...
 
     async def shutdown(self) -> None: ...

@@ -214,6 +214,8 @@ class Generation:
             cache_salt=self._salt,
             prompt_param=self._prompt_param,
             add_special_tokens=self._add_special_tokens,
+            tenant=self._service.keys.number(self._exchange.key),
+            queue_seconds=self._service.server.max_queue_seconds or None,
         )
 
     async def _beams(self, prompt: int) -> AsyncGenerator[RequestOutput, None]:

@@ -6,6 +6,7 @@ asks. All labels come from closed sets: nothing that a client sends becomes a la
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -89,6 +90,8 @@ class Metrics(Collector):
         self.cached_tokens = 0
         self.finished_prompt_tokens = 0
         self.generation_tokens = 0
+        self.pace = 0.0  # mean seconds between the ends of two requests
+        self.last_finish = time.monotonic()
         self.keys: dict[str, KeyUsage] = {}  # by the number of the key
         self.tool_calls: Counter[tuple[str, str]] = Counter(
             {(mode, outcome): 0 for mode in ("streaming", "non_streaming") for outcome in ("tool_call", "no_tool_call")}
@@ -160,6 +163,9 @@ class Metrics(Collector):
 
     def on_finish(self, output: RequestOutput, tokens: list[int], reasons: Iterable[str]) -> None:
         """A prompt's answers are complete; `tokens` are their lengths."""
+        now = time.monotonic()
+        self.pace = 0.9 * self.pace + 0.1 * (now - self.last_finish)
+        self.last_finish = now
         self.finished.update(reasons)
         self.cached_tokens += output.num_cached_tokens
         self.finished_prompt_tokens += len(output.prompt_token_ids)

@@ -65,7 +65,7 @@ class Operation:
 
 
 INFO = (401, 500)
-WORK = (400, 401, 404, 408, 413, 500, 503, 504)
+WORK = (400, 401, 404, 408, 413, 429, 500, 503, 504)
 CALL = (400, 401, 404, 408, 413, 500)
 PAGE = (("after", "string"), ("limit", "integer"), ("order", "string"))
 STREAM = (("stream", "boolean"), ("starting_after", "integer"))
@@ -208,6 +208,7 @@ _STATUSES = {
     404: "There is no such thing, or it is not yours",
     408: "The body came too slowly",
     413: "The body is too large",
+    429: "This key has too many requests now: Retry-After says when to come back",
     500: "An error of ours; the log has the details under the request's id",
     503: "Not now: Retry-After says when",
     504: "The deadline passed",

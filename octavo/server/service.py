@@ -21,6 +21,7 @@ from octavo.text.parsing.formats import choose
 
 # Text longer than this is rendered and tokenized in a thread: a few hundred KB take longer than a token may wait.
 SHORT_TEXT = 16 * 1024
+MAX_RETRY_SECONDS = 120
 
 Prompt = str | list[int]
 R = TypeVar("R")
@@ -65,8 +66,12 @@ class Service:
         return [ModelCard(name, self.created, self.llm.max_model_len, root) for name in self.names]
 
     def check_priority(self, priority: int) -> None:
-        if priority and self.engine.scheduling_policy != "priority":
-            raise RequestError("priority needs a server started with --scheduling-policy priority.", "priority")
+        if priority and self.engine.scheduling_policy == "fcfs":
+            raise RequestError("priority needs a server started with --scheduling-policy priority or fair.", "priority")
+
+    def retry_after(self) -> int:
+        """Seconds until about half of those that wait now have been served, at the pace of the last answers."""
+        return max(1, min(MAX_RETRY_SECONDS, round(self.llm.stats.waiting * self.metrics.pace / 2)))
 
     def render(self, messages: Sequence[dict[str, Any]], **options: Any) -> str:
         return self.llm.tokenizer.chat_template.render(messages, template=self.template, **options)

@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from octavo import AsyncLLM, ConfigError, EngineConfig, RequestOutputKind, SamplingParams
-from octavo.core.errors import EngineUnavailable, RequestError
+from octavo.core.errors import EngineUnavailable, QueueTimeout, RequestError
 from octavo.core.outputs import Stats
 from tests.engine.conftest import Reference
 
@@ -168,3 +168,17 @@ def test_a_model_that_cannot_be_loaded_is_said_so(tmp_path):
             await AsyncLLM.start(EngineConfig(model=str(tmp_path)))
 
     asyncio.run(main())
+
+
+def test_a_request_that_waits_too_long_for_its_turn(llama: Reference):
+    async def scenario(engine):
+        first = asyncio.create_task(collect(engine, [1, 2, 3], DELTA.clone(max_tokens=400)))
+        while not engine.stats.running:
+            await asyncio.sleep(0.005)
+        with pytest.raises(QueueTimeout):
+            await collect(engine, [4, 5, 6], queue_seconds=0.05)
+        assert not first.done() and engine.num_live == 1
+        assert len(await first) == 400
+        assert await collect(engine, llama.prompts[0], queue_seconds=30.0) == llama.answers[0]
+
+    run(llama, scenario, max_num_seqs=1)

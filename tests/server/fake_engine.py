@@ -126,11 +126,11 @@ class FakeLLM:
         cache_salt: str = "",
         prompt_param: str = "prompt",
         add_special_tokens: bool = True,
+        tenant: str = "",
+        queue_seconds: float | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         arrival = time.monotonic()
-        self.check()
-        if len(self.live) >= self.most:
-            raise Overloaded("the queue is full")
+        self.check_room()
         ids = self.intake.encode(prompt, prompt_param, add_special_tokens)
         grammar = "any" if params.structured_outputs is not None else ""
         request = self.intake.build(
@@ -165,6 +165,11 @@ class FakeLLM:
             del self.news[request.uid]
             if self.outputs.drop(state):
                 self.aborted.append(request_id)
+
+    def check_room(self) -> None:
+        self.check()
+        if len(self.live) >= self.most:
+            raise Overloaded("the queue is full")
 
     def check(self) -> None:
         if self.broken is not None:
