@@ -28,6 +28,8 @@ FAMILIES = {
     "gemma": ("GemmaConfig", "GemmaForCausalLM"),
     "gemma2": ("Gemma2Config", "Gemma2ForCausalLM"),
     "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM"),
+    "phi": ("PhiConfig", "PhiForCausalLM"),
+    "stablelm": ("StableLmConfig", "StableLmForCausalLM"),
     "phi3": ("Phi3Config", "Phi3ForCausalLM"),
     "glm": ("GlmConfig", "GlmForCausalLM"),
     "glm4": ("Glm4Config", "Glm4ForCausalLM"),

@@ -35,12 +35,18 @@ class LMHead(Linear):
     __slots__ = ()
 
     def __init__(
-        self, vocab_size: int, hidden_size: int, dtype: torch.dtype, device: torch.device, tied: Embedding | None
+        self,
+        vocab_size: int,
+        hidden_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        tied: Embedding | None,
+        bias: bool = False,
     ) -> None:
         if tied is None:
-            super().__init__(hidden_size, vocab_size, False, dtype, device)
+            super().__init__(hidden_size, vocab_size, bias, dtype, device)
         else:
             self.weight = tied.weight_VE
-            self.bias = None
+            self.bias = torch.zeros(vocab_size, dtype=dtype, device=device) if bias else None
             self.packed = None
             self.skinny = kernels.skinny_for(device)

@@ -71,7 +71,7 @@ class Decoder:
         ]
         self.norm = self.make_norm()
         tied = self.embed if spec.tie_embeddings else None
-        self.head = LMHead(spec.vocab_size, spec.hidden_size, dtype, device, tied)
+        self.head = LMHead(spec.vocab_size, spec.hidden_size, dtype, device, tied, spec.head_bias)
 
     @classmethod
     def configure(cls, config: ConfigReader) -> ModelSpec:

@@ -86,6 +86,11 @@ ARCHITECTURES = {
     "Olmo3ForCausalLM": Architecture(
         "olmo:Olmo3", "OLMo 3", "as OLMo 2; windows but in every fourth layer, whose rope alone is scaled"
     ),
+    "PhiForCausalLM": Architecture(
+        "phi:Phi",
+        "Phi-1, Phi-1.5, Phi-2",
+        "attention and a plain MLP with gelu in parallel on one layer norm; biases, of the head too; partial rotation",
+    ),
     "Phi3ForCausalLM": Architecture(
         "phi3:Phi3",
         "Phi-3, Phi-3.5, Phi-4, Phi-4-mini",
@@ -101,6 +106,9 @@ ARCHITECTURES = {
     ),
     "SeedOssForCausalLM": Architecture("llama:SeedOss", "Seed-OSS", "separate switches for q, k, v and output biases"),
     "SmolLM3ForCausalLM": Architecture("smollm3:SmolLM3", "SmolLM3", "every fourth layer sees no positions"),
+    "StableLmForCausalLM": Architecture(
+        "stablelm:StableLm", "StableLM 2 1.6B, 3B", "layer norms; partial rotation; optional biases on q, k, v"
+    ),
     "Starcoder2ForCausalLM": Architecture(
         "starcoder2:Starcoder2", "StarCoder2", "layer norms; plain MLP with gelu; biases; one window"
     ),

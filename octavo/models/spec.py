@@ -55,6 +55,7 @@ class ModelSpec:
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
+    head_bias: bool = False
     tie_embeddings: bool = False
     score_softcap: float | None = None  # of attention scores
     embedding_scale: float = 1.0

@@ -59,6 +59,10 @@ CASES: dict[str, Case] = {
             },
         },
     ),
+    "phi": ("phi", {}),
+    "phi-mha": ("phi", {"num_key_value_heads": 4, "hidden_act": "gelu", "partial_rotary_factor": 0.25}),
+    "stablelm": ("stablelm", {}),
+    "stablelm-biases": ("stablelm", {"use_qkv_bias": True, "tie_word_embeddings": True}),
     "phi3": ("phi3", {}),
     "phi3-window": ("phi3", {"sliding_window": 16, "num_key_value_heads": 4}),
     "phi3-longrope": (
@@ -208,6 +212,8 @@ OLD_CONFIGS = {
             },
         },
     ),
+    "phi": ("phi", {}, ("rope_parameters", "partial_rotary_factor", "layer_norm_eps"), {"rope_theta": 1e4}),
+    "stablelm": ("stablelm", {}, ("rope_parameters", "partial_rotary_factor"), {"rope_theta": 1e4}),
     "glm": ("glm", {}, ("rope_parameters", "partial_rotary_factor", "attention_bias"), {"rope_theta": 1e4}),
     "olmo3": (
         *CASES["olmo3-yarn"],

@@ -171,6 +171,8 @@ def test_bad_values_are_named(tmp_path: Path, changes: dict[str, object], key: s
             "scale_attn_by_inverse_layer_idx",
         ),
         ("Phi3ForCausalLM", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_scaling must be longrope"),
+        ("PhiForCausalLM", {"qk_layernorm": True}, "qk_layernorm"),
+        ("StableLmForCausalLM", {"use_parallel_residual": True}, "use_parallel_residual"),
         ("SmolLM3ForCausalLM", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
         ("SmolLM3ForCausalLM", {"no_rope_layers": [2] * 32}, "no_rope_layers"),
         ("CohereForCausalLM", {"layer_norm_eps": 2}, "layer_norm_eps"),
