@@ -38,12 +38,23 @@ class State(IntEnum):
     FAILED = 2
 
 
+class Define(msgspec.Struct, tag="define", array_like=True):
+    """A grammar, under a number by which it is opened until it is forgotten."""
+
+    key: int
+    source: str
+
+
+class Forget(msgspec.Struct, tag="forget", array_like=True):
+    key: int
+
+
 class Open(msgspec.Struct, tag="open", array_like=True):
     """A sequence takes a row. `tokens` (int32) were generated before; `epoch` tells owners of a row apart."""
 
     row: int
     epoch: int
-    source: str
+    key: int
     tokens: bytes
     keep_going: bool  # EOS only where nothing else may follow
     allowed: list[int] | None  # no token but these
@@ -69,4 +80,4 @@ class News(msgspec.Struct, array_like=True):
     error: str = ""  # of the one row that has failed
 
 
-ToGrammars = Open | Advance | Close
+ToGrammars = Define | Forget | Open | Advance | Close

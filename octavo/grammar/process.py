@@ -15,7 +15,6 @@ import resource
 import socket
 import sys
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -27,7 +26,19 @@ import numpy.typing as npt
 
 from octavo.core.child import die_with_parent, frame, read_frame
 from octavo.core.errors import OctavoError
-from octavo.grammar.messages import Advance, Check, Checked, Close, News, Open, Start, State, ToGrammars
+from octavo.grammar.messages import (
+    Advance,
+    Check,
+    Checked,
+    Close,
+    Define,
+    Forget,
+    News,
+    Open,
+    Start,
+    State,
+    ToGrammars,
+)
 from octavo.grammar.schema import GrammarError
 from octavo.grammar.source import translate
 from octavo.grammar.vocabulary import Vocabulary
@@ -35,8 +46,24 @@ from octavo.text.tokenizer import load_tokenizer
 
 CHECKER_BYTES = 512 << 20  # beside the vocabulary
 MATCHER_BYTES = 16 << 30
-COMPILED = 64  # grammars that a matcher keeps
+COMPILERS = 2  # as many as there are checkers: what one of them passes, one of these compiles again
 MAX_THREADS = 8
+
+
+class Grammar:
+    """One that a checker has passed; compiled when it is first opened."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._fresh: Any = None
+
+    def matcher(self, vocabulary: Vocabulary) -> Any:
+        with self._lock:
+            if self._fresh is None:
+                self._fresh = vocabulary.matcher(self._source)
+                self._fresh.compute_bitmask()  # what the lexer learns by it goes into every copy
+            return self._fresh.deep_copy()
 
 
 @dataclass(slots=True)
@@ -69,11 +96,12 @@ class Matcher:
         self._slots: dict[int, Slot] = {}
         self._opening: dict[int, int] = {}  # row: epoch
         self._lock = threading.Lock()  # of the two dicts, the masks of rows that open, and the socket's sending side
-        self._compiled: OrderedDict[str, Any] = OrderedDict()
-        self._jobs: SimpleQueue[Open] = SimpleQueue()
+        self._grammars: dict[int, Grammar] = {}
+        self._jobs: SimpleQueue[tuple[Open, Grammar]] = SimpleQueue()
 
     def run(self) -> None:
-        threading.Thread(target=self._compile, daemon=True).start()
+        for _ in range(COMPILERS):
+            threading.Thread(target=self._compile, daemon=True).start()
         decoder = msgspec.msgpack.Decoder(ToGrammars)
         while (data := read_frame(self._sock)) is not None:
             match decoder.decode(data):
@@ -83,11 +111,15 @@ class Matcher:
                     with self._lock:
                         self._slots.pop(job.row, None)
                         self._opening[job.row] = job.epoch
-                    self._jobs.put(job)
+                    self._jobs.put((job, self._grammars[job.key]))
                 case Close(row):
                     with self._lock:
                         self._slots.pop(row, None)
                         self._opening.pop(row, None)
+                case Define(key, source):
+                    self._grammars[key] = Grammar(source)
+                case Forget(key):
+                    del self._grammars[key]
 
     def _advance(self, rows: list[int], tokens: list[int]) -> None:
         slots = [self._slots[row] for row in rows]
@@ -128,8 +160,8 @@ class Matcher:
 
     def _compile(self) -> None:
         while True:
-            job = self._jobs.get()
-            slot = self._prepare(job)
+            job, grammar = self._jobs.get()
+            slot = self._prepare(job, grammar)
             buffer = np.zeros(self._vocabulary.words, np.int32)
             if not slot.matcher.is_stopped():
                 slot.matcher.unsafe_compute_mask_ptr(buffer.ctypes.data, buffer.nbytes)
@@ -142,16 +174,9 @@ class Matcher:
                 self._slots[job.row] = slot
             self._say([job.row], [job.epoch], np.array([state], np.uint8), error)
 
-    def _prepare(self, job: Open) -> Slot:
+    def _prepare(self, job: Open, grammar: Grammar) -> Slot:
         """A matcher for the job, where its sequence stands."""
-        found = self._compiled.get(job.source)
-        if found is None:
-            found = self._compiled[job.source] = self._vocabulary.matcher(job.source)
-            found.compute_bitmask()  # what the lexer learns by it goes into every copy
-            if len(self._compiled) > COMPILED:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(job.source)
-        matcher = found.deep_copy()
+        matcher = grammar.matcher(self._vocabulary)
         if job.tokens:
             matcher.consume_tokens(np.frombuffer(job.tokens, np.int32).tolist())
         allowed = None if job.allowed is None else self._vocabulary.mask_of(job.allowed)

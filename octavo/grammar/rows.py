@@ -17,6 +17,7 @@ import mmap
 import os
 import select
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,12 +28,13 @@ import numpy.typing as npt
 from octavo.core.child import HEADER, Child, frame
 from octavo.core.request import EngineRequest
 from octavo.grammar.checker import PROCESS
-from octavo.grammar.messages import Advance, Checked, Close, News, Open, Start, State, ToGrammars
+from octavo.grammar.messages import Advance, Checked, Close, Define, Forget, News, Open, Start, State, ToGrammars
 
 log = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int32]
-PATIENCE = 30.0  # seconds without an answer after which the process is taken for dead; a mask takes milliseconds
+COMPILED = 128  # grammars that are kept compiled
+PATIENCE = 30.0  # seconds without a word after which the process is taken for dead; a mask takes milliseconds
 START_PATIENCE = 120.0
 LOST = "the process that follows grammars was lost"
 
@@ -44,6 +46,9 @@ class Grammars:
         self._epochs: dict[int, int] = {}  # of the rows that are open
         self._awaited: dict[int, float] = {}  # rows whose state is under way, and since when
         self._opening: set[int] = set()  # those of them whose grammar is compiled first
+        self._keys: OrderedDict[str, int] = OrderedDict()  # grammars that the process has
+        self._next_key = 0
+        self._heard = 0.0  # when it last said something
         self._child: Child | None = None
         self._started = False  # the process has said that it is there
         self._out, self._in = bytearray(), bytearray()
@@ -60,8 +65,19 @@ class Grammars:
         self._epochs[row] = epoch
         self._awaited[row] = time.monotonic()
         self._opening.add(row)
-        params = request.params
-        self._send(Open(row, epoch, request.grammar, generated.tobytes(), params.ignore_eos, params.allowed_token_ids))
+        params, key = request.params, self._key(request.grammar)
+        self._send(Open(row, epoch, key, generated.tobytes(), params.ignore_eos, params.allowed_token_ids))
+
+    def _key(self, source: str) -> int:
+        key = self._keys.get(source)
+        if key is None:
+            key = self._keys[source] = self._next_key
+            self._next_key += 1
+            self._send(Define(key, source))
+            if len(self._keys) > COMPILED:
+                self._send(Forget(self._keys.popitem(last=False)[1]))
+        self._keys.move_to_end(source)
+        return key
 
     def advance(self, rows: IntArray, tokens: IntArray) -> None:
         now = time.monotonic()
@@ -104,6 +120,7 @@ class Grammars:
             self._child = None
         self._out.clear()
         self._in.clear()
+        self._keys.clear()
 
     def _spawn(self) -> None:
         size = self._start.rows * self.masks.shape[1] * 4
@@ -141,6 +158,7 @@ class Grammars:
                     yield from self._lose("it ended")
                     return
                 self._in += data
+                self._heard = time.monotonic()
         while len(self._in) >= HEADER.size:
             (size,) = HEADER.unpack_from(self._in)
             if len(self._in) < HEADER.size + size:
@@ -168,8 +186,9 @@ class Grammars:
         if self._child is None:
             yield from self._lose("it cannot be started")
             return
-        oldest = next(iter(self._awaited.values()))
-        if time.monotonic() - oldest > (PATIENCE if self._started else START_PATIENCE):
+        # Many grammars may wait to be compiled, but one after the other is done.
+        since = max(self._heard, next(iter(self._awaited.values())))
+        if time.monotonic() - since > (PATIENCE if self._started else START_PATIENCE):
             yield from self._lose("it did not answer")
 
     def _lose(self, reason: str) -> Iterator[tuple[int, State, str]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import openai
@@ -16,7 +18,7 @@ import pytest
 from octavo.core.structured import StructuredOutputs
 from tests.builders import make_model
 from tests.server.conftest import Running
-from tests.server.test_end_to_end import MESSAGES, Served
+from tests.server.test_end_to_end import MESSAGES, Served, is_running, status
 from tests.server.test_requests import error_of
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer", "maximum": 99}}, "required": ["x"]}
@@ -208,3 +210,32 @@ def test_a_hostile_grammar_harms_nobody(served: Served) -> None:
     assert codes == ["grammar_too_complex"] * 3 and others > 3
     chosen = served.client.completions.create(model=served.model, prompt="x", extra_body={"guided_choice": ["a"]})
     assert chosen.choices[0].text == "a"
+
+
+def test_the_matcher_may_be_killed(served: Served) -> None:
+    """Answers that it follows fail, others go on, and it is started again."""
+    complete = served.client.completions.create
+    complete(model=served.model, prompt="x", extra_body={"guided_choice": ["a"]})
+    processes = {pid: status(pid) for pid in map(int, filter(str.isdigit, os.listdir("/proc")))}
+    engines = [
+        pid for pid, found in processes.items() if found.get("PPid") == str(served.process.pid) and engine_runs(pid)
+    ]
+    (matcher,) = [pid for pid, found in processes.items() if found.get("PPid") == str(engines[0]) and is_running(pid)]
+    streams: dict[str, Any] = {
+        "grammar": complete(
+            model=served.model, prompt="x", max_tokens=400, stream=True, extra_body={"guided_regex": "[a-z]{400}"}
+        ),
+        "plain": complete(model=served.model, prompt="x", max_tokens=400, stream=True, extra_body={"ignore_eos": True}),
+    }
+    for stream in streams.values():
+        next(stream)
+    os.kill(matcher, signal.SIGKILL)
+    with pytest.raises(openai.APIError, match="grammars was lost"):
+        list(streams["grammar"])
+    assert list(streams["plain"])[-1].choices[0].finish_reason == "length"
+    chosen = complete(model=served.model, prompt="x", extra_body={"guided_choice": ["a"]})
+    assert chosen.choices[0].text == "a" and is_running(engines[0])
+
+
+def engine_runs(pid: int) -> bool:
+    return is_running(pid) and b"octavo.engine.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
