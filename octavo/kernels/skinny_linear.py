@@ -307,15 +307,17 @@ def tiles_kernel(
         tl.store(out_ptr + at, result.to(kind), mask=inside)
 
 
-# Winners of sweeps on an H200 (bench/results). For `Vectors` by rows of input: the largest K that each is good for.
+# Winners of sweeps on an H200 (bench/results): by rows of input, the largest K that each is good for.
 VECTORS = {
-    1: {2048: Vectors(4, 4, 12), 4096: Vectors(4, 8, 6), 8192: Vectors(1, 8, 4), 16384: Vectors(1, 16, 2)},
-    2: {2048: Vectors(4, 4, 4), 4096: Vectors(4, 8, 2), 8192: Vectors(2, 8, 2)},
+    1: {2048: Vectors(4, 4, 12), 4096: Vectors(4, 8, 6), 8192: Vectors(2, 16, 2), 16384: Vectors(1, 16, 2)},
+    2: {2048: Vectors(4, 4, 4)},
 }
-EXCEPTIONS: dict[tuple[int, int, int], Config] = {(1, 2048, 2048): Vectors(1, 4, 8)}  # by M, F, E
+EXCEPTIONS: dict[tuple[int, int, int], Config] = {  # by M, F, E
+    (1, 2048, 2048): Vectors(2, 4, 6),
+    (2, 2048, 8192): Vectors(2, 8, 2),
+}
 MOST_ROWS = 32
 TILE = 128  # of K
-FILL = 1.9  # programs a multiprocessor that K is split for
 
 
 def use_skinny(m: int, n: int, k: int, dtype: torch.dtype, device: torch.device) -> Config | None:
@@ -335,12 +337,14 @@ def choose(m: int, n: int, k: int, sms: int) -> Config | None:
             return vectors
     if n % TILE_ROWS or k % TILE:
         return None
-    blocks = n // TILE_ROWS
-    splits = 1
-    while blocks * splits < FILL * sms and k % (splits * 2 * TILE) == 0 and k // (splits * 2 * TILE) >= 4:
+    blocks, splits = n // TILE_ROWS, 1
+    room = 2 * sms if m <= 16 else 3 * sms // 2  # what runs at once: a second wave would find the memory idle
+    while 2 * splits * blocks <= room and k % (2 * splits * TILE) == 0 and k // (2 * splits * TILE) >= 4:
         splits *= 2
-    if blocks >= 3 * sms:
-        return Tiles(TILE, splits, stages=4, early=0)
+    if splits == 1:
+        return Tiles(TILE, 1, stages=4, early=0)
+    if blocks * splits <= sms:
+        return Tiles(TILE, splits, stages=6, early=0)
     return Tiles(TILE, splits, stages=3, early=2)
 
 
