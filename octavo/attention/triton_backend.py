@@ -7,6 +7,7 @@ decode needs beside its batch is allocated once.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,11 +15,20 @@ from torch import Tensor
 from octavo.attention.base import AttendOptions, AttentionSpec, ForwardBatch
 
 TILE_BYTES = 16 << 10  # of keys, or values, that a program reads at a time
-DECODE_PARTS_PER_SM = 4  # that contexts are cut into: as many as run at once
-DECODE_LEAST = 128  # tokens of a part
-DECODE_FEW = 16  # sequences that are too few to hide memory's latency from each other: each part loads further ahead
+FEW = 16  # sequences of a decode step that are too few to hide memory's latency from each other
 PLAN_UNITS = 16  # of a program that lists them
 PREFILL_ROWS = 128  # rows of queries of a program, a group of heads for each token
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeForm:
+    """How decode divides contexts, and reads them."""
+
+    parts: int  # that contexts are cut into, if none is short
+    least: int  # tiles of a part
+    tile: int  # tokens
+    warps: int
+    stages: int
 
 
 class TritonAttention:
@@ -64,27 +74,38 @@ class TritonAttention:
             "HEAD_DIM": spec.head_dim,
             "DIM_P2": dim_p2,
         }
-        processors = 1
+        processors, memory = 1, 0
         if spec.device.type == "cuda":
-            processors = torch.cuda.get_device_properties(spec.device).multi_processor_count
-        self._allocate(DECODE_PARTS_PER_SM * processors, max(1, DECODE_LEAST // self.tile))
+            properties = torch.cuda.get_device_properties(spec.device)
+            processors = properties.multi_processor_count
+            memory = getattr(properties, "shared_memory_per_block_optin", 0)
+        # The fastest of a sweep on an H200. Few sequences read far ahead, in larger tiles where they fit; many hide
+        # memory's latency from each other.
+        wide = 2 if memory >= 10 * TILE_BYTES else 1
+        self._allocate(
+            DecodeForm(parts=processors, least=1, tile=wide * self.tile, warps=4, stages=5),
+            DecodeForm(parts=4 * processors, least=2, tile=self.tile, warps=2, stages=3),
+        )
 
-    def _allocate(self, parts: int, least: int) -> None:
-        """The lists and the workspace of decode, for that many parts, of `least` tiles or more."""
+    def _allocate(self, few: DecodeForm, many: DecodeForm) -> None:
+        """The lists and the workspace of decode."""
         spec, device = self.spec, self.spec.device
-        self._parts, self._least = parts, least
-        units = (self._units(spec.max_num_seqs) + PLAN_UNITS - 1) // PLAN_UNITS * PLAN_UNITS
+        self._forms = (few, many)
+        units = max(self._units(FEW), self._units(spec.max_num_seqs)) + PLAN_UNITS
         self._lists = {
             window: torch.zeros((units, 8), dtype=torch.int32, device=device) for window in spec.windows or (None,)
         }
         # Contexts of more than one part have at least 1.5 shares, so no more than 4/3 parts for each share.
-        shape = (parts * 4 // 3 + spec.num_kv_heads, 2, self.group, spec.head_dim)
-        self._partial = torch.empty(shape, dtype=torch.float32, device=device)
+        places = max(few.parts, many.parts) * 4 // 3 + spec.num_kv_heads
+        self._partial = torch.empty((places, 2, self.group, spec.head_dim), dtype=torch.float32, device=device)
         self._counter = torch.zeros(spec.max_num_seqs * spec.num_kv_heads, dtype=torch.int32, device=device)
+
+    def _form(self, sequences: int) -> DecodeForm:
+        return self._forms[sequences > FEW]
 
     def _units(self, sequences: int) -> int:
         """As many as decode can have for that many sequences, whatever their lengths are."""
-        return sequences * self.spec.num_kv_heads + self._parts
+        return sequences * self.spec.num_kv_heads + self._form(sequences).parts
 
     def plan(self, batch: ForwardBatch) -> None:
         """Lists the parts of decode's contexts; nothing else is shared between layers."""
@@ -93,6 +114,7 @@ class TritonAttention:
         from octavo.kernels.paged_attention_decode import plan_kernel
 
         assert batch.num_single <= self.spec.max_num_seqs
+        form = self._form(batch.num_single)
         for window, units in self._lists.items():
             plan_kernel[(-(-self._units(batch.num_single) // PLAN_UNITS),)](
                 batch.context_lens_N,
@@ -100,9 +122,9 @@ class TritonAttention:
                 batch.num_single,
                 WINDOW=window or 0,
                 KV_HEADS=self.spec.num_kv_heads,
-                TILE=self.tile,
-                TARGET=self._parts,
-                LEAST=self._least,
+                TILE=form.tile,
+                TARGET=form.parts,
+                LEAST=form.least,
                 SEQUENCES_P2=max(16, _power_of_two(batch.num_single)),
                 UNITS=PLAN_UNITS,
             )
@@ -158,7 +180,7 @@ class TritonAttention:
     def _decode(self, layer: int, q_THD: Tensor, out_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> None:
         from octavo.kernels.paged_attention_decode import decode_kernel
 
-        few = batch.num_single <= DECODE_FEW
+        form = self._form(batch.num_single)
         decode_kernel[(self._units(batch.num_single),)](
             q_THD,
             out_THD,
@@ -174,9 +196,9 @@ class TritonAttention:
             WINDOW=options.window or 0,
             CAPPED=options.softcap is not None,
             GROUP_P2=max(16, _power_of_two(self.group)),
-            TILE=self.tile,
-            num_warps=4 if few else 2,
-            num_stages=5 if few else 3,
+            TILE=form.tile,
+            num_warps=form.warps,
+            num_stages=form.stages,
             **self._shape,
         )
 

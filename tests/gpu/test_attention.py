@@ -53,7 +53,9 @@ def forget_the_rest(backend, batch) -> None:
     used = torch.zeros(BLOCKS * backend.spec.block_size, dtype=torch.bool, device="cuda")
     for context, row in zip(batch.context_lens_N.tolist(), batch.block_table_NB.long(), strict=True):
         position = torch.arange(context, device="cuda")
-        used[row[position // backend.spec.block_size] * backend.spec.block_size + position % 16] = True
+        used[
+            row[position // backend.spec.block_size] * backend.spec.block_size + position % backend.spec.block_size
+        ] = True
     for cache in (backend.keys[0], backend.values[0]):
         cache.flatten(0, 1)[~used] = torch.nan
 
@@ -82,7 +84,7 @@ def test_mixed_steps(backend, heads, kv_heads, dim, dtype):
     assert rows.max() < 2e-2
     batch.context_lens_N -= 1
     backend.plan(batch)
-    assert error(backend.attend(0, q, batch, options), wanted) > 5e-3
+    assert not error(backend.attend(0, q, batch, options), wanted) < 5e-3
 
 
 @pytest.mark.parametrize(
