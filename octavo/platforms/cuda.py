@@ -22,7 +22,7 @@ def use_growing_segments() -> None:
     Not where the environment says how to allocate.
     """
     if not any(name in os.environ for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")):
-        torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
 
 
 def name(device: torch.device) -> str:

@@ -4,8 +4,9 @@ A graph belongs to a batch size and a mode of the sampler. Batches are filled up
 spare row, which read and write nothing. The inputs live in buffers that all graphs share and that each step leaves as
 the next one needs them: a steady step uploads nothing but new blocks.
 
-A size is captured when it is first needed or, hottest first, while the engine has nothing to do (`capture_next`), so
-no start waits for it. Each takes some 30 ms.
+A size is captured when it is needed or, hottest first, while the engine has nothing to do (`capture_next`), so no
+start waits for it. Each takes some 50 ms, so sizes that a batch only passes through as it shrinks have none: a graph
+of up to twice the size does their few steps.
 
 Legend: N entries of a batch, R rows (the last one is the spare), B blocks of a row.
 """
@@ -13,6 +14,7 @@ Legend: N entries of a batch, R rows (the last one is the spare), B blocks of a 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from octavo.runner.recorder import Recorder
 from octavo.sampling.sampler import Sampler
 
 TURNS = 3  # of the pinned buffers: a step in flight, one being planned, one being read
+WORTH = 8  # steps of a size that make it worth a recording, while a graph of up to twice its size can do them
 GRAPH_BYTES = 4 << 20  # of a recording: some hundred launches with their arguments
 
 
@@ -80,6 +83,7 @@ class DecodeGraphs:
         self._turn = 0
         self.max_model_len = cache.max_model_len
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+        self._wanted: Counter[tuple[int, int]] = Counter()  # steps that had to do with a larger graph
         self._rows: IntArray | None = None  # of the batch that the buffers hold, as its plan has them
         self._place_R = np.zeros(cache.max_rows, np.int32)  # of each of those rows in the batch
         # Hottest first: one stream, the powers of two, then the rest.
@@ -102,15 +106,24 @@ class DecodeGraphs:
         mode = self.sampler.graph_mode(plan.rows_N, banned, plan.steady)
         if mode is None:
             return None
-        size = self.sizes[bisect_left(self.sizes, count)]
-        graph = self._graphs.get((size, mode))
-        if graph is None:
-            graph = self._capture(size, mode)
+        size, graph = self._graph_for(count, mode)
         if not (plan.steady and self._rows is plan.rows_N and self._announce(plan)):
             self._load(plan, size)
         graph.replay()
         self._turn = (self._turn + 1) % TURNS
         return self._tokens_down[self._turn, :count].copy_(self.out_N[:count], non_blocking=True)
+
+    def _graph_for(self, count: int, mode: int) -> tuple[int, torch.cuda.CUDAGraph]:
+        """The graph of the next size, or of a larger one while it is not clear that this size is worth a recording."""
+        first = bisect_left(self.sizes, count)
+        wanted = (self.sizes[first], mode)
+        if wanted not in self._graphs:
+            self._wanted[wanted] += 1
+            larger = next((size for size in self.sizes[first:] if (size, mode) in self._graphs), None)
+            if larger is not None and larger <= 2 * count and self._wanted[wanted] < WORTH:
+                return larger, self._graphs[larger, mode]
+            self._capture(*wanted)
+        return wanted[0], self._graphs[wanted]
 
     def capture_next(self) -> bool:
         """Captures one more size, for greedy batches. False if there is none left."""
@@ -151,11 +164,10 @@ class DecodeGraphs:
         self._rows = plan.rows_N
         self._place_R[plan.rows_N] = np.arange(count, dtype=np.int32)
 
-    def _capture(self, size: int, mode: int) -> torch.cuda.CUDAGraph:
+    def _capture(self, size: int, mode: int) -> None:
         self._rows = None
         self.rows_N[:size].fill_(self.spare_row)  # an empty batch: what is run for the recording changes nothing
-        graph = self._graphs[size, mode] = self.recorder.record(lambda: self._step(size, mode))
-        return graph
+        self._graphs[size, mode] = self.recorder.record(lambda: self._step(size, mode))
 
     def _step(self, size: int, mode: int) -> None:
         from octavo.kernels.decode_step import advance, remember
