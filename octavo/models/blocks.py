@@ -91,8 +91,8 @@ class Sandwich(Block):
     def __call__(
         self, x_TE: Tensor, stream_TE: Tensor | None, rotations: Rotations, batch: ForwardBatch
     ) -> tuple[Tensor, None]:
-        x_TE, stream_TE = self.attention_in(x_TE, stream_TE)
-        x_TE = self.attention(x_TE, rotations, batch)
+        qkv, stream_TE = self.attention.qkv.after(self.attention_in, x_TE, stream_TE)
+        x_TE = self.attention.mix(qkv, rotations, batch)
         x_TE, stream_TE = self.attention_out.add_and(x_TE, stream_TE, self.mlp_in)
         return self.mlp_out.add(self.mlp(x_TE), stream_TE), None
 

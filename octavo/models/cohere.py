@@ -9,7 +9,7 @@ from octavo.models.blocks import Parallel
 from octavo.models.config import ConfigReader
 from octavo.models.decoder import Decoder
 from octavo.models.rope import RopeSpec
-from octavo.models.spec import ModelSpec, all_but_every, layer_windows
+from octavo.models.spec import ModelSpec, layer_windows, sliding_pattern
 
 
 class Cohere(Decoder):
@@ -34,7 +34,7 @@ class Cohere2(Cohere):
     @classmethod
     def configure(cls, config: ConfigReader) -> ModelSpec:
         spec = super().configure(config.family(rope_theta=1e4, use_qk_norm=False))
-        slides = all_but_every(config.integer("sliding_window_pattern", 4))
+        slides = sliding_pattern(config, 4)
         windows = layer_windows(config, spec.num_layers, slides)
         ropes = tuple(rope if window else None for rope, window in zip(spec.ropes, windows, strict=True))
         return replace(spec, windows=windows, ropes=ropes)

@@ -8,7 +8,7 @@ from octavo.models.blocks import PostNorm
 from octavo.models.config import ConfigReader
 from octavo.models.decoder import Decoder
 from octavo.models.olmo import Olmo2
-from octavo.models.spec import ModelSpec, all_but_every, layer_windows, sliding_window
+from octavo.models.spec import ModelSpec, layer_windows, sliding_pattern, sliding_window
 
 
 class Exaone4(Decoder):
@@ -20,7 +20,7 @@ class Exaone4(Decoder):
         spec = replace(ModelSpec.from_config(config), qk_norm="head")
         if sliding_window(config) is None:
             return spec
-        slides = all_but_every(config.integer("sliding_window_pattern", 4))
+        slides = sliding_pattern(config, 4)
         windows = layer_windows(config, spec.num_layers, slides)
         ropes = tuple(rope if window else None for rope, window in zip(spec.ropes, windows, strict=True))
         return replace(spec, windows=windows, ropes=ropes)

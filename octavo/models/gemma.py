@@ -9,7 +9,7 @@ from octavo.models.blocks import Sandwich
 from octavo.models.config import ConfigReader
 from octavo.models.decoder import PATHS, Decoder
 from octavo.models.rope import RopeSpec, config_of_kind
-from octavo.models.spec import ModelSpec, all_but_every, layer_windows, sliding_layers
+from octavo.models.spec import ModelSpec, all_but_every, layer_windows, sliding_layers, sliding_pattern
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -70,7 +70,7 @@ class Gemma3(Gemma2):
             SLIDING: config_of_kind(config, SLIDING, config.number("rope_local_base_freq", 1e4, low=1.0)),
         }
         spec = gemma_spec(config, ModelSpec.from_config(kinds[FULL]))
-        slides = all_but_every(config.integer("sliding_window_pattern", 6))
+        slides = sliding_pattern(config, 6)
         local = RopeSpec.from_config(kinds[SLIDING], spec.head_dim, spec.max_position)
         sliding = sliding_layers(config, spec.num_layers, slides)
         return replace(

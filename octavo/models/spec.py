@@ -156,6 +156,13 @@ def all_but_every(count: int) -> Callable[[int], bool]:
     return lambda layer: (layer + 1) % count != 0
 
 
+def sliding_pattern(config: ConfigReader, default: int) -> Callable[[int], bool]:
+    """For `sliding_layers`: `sliding_window_pattern`, a count; beside `layer_types` it may be anything."""
+    if config.has("layer_types"):
+        return all_but_every(default)
+    return all_but_every(config.integer("sliding_window_pattern", default))
+
+
 def layer_windows(config: ConfigReader, num_layers: int, otherwise: Callable[[int], bool]) -> tuple[int | None, ...]:
     """The window of each sliding layer, None for the others."""
     window = sliding_window(config)

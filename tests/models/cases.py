@@ -224,6 +224,7 @@ OLD_CONFIGS = {
         },
     ),
     "smollm3": (*CASES["smollm3"], ("no_rope_layers", "layer_types"), {}),
+    "exaone4": (*CASES["exaone4"], (), {"sliding_window_pattern": "LLLG"}),
     "cohere2": (*CASES["cohere2"], ("layer_types",), {"sliding_window_pattern": 4}),
     "gpt2": ("gpt2", {"tie_word_embeddings": True}, ("tie_word_embeddings", "layer_norm_epsilon", "n_inner"), {}),
 }

@@ -233,6 +233,24 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
+FAMILY_KEYS = [  # of one family or a few
+    "attn_logit_softcapping",
+    "embedding_multiplier",
+    "hidden_activation",
+    "layer_norm_eps",
+    "logit_scale",
+    "logits_scaling",
+    "n_embd",
+    "no_rope_layer_interval",
+    "no_rope_layers",
+    "norm_epsilon",
+    "query_pre_attn_scalar",
+    "rope_local_base_freq",
+    "rope_parameters",
+    "rope_theta",
+    "sliding_window_pattern",
+    "use_qk_norm",
+]
 SCALING_KEYS = ["factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow", "attention_factor", "truncate"] + [
     "low_freq_factor",
     "high_freq_factor",
@@ -249,7 +267,15 @@ SCALING_KEYS = ["factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow", 
     architecture=st.sampled_from(sorted(ARCHITECTURES)),
     changes=st.dictionaries(
         st.sampled_from(
-            [*LLAMA_2, "layer_types", "sliding_window", "use_sliding_window", "generation_config", "head_dim"]
+            [
+                *LLAMA_2,
+                *FAMILY_KEYS,
+                "layer_types",
+                "sliding_window",
+                "use_sliding_window",
+                "generation_config",
+                "head_dim",
+            ]
         ),
         JSON_VALUES,
         max_size=3,
@@ -262,6 +288,8 @@ def test_any_config_is_a_spec_or_a_model_error(
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
     config = {**LLAMA_2, "architectures": [architecture], "rope_scaling": {"rope_type": kind, **scaling}, **changes}
+    if architecture == "GPT2LMHeadModel":
+        config = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, **config}
     try:
         spec = spec_of(folder, config=config)
     except ModelError as error:
