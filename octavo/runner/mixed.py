@@ -4,7 +4,7 @@ A graph belongs to a number of decodes, a number of chunk tokens and a mode of t
 the next numbers with entries of the spare row, which read and write nothing. Everything a step is made of goes up in
 one copy of one array, whose layout follows from the graph's numbers.
 
-Captured when first needed. A step with more tokens than the largest graph keeps the GPU busy for longer than its
+Captured when needed again. A step with more tokens than the largest graph keeps the GPU busy for longer than its
 launches take the host, so it needs none.
 
 Legend: D decodes, C chunk tokens, P sequences with chunks, T = D + C tokens, N = D + P sequences, R rows.
@@ -13,6 +13,7 @@ Legend: D decodes, C chunk tokens, P sequences with chunks, T = D + C tokens, N 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from octavo.sampling.sampler import Sampler
 DECODES = (0, 8, 32, 64, 128, 256)
 CHUNKS = (64, 128, 256, 512, 1024)
 PROMPTS = 16  # P, of every graph
+WORTH = 2  # steps of a kind that make it worth a recording, which takes as long as three such steps do without
 TURNS = 3  # of the pinned buffers: a step in flight, one being planned, one being read
 
 
@@ -71,6 +73,7 @@ class MixedGraphs:
         self._turn = 0
         self._layouts: dict[tuple[int, int], Layout] = {}
         self._graphs: dict[tuple[int, int, int], torch.cuda.CUDAGraph] = {}
+        self._wanted: Counter[tuple[int, int, int]] = Counter()  # steps that had no graph yet
 
     def run(self, plan: StepPlan) -> tuple[Tensor, IntArray] | None:
         """Sampled tokens, int32, on their way to the host, and which of them are the plan's, in its order.
@@ -88,6 +91,9 @@ class MixedGraphs:
         key = (layout.decodes, layout.chunk, mode)
         graph = self._graphs.get(key)
         if graph is None:
+            self._wanted[key] += 1
+            if self._wanted[key] < WORTH:
+                return None
             graph = self._graphs[key] = self._capture(layout, mode)
         self._turn = (self._turn + 1) % TURNS
         staged = self._up[self._turn, : layout.size]
