@@ -41,7 +41,7 @@ class _Translation:
                 found = self._json(self._schema(self._parse(asked.json), ""))
             case "regex":
                 assert asked.regex is not None
-                found = self.library.grammar_from_regex(whole(asked.regex))
+                found = self.library.grammar_from_lark(f"start: /{lark_regex(asked.regex)}/")
             case "choice":
                 options = " | ".join(json.dumps(text, ensure_ascii=False) for text in asked.choice or ())
                 found = self.library.grammar_from_lark(f"start: {options}")
@@ -95,16 +95,11 @@ class _Translation:
         return found
 
     def _tags(self) -> str:
-        from llguidance import regex_to_lark
-
         def schema(value: Any, path: str) -> str:
             return json.dumps({**self._schema(value, path), "x-guidance": self._options()}, ensure_ascii=False)
 
-        def regex(pattern: str) -> str:
-            return regex_to_lark(whole(pattern))
-
         tag = self._parse(self.asked.structural_tag)
-        return TagGrammar(schema, regex, self.vocabulary.special).source(tag)
+        return TagGrammar(schema, lark_regex, self._lark, self.vocabulary.special).source(tag)
 
     def _locate(self, error: str) -> tuple[str, str]:
         """The path that the library's message is about, which it does not tell itself, and the message in short."""
@@ -120,6 +115,13 @@ class _Translation:
                     part for part in (root, step(path, blame(error)) if blame(error) else path) if part
                 ), message
         return "", message
+
+
+def lark_regex(pattern: str) -> str:
+    r"""The pattern as it stands between slashes, where \d and \w are ASCII as they are in JSON schemas."""
+    from llguidance import regex_to_lark
+
+    return regex_to_lark(whole(pattern), "dw")
 
 
 def whole(pattern: str) -> str:

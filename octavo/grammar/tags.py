@@ -18,11 +18,17 @@ ANY = r"/(.|\n)*/"
 
 
 class TagGrammar:
-    """Writes the rules of one structural tag. `schema` gives the `%json` body of a schema at a path; `special` maps
-    special tokens to their ids."""
+    """Writes the rules of one structural tag. `schema` gives the `%json` body of a schema at a path, `regex` a pattern
+    as it stands between slashes, `grammar` one as Lark; `special` maps special tokens to their ids."""
 
-    def __init__(self, schema: Callable[[Any, str], str], regex: Callable[[str], str], special: dict[str, int]) -> None:
-        self._schema, self._regex, self._special = schema, regex, special
+    def __init__(
+        self,
+        schema: Callable[[Any, str], str],
+        regex: Callable[[str], str],
+        grammar: Callable[[str], str],
+        special: dict[str, int],
+    ) -> None:
+        self._schema, self._regex, self._grammar, self._special = schema, regex, grammar, special
         names = sorted(special, key=len, reverse=True)
         self._split = re.compile("(" + "|".join(map(re.escape, names)) + ")") if names else None
         self._rules: list[str] = []
@@ -61,7 +67,7 @@ class TagGrammar:
                 return self._rule(f"/{self._regex(self._text(node, 'pattern', path))}/")
             case "grammar":
                 name = f"g{len(self._grammars)}"
-                self._grammars.append({"name": name, "lark_grammar": self._text(node, "grammar", path)})
+                self._grammars.append({"name": name, "lark_grammar": self._grammar(self._text(node, "grammar", path))})
                 return "@" + name
             case "any_text":
                 return self._rule(ANY)
