@@ -50,13 +50,13 @@ class Upload(Struct):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`events` are what a stream consists of; `query` its parameters with their JSON types."""
+    """`events` are what a stream consists of; `query` its parameters with their schemas."""
 
     does: str
     answer: Any = None
     request: Any = None
     events: Any = None
-    query: tuple[tuple[str, str], ...] = ()
+    query: tuple[tuple[str, dict[str, Any]], ...] = ()
     form: bool = False
     media_type: str = "application/json"
     error: Any = ErrorAnswer
@@ -67,8 +67,11 @@ class Operation:
 INFO = (401, 500)
 WORK = (400, 401, 404, 408, 413, 429, 500, 503, 504)
 CALL = (400, 401, 404, 408, 413, 500)
-PAGE = (("after", "string"), ("limit", "integer"), ("order", "string"))
-STREAM = (("stream", "boolean"), ("starting_after", "integer"))
+TEXT: dict[str, Any] = {"type": "string"}
+ORDER = ("order", {"enum": ["asc", "desc"]})
+PAGE = (("after", TEXT), ("limit", {"type": "integer", "minimum": 1, "maximum": 100}), ORDER)
+ALL = (("after", TEXT), ("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}), ORDER, ("purpose", TEXT))
+STREAM = (("stream", {"type": "boolean"}), ("starting_after", {"type": "integer", "minimum": -1}))
 
 # fmt: off
 OPERATIONS: dict[tuple[str, str], Operation] = {
@@ -93,7 +96,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "How long the prompt would be", messages.TokenCount, messages.CountRequest, error=messages.ErrorAnswer,
         statuses=WORK),
     ("POST", "/v1/files"): Operation("Upload a file of requests", batch.FileObject, Upload, form=True, statuses=CALL),
-    ("GET", "/v1/files"): Operation("Your files", batch.FileList, query=(*PAGE, ("purpose", "string")), statuses=CALL),
+    ("GET", "/v1/files"): Operation("Your files", batch.FileList, query=ALL, statuses=CALL),
     ("GET", "/v1/files/{file_id}"): Operation("A file", batch.FileObject, statuses=CALL),
     ("DELETE", "/v1/files/{file_id}"): Operation("Delete it", batch.FileDeleted, statuses=CALL),
     ("GET", "/v1/files/{file_id}/content"): Operation(
@@ -173,7 +176,9 @@ def _plain(schema: Any) -> Any:
 def _operation(method: str, path: str, operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {operation.media_type: {"schema": schemas.get(operation.answer, {"type": "string"})}}
     if operation.events is not None:
-        content["text/event-stream"] = {"schema": schemas[operation.events]}
+        data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schemas[operation.events]}
+        event = {"event": {"type": "string"}, "data": data}
+        content["text/event-stream"] = {"schema": {"type": "object", "properties": event, "required": ["data"]}}
     header = {"schema": {"type": "string"}}
     good: dict[str, Any] = {"description": operation.does, "content": content, "headers": {"x-request-id": header}}
     if operation.request is not None:
@@ -191,7 +196,7 @@ def _operation(method: str, path: str, operation: Operation, schemas: dict[Any, 
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"\{(\w+)\}", path)
     ]
-    parameters += [{"name": name, "in": "query", "schema": {"type": kind}} for name, kind in operation.query]
+    parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in operation.query]
     if parameters:
         found["parameters"] = parameters
     if operation.request is not None:

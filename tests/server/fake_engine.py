@@ -130,6 +130,7 @@ class FakeLLM:
         queue_seconds: float | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         arrival = time.monotonic()
+        self.check()
         self.check_room()
         ids = self.intake.encode(prompt, prompt_param, add_special_tokens)
         grammar = "any" if params.structured_outputs is not None else ""
@@ -167,7 +168,6 @@ class FakeLLM:
                 self.aborted.append(request_id)
 
     def check_room(self) -> None:
-        self.check()
         if len(self.live) >= self.most:
             raise Overloaded("the queue is full")
 

@@ -66,8 +66,11 @@ def test_tls(start_server: StartServer, tmp_path: Path) -> None:
     (tmp_path / "cert.pem").write_text(CERTIFICATE)
     files = {"ssl_keyfile": str(tmp_path / "key.pem"), "ssl_certfile": str(tmp_path / "cert.pem")}
     check_tls(ServerConfig(**files))
-    server = start_server(scheme="https", verify=ssl.create_default_context(cafile=files["ssl_certfile"]), **files)
-    assert server.complete("say:x").json()["choices"][0]["text"] == "x"
+    trusted = ssl.create_default_context(cafile=files["ssl_certfile"])
+    server = start_server(scheme="https", verify=trusted, **files)
+    with httpx.Client(verify=trusted) as client:
+        answer = client.post(server.url + "/v1/completions", json={"prompt": "say:x"})
+    assert answer.json()["choices"][0]["text"] == "x"
     with pytest.raises(ConfigError, match="go together"):
         ServerConfig(ssl_keyfile="x")
     with pytest.raises(ConfigError, match="--ssl-certfile"):
