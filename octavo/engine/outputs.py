@@ -65,15 +65,12 @@ class RequestState:
         self.metrics = RequestMetrics(arrival_time=arrival)
         self.num_cached = 0
         self.changed = False
+        self.finished = False  # all of its answers are
         self.failure = ""  # why an answer has ended with an error, if the client may hear of it
 
     @property
     def params(self) -> SamplingParams:
         return self.request.params
-
-    @property
-    def finished(self) -> bool:
-        return all(answer.finish_reason is not None for answer in self.answers)
 
     def live_uids(self) -> list[int]:
         return [self.request.uid + a.index for a in self.answers if a.finish_reason is None]
@@ -109,7 +106,8 @@ class RequestState:
             # OpenAI's clients read null as "the end of the text": only ids that the user named are told.
             named = end.reason is FinishReason.STOP and end.stop_id in (self.params.stop_token_ids or ())
             answer.stop_reason = end.stop_id if named else None
-        if self.finished:
+        if answer.finish_reason is not None and not self.live_uids():
+            self.finished = True
             self.metrics.finished_time = time.monotonic()
         return stopped
 
