@@ -181,6 +181,8 @@ class LLM:
             if id(wanted) not in final:
                 final[id(wanted)] = wanted.clone(output_kind=RequestOutputKind.FINAL_ONLY)
             asked = wanted.structured_outputs
+            if asked is not None:
+                self._core.expect_grammar()
             request = self._intake.build(
                 ids,
                 final[id(wanted)],

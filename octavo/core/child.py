@@ -33,8 +33,11 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **environment},
             )
-        self.pid = self._process.pid
         self.close = weakref.finalize(self, _end, self._process, self.sock)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
 
 
 def _end(process: subprocess.Popen[bytes], sock: socket.socket) -> None:

@@ -42,7 +42,7 @@ from octavo.core.structured import StructuredOutputs
 from octavo.engine.build import EngineInfo
 from octavo.engine.defaults import read_generation_config
 from octavo.engine.intake import Intake
-from octavo.engine.ipc import Abort, Add, Codec, Failed, Ready, Start, Step, ToEngine
+from octavo.engine.ipc import Abort, Add, Codec, ExpectGrammar, Failed, Ready, Start, Step, ToEngine
 from octavo.engine.outputs import OutputProcessor, RequestState
 from octavo.grammar.checker import Checker
 from octavo.grammar.rows import LOST
@@ -212,6 +212,7 @@ class AsyncLLM:
         if self._num_checks >= MAX_CHECKS:
             raise Overloaded("too many grammars wait to be compiled; try again later")
         self._num_checks += 1
+        self._send(ExpectGrammar())
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._checks, self._checker.check, asked)
         finally:

@@ -37,6 +37,11 @@ class EngineCore:
     def abort(self, uids: list[int]) -> None:
         self.scheduler.abort(uids)
 
+    def expect_grammar(self) -> None:
+        """A request with a grammar will come."""
+        if self.scheduler.grammars is not None:
+            self.scheduler.grammars.start()
+
     @property
     def has_work(self) -> bool:
         return self.scheduler.has_work or self._flight is not None

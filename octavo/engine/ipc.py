@@ -32,6 +32,10 @@ class Abort(msgspec.Struct, tag="abort", array_like=True):
     uids: list[int]
 
 
+class ExpectGrammar(msgspec.Struct, tag="grammar", array_like=True):
+    """A request with a grammar will come: what follows it can be started while the grammar is checked."""
+
+
 class Ready(msgspec.Struct, tag="ready", array_like=True):
     info: EngineInfo
 
@@ -47,7 +51,7 @@ class Failed(msgspec.Struct, tag="failed", array_like=True):
     config: bool  # the configuration is at fault, not the engine
 
 
-ToEngine = Add | Abort
+ToEngine = Add | Abort | ExpectGrammar
 FromEngine = Ready | Step | Failed
 
 

@@ -21,7 +21,7 @@ from octavo.core.child import die_with_parent, read_frame
 from octavo.core.config import EngineConfig
 from octavo.core.errors import OctavoError
 from octavo.engine.core import EngineCore
-from octavo.engine.ipc import Abort, Add, Codec, Failed, FromEngine, Ready, Start, Step, ToEngine
+from octavo.engine.ipc import Abort, Add, Codec, ExpectGrammar, Failed, FromEngine, Ready, Start, Step, ToEngine
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,8 @@ class EngineProcess:
                     core.abort(uids)
                     if not core.has_work:
                         self._send(Step(core.report()))
+                case ExpectGrammar():
+                    core.expect_grammar()
                 case None:
                     return False
 

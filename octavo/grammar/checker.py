@@ -36,6 +36,8 @@ class _Worker:
         self._child: Child | None = None
 
     def check(self, data: bytes) -> Checked:
+        if self._child is not None and not self._child.alive:
+            self.close()
         child = self._child or self._open()
         found = _ask(child, data, COMPILE_SECONDS)
         if found is None:

@@ -59,9 +59,15 @@ class Grammars:
         """Some row's state is under way."""
         return bool(self._awaited)
 
-    def open(self, row: int, epoch: int, request: EngineRequest, generated: IntArray) -> None:
+    def start(self) -> None:
+        """Starts the process, unless it is there."""
+        if self._child is not None and not self._epochs and not self._child.alive:
+            self.shutdown()  # it has died while nobody needed it
         if self._child is None:
             self._spawn()
+
+    def open(self, row: int, epoch: int, request: EngineRequest, generated: IntArray) -> None:
+        self.start()
         self._epochs[row] = epoch
         self._awaited[row] = time.monotonic()
         self._opening.add(row)
