@@ -69,6 +69,7 @@ def start(reference: Reference, num_blocks: int, **config) -> LLM:
         device=model.device,
         block_size=cache.block_size,
         max_model_len=cache.max_model_len,
+        windows=tuple(dict.fromkeys(spec.windows)),
         max_num_seqs=cache.max_rows,
     )
     core.runner = Runner(model, cache, TritonAttention(attention, cache.num_blocks), model.device, graphs=True)
