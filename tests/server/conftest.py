@@ -75,6 +75,8 @@ class Running:
         self.call(self.serving.on_signal)
 
     def stop(self) -> None:
+        if self.verify is not True:
+            _pool(self.port, self.verify).close()  # a server waits for idle connections under TLS to say goodbye
         if self._thread.is_alive():
             self.signal()
             with contextlib.suppress(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -233,3 +235,38 @@ def test_what_an_evaluation_harness_computes(served: Served) -> None:
             found.append((sum(rows), all(row == max(top.values()) for row, top in zip(rows, tops, strict=True))))
         assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
         assert [total for total, _ in found] == pytest.approx([total for total, _ in expected], abs=1e-3)
+
+
+def test_other_dialects_say_the_same(served: Served) -> None:
+    """Chat, /v1/responses, /v1/messages and a batch give one answer to one question, streamed and whole."""
+    options: Any = {"model": served.model, "temperature": 0}
+    chat = served.client.chat.completions.create(**options, messages=MESSAGES, max_tokens=20)
+    text, usage = chat.choices[0].message.content, chat.usage
+    assert text and usage is not None
+
+    response = served.client.responses.create(**options, input=MESSAGES, max_output_tokens=20)
+    assert response.output_text == text and response.status == "incomplete"
+    assert response.usage is not None and response.usage.total_tokens == usage.total_tokens
+    events = list(served.client.responses.create(**options, input=MESSAGES, max_output_tokens=20, stream=True))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == text
+
+    claude = anthropic.Anthropic(base_url=served.url, api_key="x", max_retries=0)
+    body: Any = {"extra_body": {"temperature": 0}, "model": served.model, "max_tokens": 20, "messages": MESSAGES}
+    message = claude.messages.create(**body)
+    assert [block.text for block in message.content] == [text] and message.stop_reason == "max_tokens"
+    with claude.messages.stream(**body) as stream:
+        assert "".join(stream.text_stream) == text
+    counted = claude.messages.count_tokens(model=served.model, messages=MESSAGES).input_tokens
+    assert counted == usage.prompt_tokens == message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
+
+    line = {"messages": MESSAGES, "max_tokens": 20, "temperature": 0}
+    row = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": line}
+    file = served.client.files.create(file=("in.jsonl", json.dumps(row).encode()), purpose="batch")
+    batch = served.client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    wait_for(lambda: served.client.batches.retrieve(batch.id).status == "completed", seconds=20)
+    found = served.client.batches.retrieve(batch.id).output_file_id
+    assert found is not None
+    answer = json.loads(served.client.files.content(found).text)
+    assert answer["response"]["body"]["choices"][0]["message"]["content"] == text
