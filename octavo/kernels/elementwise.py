@@ -62,12 +62,13 @@ def norm_kernel(
     CHAINED: tl.constexpr,
 ):
     """A program a token: the norm of a row, with the residual stream's addition before or after it."""
-    if CHAINED:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
     token = tl.program_id(0).to(tl.int64)
     offset = tl.arange(0, SIZE_P2)
     inside = offset < size
+    weight = tl.load(weight_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    if CHAINED:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     x = tl.load(x_ptr + token * stride + offset, mask=inside, other=0.0).to(tl.float32)
     residual = residual_ptr + token * size + offset
     if ADD:
@@ -77,7 +78,6 @@ def norm_kernel(
         x = rounded.to(tl.float32)
     if CENTER:
         x = tl.where(inside, x - tl.sum(x, 0) / size, 0.0)
-    weight = tl.load(weight_ptr + offset, mask=inside, other=0.0).to(tl.float32)
     kind = out_ptr.dtype.element_ty
     normed = weighted(x * tl.rsqrt(tl.sum(x * x, 0) / size + eps), weight, kind, WIDE)
     if BIAS:

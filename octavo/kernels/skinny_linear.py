@@ -30,6 +30,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
+from octavo.kernels.elementwise import add_rms_norm
+
 TILE_ROWS = 64  # of the weight; Hopper's matrix instruction takes as many
 
 
@@ -196,39 +198,6 @@ def vectors_kernel(
             tl.store(out_ptr + i * size + column, y.to(kind), mask=kept)
 
 
-@triton.jit
-def norm_kernel(
-    x_ptr,  # [M, K]
-    stream_ptr,  # [M, K], with ADD
-    norm_ptr,  # [K]
-    out_ptr,  # [M, K]
-    stream_out_ptr,  # [M, K], with ADD
-    eps,
-    K: tl.constexpr,
-    K_P2: tl.constexpr,
-    ADD: tl.constexpr,
-    WIDE: tl.constexpr,
-    CHAINED: tl.constexpr,
-):
-    """A program a row of input. In a chain, it lets the product after it ask for weights at once."""
-    kind: tl.constexpr = out_ptr.dtype.element_ty
-    k = tl.arange(0, K_P2)
-    inside = k < K
-    at = tl.program_id(0) * K + k
-    norm = tl.load(norm_ptr + k, mask=inside, other=0.0).to(tl.float32)
-    if CHAINED:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
-    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    if ADD:
-        x = rounded(x + tl.load(stream_ptr + at, mask=inside, other=0.0).to(tl.float32), kind)
-        tl.store(stream_out_ptr + at, x.to(kind), mask=inside)
-    x *= tl.rsqrt(tl.sum(x * x, 0) / K + eps)
-    if not WIDE:
-        x = rounded(x, kind)
-    tl.store(out_ptr + at, (x * norm).to(kind), mask=inside)
-
-
 @triton.jit(do_not_specialize=["count"])
 def tiles_kernel(
     x_ptr,  # [M, K]
@@ -386,32 +355,15 @@ def norm_linear(
     silu: bool = False,
     chained: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """(linear layer of the RMS norm of the new stream, new stream). Without a stream, it begins with x.
+    """(linear layer of the RMS norm of the new stream, new stream). Without a stream, it begins with x; the old one may
+    be overwritten.
 
     `norm` is (weight [E], epsilon, whether it is rounded only when it is weighted).
     """
     if isinstance(config, Vectors):
         return _vectors(x_ME, weight_FE, bias_F, config, None, silu, chained, norm, stream_ME)
     norm_E, eps, wide = norm
-    assert x_ME.is_contiguous()
-    (m, k), normed_ME = x_ME.shape, torch.empty_like(x_ME)
-    new_ME = x_ME if stream_ME is None else torch.empty_like(x_ME)
-    k_p2 = triton.next_power_of_2(k)
-    norm_kernel[(m,)](
-        x_ME,
-        stream_ME,
-        norm_E,
-        normed_ME,
-        new_ME,
-        eps,
-        K=k,
-        K_P2=k_p2,
-        ADD=stream_ME is not None,
-        WIDE=wide,
-        CHAINED=chained,
-        num_warps=min(16, max(1, k_p2 // 512)),
-        **CHAIN[chained],
-    )
+    normed_ME, new_ME = add_rms_norm(x_ME, stream_ME, norm_E, eps, 1.0, wide)
     return _tiles(normed_ME, weight_FE, bias_F, config, None, silu, chained), new_ME
 
 
