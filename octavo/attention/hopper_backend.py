@@ -1,6 +1,6 @@
 """The Triton backend with a faster prefill, on NVIDIA's Hopper: see `octavo.kernels.paged_attention_hopper`.
 
-Decode, the cache and all that this prefill cannot do (windows, soft caps) are the Triton backend's.
+Decode, the cache, short contexts and all that this prefill cannot do (windows, soft caps) are the Triton backend's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from octavo.attention.triton_backend import TritonAttention
 
 TILE = 64  # tokens that are read at a time
 STAGES = 4  # tiles of keys, and of values, in shared memory
+SHORT = 512  # tokens of a context that do not pay for the start of so large a program
 
 
 class HopperAttention(TritonAttention):
@@ -53,7 +54,7 @@ class HopperAttention(TritonAttention):
         ]
 
     def _prefill(self, layer: int, q_THD: Tensor, out_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> None:
-        if options.window is not None or options.softcap is not None:
+        if batch.max_context_len <= SHORT or options.window is not None or options.softcap is not None:
             super()._prefill(layer, q_THD, out_THD, batch, options)
             return
         from octavo.kernels.paged_attention_hopper import ROWS, prefill_kernel

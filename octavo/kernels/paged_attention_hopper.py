@@ -167,6 +167,7 @@ def _compute(
     mbarrier.wait(v_ready.index(last), (tiles - 1) // STAGES & 1)
     acc = warpgroup_mma(p, values.index(last), acc, is_async=True)
     acc, p = warpgroup_mma_wait(0, deps=[acc, p])
+    total = gl.where(total > 0, total, 1.0)
     value = acc / gl.convert_layout(total, gl.SliceLayout(1, o_layout))[:, None]
     value = gl.convert_layout(value.to(dtype), wide)
     gl.store(out_ptr + token[:, None] * (KV_HEADS * GROUP * HEAD_DIM) + column, value, mask=present)
@@ -227,7 +228,7 @@ def prefill_kernel(
             mbarrier.init(v_free.index(i), count=2)
         fence_async_shared()
         end = gl.minimum(context - count + done + TOKENS, context)
-        tiles = gl.cdiv(end, TILE)
+        tiles = gl.maximum(gl.cdiv(end, TILE), 1)  # none would have the groups wait for ever
         table_ptr += low.to(gl.int64) * table_stride
         last_block = (context - 1) // BLOCK_SIZE
         gl.warp_specialize(
