@@ -117,7 +117,9 @@ def renamed(names: dict[str, str]) -> Iterator[None]:
     except RequestError as error:
         if error.param is not None:
             head, dot, rest = error.param.partition(".")
-            error.param = names.get(head, head) + dot + rest
+            field, bracket, _ = head.partition("[")
+            # What was a list in the client's words need not be the same list in ours.
+            error.param = names[field] if bracket and field in names else names.get(head, head) + dot + rest
         raise
 
 

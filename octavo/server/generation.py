@@ -85,7 +85,7 @@ class Generation:
         self._service = service
         self._exchange = exchange
         self._priority = request.priority
-        self._deadline = None if request.deadline_ms is None else request.deadline_ms / 1000
+        self._deadline = exchange.timeout() if request.deadline_ms is None else request.deadline_ms / 1000
         self._wants_times = bool(request.include_metrics) and len(prompts) == 1
         self._times: RequestMetrics | None = None
         self._interval = request.stream_interval or 1

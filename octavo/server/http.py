@@ -44,6 +44,7 @@ BODY_BYTES_PER_SECOND = 16 * 1024
 DISCARD_FACTOR = 8
 DONE = b"data: [DONE]\n\n"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_SECONDS = re.compile(rb"[0-9]{1,7}(\.[0-9]{1,6})?")
 CLOSE: Header = (b"connection", b"close")
 
 
@@ -158,6 +159,15 @@ class Exchange:
         if self.cause is None and self.task is not None:
             self.cause = cause
             self.task.cancel()
+
+    def timeout(self) -> float | None:
+        """How many seconds the client gives us in a header, if it does."""
+        given = self.header(b"x-request-timeout")
+        if given is None:
+            return None
+        if not _SECONDS.fullmatch(given) or not float(given):
+            raise RequestError("x-request-timeout must be a number of seconds above 0.", "x-request-timeout")
+        return float(given)
 
     @contextmanager
     def limited(self, seconds: float | None) -> Iterator[None]:

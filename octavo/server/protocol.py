@@ -20,6 +20,7 @@ MAX_LOGPROBS = 20  # a token, as in OpenAI's API; the engine itself knows more
 Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Salt = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~=+:-]{1,256}\Z")]
 RequestId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,128}\Z")]
+Milliseconds = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 LogprobCount = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
 
@@ -116,7 +117,7 @@ class GenerationRequest(FormatRequest, kw_only=True):
     length_penalty: float | None = None
     stream_interval: Annotated[int, Meta(ge=1, le=2**20)] | None = None
     priority: Priority = 0
-    deadline_ms: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    deadline_ms: Milliseconds | None = None
     include_metrics: bool | None = False
     cache_salt: Salt | None = None
     request_id: RequestId | None = None

@@ -18,7 +18,8 @@ Made from the code by `python -m octavo.server.reference > docs/api.md`; a test 
 OpenAPI document: `GET /openapi.json`.
 
 Send a key as `Authorization: Bearer KEY` or, as Anthropic's clients do, as `x-api-key: KEY`. Every answer has the
-header `x-request-id`, which is yours if you sent one.
+header `x-request-id`, which is yours if you sent one. `x-request-timeout: SECONDS` is a deadline for any answer, as the
+field `deadline_ms` is.
 
 Fields of requests have one of three fates, and none is dropped in silence:
 

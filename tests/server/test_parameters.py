@@ -29,6 +29,22 @@ def test_a_deadline(start_server: StartServer, path: str) -> None:
     assert server.complete("say:x", deadline_ms=5000).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/messages", "/v1/responses"])
+def test_a_deadline_in_a_header(start_server: StartServer, path: str) -> None:
+    server = start_server(FakeLLM(delay=0.01))
+    body: dict[str, Any] = {
+        "/v1/completions": {"prompt": "count", "max_tokens": 4000},
+        "/v1/messages": {"messages": [{"role": "user", "content": "count"}], "max_tokens": 4000},
+        "/v1/responses": {"input": "count"},
+    }[path]
+    answer = server.post(path, body, headers={"X-Request-Timeout": "0.05"})
+    assert answer.status_code == 504 and answer.json()["error"]["code"] == "deadline_exceeded"
+    assert server.post(path, {**body, "deadline_ms": 50}).status_code == 504
+    for wrong in ("0", "x", "-1", "nan", "1e3"):
+        answer = server.post(path, body, headers={"X-Request-Timeout": wrong})
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == "x-request-timeout"
+
+
 def test_a_deadline_of_several_prompts(start_server: StartServer) -> None:
     server = start_server(FakeLLM(delay=0.01))
     error_of(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from octavo.server.protocol import Priority, RequestId, Salt
+from octavo.server.protocol import Milliseconds, Priority, RequestId, Salt
 
 # -- requests
 
@@ -137,6 +137,7 @@ class MessagesRequest(CountRequest, kw_only=True):
     top_k: int | None = None
     priority: Priority = 0
     cache_salt: Salt | None = None
+    deadline_ms: Milliseconds | None = None
     request_id: RequestId | None = None
 
 

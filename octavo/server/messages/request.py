@@ -18,7 +18,17 @@ NAMES = {
     "stop": "stop_sequences",
     "thinking_token_budget": "thinking.budget_tokens",
 }
-_SAME = ("model", "chat_template_kwargs", "temperature", "top_p", "top_k", "priority", "cache_salt", "stream")
+_SAME = (
+    "model",
+    "chat_template_kwargs",
+    "temperature",
+    "top_p",
+    "top_k",
+    "priority",
+    "cache_salt",
+    "stream",
+    "deadline_ms",
+)
 _CHOICES = {p.ChooseAuto: "auto", p.ChooseAny: "required", p.ChooseNone: "none"}
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from octavo.server.protocol import LogprobCount, Priority, RequestId, Salt, TokenLogprob
+from octavo.server.protocol import LogprobCount, Milliseconds, Priority, RequestId, Salt, TokenLogprob
 
 Status = Literal["completed", "incomplete", "in_progress", "queued", "failed", "cancelled"]
 
@@ -135,6 +135,7 @@ class ResponsesRequest(Struct, kw_only=True):
     # What vLLM's clients may add
     cache_salt: Salt | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    deadline_ms: Milliseconds | None = None
     frequency_penalty: float | None = None
     ignore_eos: bool | None = None
     min_p: float | None = None

@@ -22,7 +22,7 @@ NAMES = {
 _SAME = (
     *("model", "stream", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty"),
     *("repetition_penalty", "seed", "stop", "ignore_eos", "priority", "cache_salt", "chat_template_kwargs"),
-    *("parallel_tool_calls", "structured_outputs"),
+    *("parallel_tool_calls", "structured_outputs", "deadline_ms"),
 )
 # Fields of OpenAI's that would change the answer, and that we do not have.
 _REFUSED = ("conversation", "prompt", "context_management")
