@@ -33,7 +33,8 @@ ALLOWED = {
 }
 EVERYWHERE = {"version"}
 TORCH_FREE = ("core", "text", "grammar", "cache", "scheduler", "server", "cli")
-OPTIONAL = {"triton", "flash_attn", "flashinfer", "transformers"}  # imported inside functions, or in the rooms below
+# Imported inside functions, or in the rooms below.
+OPTIONAL = {"triton", "flash_attn", "flashinfer", "transformers", "opentelemetry"}
 OPTIONAL_ROOMS = ("kernels",)
 
 

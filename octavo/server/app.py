@@ -58,6 +58,7 @@ from octavo.server.responses.routes import Responses
 from octavo.server.responses.store import ResponseStore
 from octavo.server.service import Service
 from octavo.server.tokens import detokenize, tokenize
+from octavo.server.tracing import Tracer
 from octavo.version import VERSION
 
 _HEADER_NAMES = re.compile(rb"[A-Za-z0-9, _-]{1,1000}")
@@ -94,6 +95,7 @@ class App:
         self.server = server
         self.engine = engine
         self.folder = Folder(server.data_dir)
+        self.tracer = Tracer(server.otlp_traces_endpoint) if server.otlp_traces_endpoint else None
         self.origins = frozenset(origin.encode() for origin in server.origins)
         self.keys = Keys(server.api_key, self.folder.pepper())
         self.metrics = Metrics()
@@ -163,6 +165,8 @@ class App:
         """After the last request: nothing goes on, and nothing is left that need not be."""
         await self.batches.close()
         self.folder.close()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
 
     async def drain(self, seconds: float) -> None:
         """Refuses new work; returns when the running answers are complete, or were ended after `seconds`."""
@@ -321,6 +325,8 @@ class App:
         works = known is not None and known.info is None
         if works and status in (429, 503) and error is not None:
             self.metrics.rejected[error.code] += 1
+        if self.tracer is not None and known is not None and works:
+            self.tracer.record(exchange, known.path, status, error)
         if known is not None and (known.public or (error is None and (not works or self.server.disable_log_requests))):
             return
         log.event(

@@ -40,6 +40,7 @@ class ServerConfig:
     max_requests_per_key: int = flag(0, "requests of one API key at a time; more are refused with 429 (0: no limit)")
     max_queue_seconds: float = flag(0.0, "longest wait for a first step; then 503 (0: no limit)")
     max_body_bytes: int = flag(8 * 2**20, "largest request body")
+    otlp_traces_endpoint: str | None = flag(None, "where OpenTelemetry's spans go, as http://HOST:4318/v1/traces")
     log_level: str = flag("info", "least important events to log", LEVELS)
     log_format: str = flag("text", "form of the log on standard error", FORMATS)
     disable_log_requests: bool = flag(False, "log only requests that fail")

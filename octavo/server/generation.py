@@ -29,6 +29,7 @@ from octavo.server.protocol import (
 )
 from octavo.server.service import Prompt, Service
 from octavo.server.structured import structured_outputs
+from octavo.server.tracing import Answered
 from octavo.version import VERSION
 
 FINGERPRINT = f"octavo-{VERSION}"
@@ -193,6 +194,7 @@ class Generation:
                         self._times = output.metrics
                         metrics.on_finish(output, tokens, reasons.values())
                         self._log(output, reasons)
+                        self._trace(output, sum(tokens))
                     if self._interval == 1 or not streams:
                         yield output
                         continue
@@ -233,6 +235,10 @@ class Generation:
         if reasoning_tokens is not None:
             usage.completion_tokens_details = CompletionTokensDetails(min(reasoning_tokens, completion))
         return usage
+
+    def _trace(self, output: RequestOutput, tokens: int) -> None:
+        found = (len(output.prompt_token_ids), output.num_cached_tokens, tokens)
+        self._exchange.answered.append(Answered(self.id, self.model, self.params, output.metrics, *found))
 
     def _log(self, output: RequestOutput, reasons: dict[int, str]) -> None:
         first = output.metrics.first_token_time

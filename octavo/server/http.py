@@ -28,6 +28,7 @@ from octavo.core.errors import (
     ServerError,
 )
 from octavo.server.fields import named
+from octavo.server.tracing import Answered
 
 if TYPE_CHECKING:
     from octavo.server.service import Service
@@ -91,6 +92,7 @@ class Exchange:
     """One request and what becomes of it. Slots are filled in as it is served and read by the log and the metrics."""
 
     __slots__ = (
+        "answered",
         "argument",
         "cause",
         "dialect",
@@ -133,6 +135,7 @@ class Exchange:
         self.key = b""  # the API key that opened the door
         self.ignored = ""  # names of the fields that were accepted and have no effect
         self.fields: dict[str, Any] = {}  # for the log line
+        self.answered: list[Answered] = []  # for the trace
 
     @classmethod
     def detached(cls, key: bytes, request_id: str) -> Exchange:
