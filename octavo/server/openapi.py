@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -122,6 +123,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
 # fmt: on
 
 
+@functools.cache
 def document(root_path: str = "") -> dict[str, Any]:
     schemas, components = _schemas()
     paths: dict[str, dict[str, Any]] = {}

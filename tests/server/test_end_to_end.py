@@ -11,11 +11,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
 import httpx
 import openai
+import pydantic
 import pytest
 import torch
 
@@ -270,3 +271,19 @@ def test_other_dialects_say_the_same(served: Served) -> None:
     assert found is not None
     answer = json.loads(served.client.files.content(found).text)
     assert answer["response"]["body"]["choices"][0]["message"]["content"] == text
+
+
+class Weather(pydantic.BaseModel):
+    warm: bool
+    sky: Literal["clear", "cloudy"]
+
+
+def test_forms_in_every_dialect(served: Served) -> None:
+    """A form of the answer, and a call that must be made, asked for as each API does."""
+    parsed = served.client.responses.parse(model=served.model, input="How is it?", text_format=Weather)
+    assert isinstance(parsed.output_parsed, Weather)
+    claude = anthropic.Anthropic(base_url=served.url, api_key="x", max_retries=0)
+    schema = {**Weather.model_json_schema(), "additionalProperties": False}
+    body: Any = {"model": served.model, "max_tokens": 200, "messages": MESSAGES}
+    message = claude.messages.create(**body, output_config={"format": {"type": "json_schema", "schema": schema}})
+    assert Weather.model_validate_json(message.content[0].text)

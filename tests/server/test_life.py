@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import threading
 import time
@@ -348,3 +349,37 @@ def test_events_have_the_form_that_clients_read(server: Running) -> None:
     # An error before the first byte is an ordinary answer.
     error_of(server.complete("say:hi", stream=True, temperature=-1), 400, "invalid_value", "temperature")
     error_of(server.complete("x" * 9000, stream=True), 400, "context_length_exceeded", "prompt")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"input": "count", "stream": True}),
+        ("/v1/responses", {"input": "count"}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "count"}], "max_tokens": 4000, "stream": True}),
+    ],
+)
+def test_a_client_of_another_dialect_that_leaves(start_server: StartServer, path: str, body: Any) -> None:
+    server = start_server(FakeLLM(delay=0.005))
+    assert server.llm is not None
+    with server.connect() as sock:
+        sock.sendall(request(body, path))
+        wait_for(lambda: live(server) == 1)
+        if "stream" in body:
+            assert sock.recv(100)
+    server.idle()
+    assert len(server.llm.aborted) == 1
+    assert len(server.serving.app.responses.store) == 0
+
+
+def test_who_listens_to_a_background_response_may_leave(start_server: StartServer) -> None:
+    server = start_server(FakeLLM(delay=0.005))
+    id = server.post("/v1/responses", {"input": "say:" + "x" * 60, "background": True, "stream": True}).text
+    id = re.findall(r"resp_[0-9a-f]+", id)[0]
+    assert server.get(f"/v1/responses/{id}").json()["status"] == "completed"
+    with server.connect() as sock:
+        sock.sendall(request({"input": "say:" + "y" * 100, "background": True, "stream": True}, "/v1/responses"))
+        found = re.findall(rb"resp_[0-9a-f]+", sock.recv(4000))[0].decode()
+    wait_for(lambda: server.get(f"/v1/responses/{found}").json()["status"] == "completed")
+    assert server.llm is not None and server.llm.aborted == []
+    server.idle()

@@ -91,10 +91,9 @@ def read_lines(path: Path, longest: int) -> Iterator[tuple[int, bytes]]:
         number = 0
         while data := file.readline(longest + 1):
             number += 1
-            while len(data) > longest and not data.endswith(b"\n"):
+            rest = data
+            while len(rest) > longest and not rest.endswith(b"\n"):
                 rest = file.readline(longest + 1)
-                if not rest or rest.endswith(b"\n"):
-                    break
             if data.strip():
                 yield number, data
 
