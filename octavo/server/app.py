@@ -51,7 +51,7 @@ from octavo.server.http import (
     Work,
     json_response,
 )
-from octavo.server.messages.routes import Anthropic, count_tokens, messages
+from octavo.server.messages.routes import Anthropic, count_tokens, messages, model_info, model_infos
 from octavo.server.metrics import Metrics
 from octavo.server.protocol import ModelList
 from octavo.server.responses.routes import Responses
@@ -364,15 +364,21 @@ class App:
         return Response(self.metrics.render(), media_type=b"text/plain; version=0.0.4; charset=utf-8")
 
     def models(self, exchange: Exchange) -> Response:
-        return json_response(ModelList(self._loaded().cards()))
+        cards = self._loaded().cards()
+        return json_response(model_infos(cards) if _for_anthropic(exchange) else ModelList(cards))
 
     def model(self, exchange: Exchange) -> Response:
         for card in self._loaded().cards():
             if card.id == exchange.argument:
-                return json_response(card)
+                return json_response(model_info(card) if _for_anthropic(exchange) else card)
         raise ModelNotFound("There is no model of this name; GET /v1/models lists those there are.", "model")
 
     def _loaded(self) -> Service:
         if self.service is None:
             raise EngineUnavailable("The model is being loaded.")
         return self.service
+
+
+def _for_anthropic(exchange: Exchange) -> bool:
+    """Two APIs have the path /v1/models; Anthropic's clients say which they mean."""
+    return exchange.header(b"anthropic-version") is not None

@@ -56,6 +56,7 @@ class Operation:
     does: str
     answer: Any = None
     request: Any = None
+    theirs: Any = None  # the answer to a client of Anthropic's, which sends anthropic-version
     events: Any = None
     query: tuple[tuple[str, dict[str, Any]], ...] = ()
     form: bool = False
@@ -107,8 +108,10 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/v1/batches"): Operation("Your batches", batch.BatchList, query=PAGE, statuses=CALL),
     ("GET", "/v1/batches/{batch_id}"): Operation("A batch", batch.BatchObject, statuses=CALL),
     ("POST", "/v1/batches/{batch_id}/cancel"): Operation("End it", batch.BatchObject, statuses=CALL),
-    ("GET", "/v1/models"): Operation("The names of the model", protocol.ModelList, statuses=(*INFO, 503)),
-    ("GET", "/v1/models/{model}"): Operation("The model", protocol.ModelCard, statuses=(*INFO, 404, 503)),
+    ("GET", "/v1/models"): Operation(
+        "The names of the model", protocol.ModelList, theirs=messages.ModelInfos, statuses=(*INFO, 503)),
+    ("GET", "/v1/models/{model}"): Operation(
+        "The model", protocol.ModelCard, theirs=messages.ModelInfo, statuses=(*INFO, 404, 503)),
     ("POST", "/tokenize"): Operation(
         "The tokens of a text or a conversation", protocol.Tokenized, protocol.TokenizeRequest, statuses=WORK),
     ("POST", "/detokenize"): Operation(
@@ -153,7 +156,7 @@ def document(root_path: str = "") -> dict[str, Any]:
 
 def _types() -> Iterator[Any]:
     for operation in OPERATIONS.values():
-        for kind in (operation.answer, operation.request, operation.events, operation.error):
+        for kind in (operation.answer, operation.theirs, operation.request, operation.events, operation.error):
             if kind is not None:
                 yield kind
 
@@ -176,7 +179,10 @@ def _plain(schema: Any) -> Any:
 
 
 def _operation(method: str, path: str, operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
-    content: dict[str, Any] = {operation.media_type: {"schema": schemas.get(operation.answer, {"type": "string"})}}
+    schema = schemas.get(operation.answer, {"type": "string"})
+    if operation.theirs is not None:
+        schema = {"anyOf": [schema, schemas[operation.theirs]]}
+    content: dict[str, Any] = {operation.media_type: {"schema": schema}}
     if operation.events is not None:
         data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schemas[operation.events]}
         event = {"event": {"type": "string"}, "data": data}
@@ -199,6 +205,8 @@ def _operation(method: str, path: str, operation: Operation, schemas: dict[Any, 
         for name in re.findall(r"\{(\w+)\}", path)
     ]
     parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in operation.query]
+    if operation.theirs is not None:
+        parameters.append({"name": "anthropic-version", "in": "header", "schema": {"type": "string"}})
     if parameters:
         found["parameters"] = parameters
     if operation.request is not None:

@@ -252,6 +252,7 @@ async def start_fake(engine: Any, server: Any) -> FakeLLM:
 def test_run_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     rows = [line(f"r{i}", f"a{i}") for i in range(50)] + [
+        {**line("d", ""), "url": "/v1/responses", "body": {"input": "say:kept by nobody"}},
         line("bad", "x", n=0),
         line("c", "say:text", url="/v1/completions"),
     ]
@@ -262,7 +263,8 @@ def test_run_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found[7]["response"]["body"]["choices"][0]["message"]["content"] == "a7"
     assert found[-1]["response"]["body"]["choices"][0]["text"] == "text"
     assert found[-2]["response"]["status_code"] == 400
-    assert "52 lines: 51 answered, 1 failed" in capsys.readouterr().err
+    assert found[-3]["response"]["body"]["output"][0]["content"][0]["text"] == "kept by nobody"
+    assert "53 lines: 52 answered, 1 failed" in capsys.readouterr().err
     source.write_text('{"custom_id": "a"}\n')
     with pytest.raises(ConfigError, match="in.jsonl:1: "):
         run_batch(EngineConfig(), ServerConfig(), source, target, start_fake)

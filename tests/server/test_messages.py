@@ -134,6 +134,14 @@ def test_a_conversation_becomes_a_prompt(server: Running) -> None:
     assert server.post("/v1/messages", more).json()["content"][0]["text"] == "on"
 
 
+def test_models(server: Running, client: anthropic.Anthropic) -> None:
+    (model,) = client.models.list().data
+    assert (model.id, model.type, model.display_name, model.created_at.year > 2000) == ("fake", "model", "fake", True)
+    assert client.models.retrieve("fake").id == "fake"
+    with pytest.raises(anthropic.NotFoundError):
+        client.models.retrieve("other")
+
+
 def test_parameters(server: Running) -> None:
     fields = {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "stop_sequences": ["x"], "max_tokens": 9}
     extra = {"cache_salt": "s", "metadata": {"user_id": "u"}, "service_tier": "auto", "request_id": "mine"}

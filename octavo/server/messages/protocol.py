@@ -183,6 +183,20 @@ class TokenCount(Struct):
     input_tokens: int
 
 
+class ModelInfo(Struct, tag_field="type", tag="model"):
+    id: str
+    display_name: str
+    created_at: str
+    max_input_tokens: int
+
+
+class ModelInfos(Struct):
+    data: list[ModelInfo]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool = False
+
+
 # -- events
 
 

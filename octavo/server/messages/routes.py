@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from octavo.server.http import Dialect, Exchange, Header, Response, Stream, json
 from octavo.server.messages import protocol as p
 from octavo.server.messages.answer import MessageBuilder
 from octavo.server.messages.request import NAMES, to_chat
-from octavo.server.protocol import ChatRequest
+from octavo.server.protocol import ChatRequest, ModelCard
 from octavo.server.service import Service
 
 _encode = msgspec.json.Encoder().encode
@@ -58,6 +59,16 @@ async def count_tokens(service: Service, exchange: Exchange, body: bytes) -> Res
     answer = await _chat(service, exchange, request, len(body))
     ids = await service.encode(answer.text, answer.request.add_special_tokens)
     return json_response(p.TokenCount(len(ids)))
+
+
+def model_info(card: ModelCard) -> p.ModelInfo:
+    """A model as Anthropic's clients list it."""
+    created = datetime.fromtimestamp(card.created, UTC).isoformat().replace("+00:00", "Z")
+    return p.ModelInfo(card.id, card.id, created, card.max_model_len)
+
+
+def model_infos(cards: list[ModelCard]) -> p.ModelInfos:
+    return p.ModelInfos([model_info(card) for card in cards], cards[0].id, cards[-1].id)
 
 
 async def _chat(service: Service, exchange: Exchange, request: p.CountRequest, size: int) -> ChatAnswer:
