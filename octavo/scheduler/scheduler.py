@@ -280,7 +280,8 @@ class Scheduler:
 
     def _describe_decodes(self, rows: IntArray, starts: IntArray, last: StepPlan | None) -> StepPlan:
         # `_decoding` is replaced whenever a row comes or goes, so the same array means the same owners.
-        steady = last is not None and last.rows_N is rows
+        # A row that has joined waits for its mask without a chunk: it still has to be told of.
+        steady = last is not None and last.rows_N is rows and not self._joins
         if steady and last is not None:
             counts, epochs, sampled = last.counts_N, last.epochs_N, last.sampled_S
         else:
