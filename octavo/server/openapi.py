@@ -56,8 +56,8 @@ class Operation:
     does: str
     answer: Any = None
     request: Any = None
-    theirs: Any = None  # the answer to a client of Anthropic's, which sends anthropic-version
     events: Any = None
+    theirs: Any = None  # the answer to a client of Anthropic's, which sends anthropic-version
     query: tuple[tuple[str, dict[str, Any]], ...] = ()
     form: bool = False
     media_type: str = "application/json"
