@@ -69,6 +69,13 @@ class Service:
         if priority and self.engine.scheduling_policy == "fcfs":
             raise RequestError("priority needs a server started with --scheduling-policy priority or fair.", "priority")
 
+    @property
+    def ends_thinking(self) -> bool:
+        """Reasoning can be given a budget: the model begins and ends it with one token each."""
+        marks = self.format.thinking
+        tokens = (marks.begin, marks.end) if marks is not None else ()
+        return bool(tokens) and all(self.llm.tokenizer.token_to_id(token) is not None for token in tokens)
+
     def retry_after(self) -> int:
         """Seconds until about half of those that wait now have been served, at the pace of the last answers."""
         return max(1, min(MAX_RETRY_SECONDS, round(self.llm.stats.waiting * self.metrics.pace / 2)))

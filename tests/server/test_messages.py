@@ -89,6 +89,21 @@ def test_thinking(server: Running, client: anthropic.Anthropic) -> None:
     assert [b.type for b in ask(client, "Yes.", thinking={"type": "disabled"}).content] == ["text"]
 
 
+def test_a_budget_of_thinking(start_server: StartServer) -> None:
+    body = {
+        "messages": say("why</think>Yes."),
+        "max_tokens": 99,
+        "thinking": {"type": "enabled", "budget_tokens": 1024},
+    }
+    unable = start_server(FakeLLM(template=TEMPLATE)).post("/v1/messages", body)
+    assert unable.status_code == 200 and unable.headers["x-octavo-ignored"] == "thinking.budget_tokens"
+    able = start_server(FakeLLM(template=TEMPLATE, special=("<think>", "</think>")))
+    answer = able.post("/v1/messages", body)
+    assert answer.status_code == 200 and "x-octavo-ignored" not in answer.headers
+    assert able.llm is not None and able.llm.seen[-1].thinking_token_budget == 1024
+    assert [block["type"] for block in answer.json()["content"]] == ["thinking", "text"]
+
+
 def test_the_order_of_events(server: Running, client: anthropic.Anthropic) -> None:
     options: Any = {"model": "fake", "max_tokens": 500, "tools": TOOLS, "stream": True}
     thought = f"why</think>{CALLS}"

@@ -63,7 +63,9 @@ class Batches:
         found = []
         for path in (self.files.folder.path / "batches").glob("*.json"):
             with contextlib.suppress(msgspec.DecodeError, OSError):
-                found.append(msgspec.json.decode(path.read_bytes(), type=KeptBatch))
+                kept = msgspec.json.decode(path.read_bytes(), type=KeptBatch)
+                if kept.batch.id == path.stem:
+                    found.append(kept)
         for kept in sorted(found, key=lambda kept: (kept.batch.created_at, kept.batch.id)):
             self._kept[kept.batch.id] = kept
 

@@ -113,7 +113,8 @@ class Files:
                         self._known[kept.file.id] = kept
 
     def path(self, id: str) -> Path:
-        assert _ID.fullmatch(id), "an id of ours"
+        if not _ID.fullmatch(id):  # it comes from our own records, but becomes a path
+            raise FileNotKnown("There is no file of this id.", "file_id")
         return self.folder.path / "files" / id
 
     @property

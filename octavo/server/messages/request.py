@@ -7,7 +7,6 @@ from typing import Any
 
 from octavo.core.errors import RequestError
 from octavo.server.messages import protocol as p
-from octavo.server.protocol import ChatRequest
 
 # The fields of a chat request by what stands for them here: errors and the header of ignored fields name ours.
 NAMES = {
@@ -32,8 +31,11 @@ _SAME = (
 _CHOICES = {p.ChooseAuto: "auto", p.ChooseAny: "required", p.ChooseNone: "none"}
 
 
-def to_chat(request: p.CountRequest) -> tuple[dict[str, Any], list[str]]:
-    """The fields of the chat request, and the names of those of ours that have no effect."""
+def to_chat(request: p.CountRequest, ends_thinking: bool) -> tuple[dict[str, Any], list[str]]:
+    """The fields of the chat request, and the names of those of ours that have no effect.
+
+    A budget must be sent by who wants thinking at all: one that the model cannot keep is no reason to refuse it.
+    """
     ignored: list[str] = []
     chat: dict[str, Any] = {name: value for name in _SAME if (value := getattr(request, name, None)) is not None}
     chat["messages"] = messages(request, ignored)
@@ -44,7 +46,7 @@ def to_chat(request: p.CountRequest) -> tuple[dict[str, Any], list[str]]:
         if request.stop_sequences:
             chat["stop"] = request.stop_sequences
     _tools(request, chat)
-    _reasoning(request, chat, ignored)
+    _reasoning(request, chat, ignored, ends_thinking)
     return chat, ignored
 
 
@@ -71,7 +73,7 @@ def _function(tool: p.Tool) -> dict[str, Any]:
     return found
 
 
-def _reasoning(request: p.CountRequest, chat: dict[str, Any], ignored: list[str]) -> None:
+def _reasoning(request: p.CountRequest, chat: dict[str, Any], ignored: list[str], ends_thinking: bool) -> None:
     thinking, output = request.thinking, request.output_config or p.OutputConfig()
     if isinstance(thinking, p.ThinkingDisabled):
         chat["reasoning_effort"] = "none"
@@ -80,7 +82,7 @@ def _reasoning(request: p.CountRequest, chat: dict[str, Any], ignored: list[str]
     elif thinking is not None:
         chat["reasoning_effort"] = "medium"
     if isinstance(thinking, p.ThinkingEnabled):
-        if "thinking_token_budget" in ChatRequest.__struct_fields__:
+        if ends_thinking:
             chat["thinking_token_budget"] = thinking.budget_tokens
         else:
             ignored.append("thinking.budget_tokens")

@@ -73,7 +73,7 @@ def model_infos(cards: list[ModelCard]) -> p.ModelInfos:
 
 async def _chat(service: Service, exchange: Exchange, request: p.CountRequest, size: int) -> ChatAnswer:
     with fields.renamed(NAMES):
-        tree, ignored = to_chat(request)
+        tree, ignored = to_chat(request, service.ends_thinking)
         before = exchange.ignored
         exchange.ignored = ""
         answer = await begin(service, exchange, fields.convert(tree, ChatRequest), tree, size)
