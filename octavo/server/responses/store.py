@@ -14,7 +14,7 @@ from octavo.core.errors import RequestError
 from octavo.server.http import Exchange
 from octavo.server.responses import protocol as p
 
-MAX_BYTES = 256 * 2**20  # of all that is kept, as JSON
+MAX_BYTES = 64 * 2**20  # of all that is kept, as JSON
 _encode = msgspec.json.Encoder().encode
 
 
@@ -82,7 +82,8 @@ class ResponseStore:
         """Keeps it, or keeps it as it is now."""
         self._drop(stored.response.id)
         stored.expires = self._clock() + self.seconds
-        stored.size = len(_encode((stored.response, stored.items)))
+        events = stored.run.events if stored.run is not None else []
+        stored.size = len(_encode((stored.response, stored.items))) + sum(map(len, events))
         self._kept[stored.response.id] = stored
         self.bytes += stored.size
         self._trim()
