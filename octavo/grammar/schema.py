@@ -90,7 +90,21 @@ def _prepare(schema: Any, path: str, depth: int, close: bool) -> Any:
         found["items"] = rest
     if close and ("properties" in found or found.get("type") == "object"):
         found.setdefault("additionalProperties", False)
+    _check_count(found, path)
     return found
+
+
+def _check_count(schema: dict[str, Any], path: str) -> None:
+    """A grammar does not know which keys it has seen, so it could write a free key twice where two are asked for."""
+    free = schema.get("additionalProperties", True) is not False or "patternProperties" in schema
+    least, required = schema.get("minProperties", 0), schema.get("required", ())
+    known = len(set(map(str, required))) if isinstance(required, list) else 0
+    if free and isinstance(least, int) and least > known + 1:
+        raise GrammarError(
+            "minProperties is supported up to one more than there are required properties, "
+            "or without additional properties",
+            step(path, "minProperties"),
+        )
 
 
 def _leaves_open(name: Any, path: str) -> bool:

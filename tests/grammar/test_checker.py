@@ -54,6 +54,7 @@ def deep(levels: int) -> Any:
         ({"properties": {"x": {"$ref": "#/$defs/none"}}}, "properties.x.$ref"),
         ({"$ref": "http://example.com/schema"}, "$ref"),
         ({"properties": []}, "properties"),
+        ({"type": "object", "required": ["a"], "minProperties": 3}, "minProperties"),
         ({"items": 5}, "items"),
         (False, ""),
         ({"type": "integer", "minimum": 3, "maximum": 2}, ""),
