@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from octavo.server.messages.protocol import MessagesRequest
 from octavo.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from octavo.server.responses.protocol import ResponsesRequest
 from tests.server.conftest import Running, StartServer, error_of, events
 from tests.server.fake_engine import FakeLLM
+from tests.server.test_requests import JSON
 
 COUNT = {"prompt": "count", "max_tokens": 4000}
 
@@ -199,3 +203,19 @@ def test_tokenize_with_tools(start_server: StartServer) -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     found = server.post("/tokenize", {**SAY, "tools": tools}).json()["tokens"]
     assert server.post("/detokenize", {"tokens": found}).json()["prompt"].startswith('[{"type": "function"')
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_object_is_answered_by_every_route(server: Running, data: st.DataObject) -> None:
+    """Whatever the values of whatever fields: an answer, or an error that is the client's, in the route's own shape."""
+    path = data.draw(st.sampled_from(["/v1/messages", "/v1/messages/count_tokens", "/v1/responses", "/tokenize"]))
+    kind, _, body = ROUTES.get(path, ROUTES["/v1/messages"])
+    names = sorted(set(kind.__struct_fields__) - {"background", "deadline_ms"})
+    fields = data.draw(st.dictionaries(st.sampled_from(names), JSON, max_size=3))
+    fields |= {"max_tokens": 5, "max_output_tokens": 5} if path.startswith("/v1") else {}
+    response = server.post(path, json.dumps({**body, **fields}).encode())
+    assert response.status_code in (200, 400, 404), (path, fields, response.text)
+    if response.status_code != 200:
+        error = response.json()["error"]
+        assert {"message", "type", "param", "code"} == set(error)
