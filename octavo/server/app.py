@@ -57,7 +57,7 @@ from octavo.server.protocol import ModelList
 from octavo.server.responses.routes import Responses
 from octavo.server.responses.store import ResponseStore
 from octavo.server.service import Service
-from octavo.server.tokens import detokenize, tokenize
+from octavo.server.tokens import detokenize, tokenize, tokenizer_info
 from octavo.server.tracing import Tracer
 from octavo.version import VERSION
 
@@ -140,6 +140,7 @@ class App:
             Route("GET", "/v1/models/{model}", info=self.model),
             Route("POST", "/tokenize", work=tokenize),
             Route("POST", "/detokenize", work=detokenize),
+            Route("GET", "/tokenizer_info", info=self.tokenizer_info),
             Route("GET", "/livez", info=self.livez, public=True),
             Route("GET", "/readyz", info=self.readyz, public=True),
             Route("GET", "/health", info=self.readyz, public=True),
@@ -372,6 +373,9 @@ class App:
             if card.id == exchange.argument:
                 return json_response(model_info(card) if _for_anthropic(exchange) else card)
         raise ModelNotFound("There is no model of this name; GET /v1/models lists those there are.", "model")
+
+    def tokenizer_info(self, exchange: Exchange) -> Response:
+        return json_response(tokenizer_info(self._loaded()))
 
     def _loaded(self) -> Service:
         if self.service is None:

@@ -116,6 +116,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "The tokens of a text or a conversation", protocol.Tokenized, protocol.TokenizeRequest, statuses=WORK),
     ("POST", "/detokenize"): Operation(
         "The text of tokens", protocol.Detokenized, protocol.DetokenizeRequest, statuses=WORK),
+    ("GET", "/tokenizer_info"): Operation("The tokenizer", protocol.TokenizerInfo, statuses=(*INFO, 503)),
     ("GET", "/livez"): Operation("Is the server there?", State, statuses=(500,), public=True),
     ("GET", "/readyz"): Operation("Can it answer?", State, statuses=(500, 503), public=True),
     ("GET", "/health"): Operation("The same as /readyz", State, statuses=(500, 503), public=True),

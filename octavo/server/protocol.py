@@ -440,5 +440,16 @@ class Tokenized(Struct):
     token_strs: list[str] | None = None
 
 
+class TokenizerInfo(Struct):
+    """What evaluation harnesses ask before they leave tokenizing to the server."""
+
+    tokenizer_class: str
+    vocab_size: int
+    model_max_length: int
+    bos_token: str | None
+    eos_token: str | None
+    chat_template: str | None
+
+
 class Detokenized(Struct):
     prompt: str

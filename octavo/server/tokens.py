@@ -1,11 +1,11 @@
-"""POST /tokenize and /detokenize: the model's tokenizer over HTTP."""
+"""POST /tokenize and /detokenize, GET /tokenizer_info: the model's tokenizer over HTTP."""
 
 from __future__ import annotations
 
 from octavo.core.errors import RequestError
 from octavo.server import fields
 from octavo.server.http import Exchange, Response, json_response
-from octavo.server.protocol import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
+from octavo.server.protocol import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest, TokenizerInfo
 from octavo.server.service import Service, offload
 
 
@@ -43,3 +43,10 @@ async def detokenize(service: Service, exchange: Exchange, body: bytes) -> Respo
     tokens = request.tokens
     text = await offload(len(tokens), lambda: service.llm.tokenizer.decode(tokens, skip_special_tokens=False))
     return json_response(Detokenized(text))
+
+
+def tokenizer_info(service: Service) -> TokenizerInfo:
+    tokenizer = service.llm.tokenizer
+    bos, eos = (None if i is None else tokenizer.id_to_token(i) for i in (tokenizer.bos_id, tokenizer.eos_id))
+    template = service.template or tokenizer.chat_template.templates.get("default")
+    return TokenizerInfo("Tokenizer", tokenizer.vocab_size, service.llm.max_model_len, bos, eos, template)

@@ -198,6 +198,13 @@ def test_parts_of_fields_are_not_dropped_either(server: Running) -> None:
     assert answer.headers["x-octavo-ignored"] == "stream_options.include_obfuscation"
 
 
+def test_tokenizer_info(server: Running) -> None:
+    found = server.get("/tokenizer_info").json()
+    assert (found["eos_token"], found["bos_token"], found["model_max_length"]) == ("<end>", None, 4096)
+    assert "<{{ message.role }}>" in found["chat_template"]
+    assert server.post("/tokenize", {"prompt": found["eos_token"], "add_special_tokens": False}).json()["count"] == 1
+
+
 def test_tokenize_with_tools(start_server: StartServer) -> None:
     server = start_server(FakeLLM(template="{{ tools | tojson }}{{ messages[0].content }}"))
     tools = [{"type": "function", "function": {"name": "f"}}]
