@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -292,3 +293,33 @@ def test_kernels_compile_for_every_target(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(done.stdout.splitlines()) == 20
+
+
+def test_masks_of_grammars():
+    """Only what they allow, by the kernels as by torch, and in a captured step (`sample_static`) too."""
+    asked = [*PLAIN, PLAIN[2] | EDITS[2], PLAIN[0] | EDITS[0]]
+    ours, torch_s = samplers(asked)
+    bits = np.random.default_rng(0).integers(0, 2, (len(asked), -(-V // 32) * 32), np.uint8)
+    bits[[0, 2, 4, 6]] = 0  # greedy, top_p, min_p, top_k with one token left
+    bits[[0, 2, 4, 6], [77, 0, 1099, 512]] = 1
+    masks = np.packbits(bits, axis=1, bitorder="little").view(np.int32)
+    masked = np.arange(0, len(asked), 2, dtype=np.int32)
+    for sampler in (ours, torch_s):
+        for row in masked.tolist():
+            params = SamplingParams(**asked[row])
+            sampler.join(replace(join(row, params, prompt=[row, 5], seed=row, stop_ids=[1, 2]), masked=True))
+        sampler.write_masks(masked, masks[masked])
+    x = logits(len(asked))
+    mode = ours.graph_mode(np.arange(len(asked)), NOTHING, False)
+    assert mode is not None
+    found = tokens(ours, x, 3)
+    assert found == tokens(torch_s, x, 3)
+    assert all(bits[row, found[row]] for row in masked.tolist())
+    again, _ = samplers(asked)  # the penalties of the first have counted its tokens
+    for row in masked.tolist():
+        params = SamplingParams(**asked[row])
+        again.join(replace(join(row, params, prompt=[row, 5], seed=row, stop_ids=[1, 2]), masked=True))
+    again.write_masks(masked, masks[masked])
+    assert again.graph_mode(np.arange(len(asked)), NOTHING, False) == mode
+    rows = torch.arange(len(asked), device=DEVICE)
+    assert again.sample_static(mode, x, rows, torch.full_like(rows, 3)).tolist() == found
