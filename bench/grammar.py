@@ -2,6 +2,7 @@
 
     python bench/grammar.py compare [--tekken FILE] [--json FILE]
     python bench/grammar.py follow [--tekken FILE] [--json FILE]
+    python bench/grammar.py neighbours [--json FILE]
 
 `compare` gives both libraries the schemas of grammar_cases.py. A schema is *right* if all values that it accepts can
 be written and none that it refuses, *refused* if the library says that it cannot do it, and *wrong* otherwise: then
@@ -10,6 +11,9 @@ all the states that the accepted values lead through.
 
 `follow` measures the engine's side (`octavo.grammar.rows`): from handing over the tokens of a step to the masks being
 there, by the number of rows; what a grammar made to be slow costs; and how a mask is applied to logits.
+
+`neighbours` measures what rows without a grammar feel of eight rows with one, on the demo model: the time from token to
+token, against the same rows beside eight more like them.
 
 `--tekken` is mistral_common/data/tekken_240911.json of that package's wheel; without it the demo model's vocabulary is
 used.
@@ -319,9 +323,41 @@ def apply(vocab_size: int) -> list[dict[str, Any]]:
     return results
 
 
+def neighbours() -> list[dict[str, Any]]:
+    from octavo import LLM
+    from octavo.core.params import RequestOutputKind
+
+    llm = LLM()
+    plain = {"max_tokens": 200, "ignore_eos": True, "seed": 1, "output_kind": RequestOutputKind.DELTA}
+    others: dict[str, dict[str, Any] | None] = {"like them": {}, "JSON schema": {"json": PERSON}, **HOSTILE}
+    results = []
+    for name, asked in others.items():
+        times: list[float] = []
+        for _ in range(2):  # the first is not counted: it compiles
+            form = StructuredOutputs(**asked) if asked else None
+            grammar = "" if form is None else llm._checker.check(form)
+            requests = [
+                llm._intake.build([5, 6, 7], SamplingParams(**plain, structured_outputs=f), grammar=g)
+                for f, g in [(None, "")] * 8 + [(form, grammar)] * 8
+            ]
+            watched = requests[0].uid
+            for request in requests:
+                llm._core.add(request)
+            times, last = [], time.perf_counter()
+            while llm._core.has_work:
+                outputs = llm._core.step()
+                if outputs is not None and watched in np.frombuffer(outputs.uids, np.int64):
+                    now = time.perf_counter()
+                    times.append((now - last) * 1e3)
+                    last = now
+        results.append({"beside": name, "ms": _spread(times[5:])})
+        print(results[-1])
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("compare", "follow"))
+    parser.add_argument("what", choices=("compare", "follow", "neighbours"))
     parser.add_argument("--tekken", type=Path)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -334,6 +370,8 @@ def main() -> None:
             found = compare(Vocabulary(tokenizer, size), encode)
             for result in found:
                 print(json.dumps(result, indent=1))
+        elif args.what == "neighbours":
+            found = neighbours()
         else:
             found = follow(folder, size, tokenizer) + apply(size)
     if args.json:
