@@ -26,7 +26,8 @@ ALLOWED = {
     "runner": {"models", "layers", "attention", "sampling", "platforms", "kernels", "core"},
     "engine": {"scheduler", "cache", "runner", "models", "attention", "platforms", "grammar", "text", "core"},
     "server": {"engine", "text", "core"},
-    "cli": {"server", "engine", "text", "core", "llm"},
+    "bench": {"llm", "engine", "models", "text", "core"},
+    "cli": {"server", "engine", "bench", "text", "core", "llm"},
     "llm": {"engine", "grammar", "text", "core"},
     "__init__": {"llm", "engine", "core"},
     "version": set(),
@@ -34,7 +35,7 @@ ALLOWED = {
 EVERYWHERE = {"version"}
 TORCH_FREE = ("core", "text", "grammar", "cache", "scheduler", "server", "cli")
 # Imported inside functions, or in the rooms below.
-OPTIONAL = {"triton", "flash_attn", "flashinfer", "transformers", "opentelemetry"}
+OPTIONAL = {"triton", "flash_attn", "flashinfer", "transformers", "opentelemetry", "matplotlib"}
 OPTIONAL_ROOMS = ("kernels",)
 
 

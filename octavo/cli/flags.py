@@ -41,7 +41,9 @@ class Parser(argparse.ArgumentParser):
         self.usage = f"{self.prog} [FLAGS] [ARGUMENT]"
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        return super().parse_known_args([self._written(arg) for arg in args], namespace)
+        if self._subparsers is None:  # else the flags are those of the commands, which look at them
+            args = [self._written(arg) for arg in args]
+        return super().parse_known_args(args, namespace)
 
     def _written(self, arg: str) -> str:
         """The argument, with --like_this as --like-this. A wrong flag ends here: argparse would take what follows it

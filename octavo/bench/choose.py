@@ -1,0 +1,99 @@
+"""The prompts that the flags of a benchmark ask for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from octavo.bench.datasets import (
+    Sample,
+    Vocabulary,
+    custom_samples,
+    numbered,
+    oversample,
+    prefix_samples,
+    random_samples,
+    sharegpt_samples,
+)
+from octavo.core.errors import ConfigError
+from octavo.text.tokenizer import Tokenizer
+
+ID_LIMIT = 10_000  # random ids are below it where nobody says how large the vocabulary is
+INPUT_LEN, OUTPUT_LEN = 1024, 128
+
+
+def choose_samples(
+    options: argparse.Namespace,
+    tokenizer: Tokenizer | None,
+    seed: int,
+    *,
+    count: int | None = None,
+    vocab_size: int | None = None,
+    chat: bool = False,
+) -> list[Sample]:
+    """`vocab_size` bounds the token ids where there is no tokenizer; `chat`: the server applies the template."""
+    count = options.num_prompts if count is None else count
+    name = options.dataset_name
+    if name in ("random", "prefix_repetition"):
+        if options.dataset_path is not None:
+            raise ConfigError(f"dataset-path: {name} prompts come from no file; --dataset-name custom and sharegpt do")
+        if chat and tokenizer is None:
+            raise ConfigError("skip-tokenizer-init: a chat needs texts, and random ones need a tokenizer")
+        words = Vocabulary(tokenizer, vocab_size or _vocab_size(options), seed)
+        samples = _drawn(options, words, count)
+    else:
+        samples = _read(options, tokenizer, seed, count, chat)
+        if not options.no_oversample:
+            samples = oversample(samples, count, seed)
+    if not samples:
+        raise ConfigError("there are no prompts: num-prompts and the dataset must have one at least")
+    return numbered(samples, options.request_id_prefix)
+
+
+def _drawn(options: argparse.Namespace, words: Vocabulary, count: int) -> list[Sample]:
+    def first(*values: int | None) -> int:
+        return next(value for value in values if value is not None)
+
+    if options.dataset_name == "prefix_repetition":
+        return prefix_samples(
+            words,
+            count,
+            options.prefix_repetition_prefix_len,
+            options.prefix_repetition_suffix_len,
+            options.prefix_repetition_num_prefixes,
+            first(options.prefix_repetition_output_len, options.output_len, OUTPUT_LEN),
+            not options.disable_shuffle,
+        )
+    return random_samples(
+        words,
+        count,
+        first(options.random_input_len, options.input_len, INPUT_LEN),
+        first(options.random_output_len, options.output_len, OUTPUT_LEN),
+        options.random_range_ratio,
+        options.random_prefix_len,
+    )
+
+
+def _read(options: argparse.Namespace, tokenizer: Tokenizer | None, seed: int, count: int, chat: bool) -> list[Sample]:
+    if options.dataset_path is None:
+        raise ConfigError(f"dataset-path: {options.dataset_name} needs a file")
+    path, shuffle = Path(options.dataset_path), not options.disable_shuffle
+    if options.dataset_name == "sharegpt":
+        if tokenizer is None:
+            raise ConfigError("skip-tokenizer-init: the lengths of a sharegpt file are counted with a tokenizer")
+        wanted = options.sharegpt_output_len if options.sharegpt_output_len is not None else options.output_len
+        return sharegpt_samples(path, tokenizer, count, wanted, seed, shuffle)
+    wanted = options.custom_output_len if options.custom_output_len is not None else options.output_len
+    template = not (options.skip_chat_template or chat)
+    variables = options.chat_template_kwargs
+    return custom_samples(path, tokenizer, count, wanted, seed, shuffle=shuffle, template=template, variables=variables)
+
+
+def _vocab_size(options: argparse.Namespace) -> int:
+    """Of the model's folder, if it is one."""
+    try:
+        size = json.loads((Path(options.model or "") / "config.json").read_bytes())["vocab_size"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ID_LIMIT
+    return size if type(size) is int and size > 0 else ID_LIMIT

@@ -1,0 +1,145 @@
+"""What a step has to move and to compute, and what a device could do at best.
+
+Shares are of what the fastest copy and the largest matrix product reach, where somebody has measured it, else of the
+data sheet, of which about 90 % and 80 % can be had. `--device-bandwidth` and `--device-flops` replace them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from octavo.models.spec import ModelSpec
+
+# Part of a device's name: (bytes a second, 16-bit operations a second in matrix products); the first that fits counts.
+CEILINGS = (
+    ("H200", 4.3e12, 780e12),  # measured
+    ("GH200", 4.0e12, 989e12),
+    ("H100 PCIe", 2.0e12, 756e12),
+    ("H100 NVL", 3.9e12, 835e12),
+    ("H100", 3.35e12, 989e12),
+    ("H20", 4.0e12, 148e12),
+    ("GB200", 8.0e12, 2500e12),
+    ("B200", 8.0e12, 2250e12),
+    ("A100-SXM4-80GB", 2.04e12, 312e12),
+    ("A100 80GB", 1.94e12, 312e12),
+    ("A100", 1.56e12, 312e12),
+    ("L40S", 0.864e12, 362e12),
+    ("L4", 0.3e12, 121e12),
+    ("A10", 0.6e12, 125e12),
+    ("RTX 5090", 1.79e12, 210e12),
+    ("RTX 4090", 1.01e12, 165e12),
+    ("RTX 3090", 0.936e12, 71e12),
+    ("MI300X", 5.3e12, 1307e12),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    name: str
+    bandwidth: float | None  # bytes a second; None: unknown
+    flops: float | None
+
+    @classmethod
+    def find(cls, name: str, bandwidth: float | None = None, flops: float | None = None) -> Device:
+        """By its name; what is given here replaces what the table says."""
+        known = next(((b, f) for part, b, f in CEILINGS if part.lower() in name.lower()), (None, None))
+        return cls(name, bandwidth or known[0], flops or known[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Bytes and operations over some time, beside what the device could do."""
+
+    moved: float
+    flops: float
+    seconds: float
+    device: Device
+
+    def record(self) -> dict[str, Any]:
+        """For JSON; shares are None where the device is unknown."""
+        bandwidth, rate = self.moved / self.seconds, self.flops / self.seconds
+        return {
+            "bytes_moved": self.moved,
+            "bandwidth": bandwidth,
+            "bandwidth_share": self.device.bandwidth and bandwidth / self.device.bandwidth,
+            "flops": self.flops,
+            "flop_rate": rate,
+            "flop_share": self.device.flops and rate / self.device.flops,
+        }
+
+    def lines(self) -> list[str]:
+        bandwidth, rate = self.moved / self.seconds, self.flops / self.seconds
+        return [
+            f"Bandwidth use: {scaled(bandwidth, 'B/s')}{_share(bandwidth, self.device.bandwidth, 'B/s')}, "
+            f"{scaled(self.moved, 'B')} moved",
+            f"Matrix-rate use: {scaled(rate, 'FLOP/s')}{_share(rate, self.device.flops, 'FLOP/s')}, "
+            f"{scaled(self.flops, 'FLOP')} computed",
+        ]
+
+
+def scaled(value: float, unit: str) -> str:
+    """3.2e12 as 3.20 T."""
+    for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if value >= size:
+            return f"{value / size:.2f} {prefix}{unit}"
+    return f"{value / 1e3:.2f} k{unit}"
+
+
+def _share(rate: float, ceiling: float | None, unit: str) -> str:
+    return "" if ceiling is None else f" ({rate / ceiling:.1%} of {scaled(ceiling, unit)})"
+
+
+Ints = npt.NDArray[np.int64]
+
+
+class Cost:
+    """Bytes and operations that a step cannot do without.
+
+    Bytes: each weight once (the head only if a token is sampled, of the embedding only what is looked up, which is
+    left out), the keys and values of each context once a layer, those of new tokens written. Operations: two for each
+    weight and token, and attention's. Activations count for nothing: a perfect kernel would not write them.
+
+    `weight_bytes` and `itemsize` are those of the model as it runs, `kv_itemsize` of the cache.
+    """
+
+    def __init__(self, spec: ModelSpec, weight_bytes: int, itemsize: int, kv_itemsize: int | None = None) -> None:
+        embedding = spec.vocab_size * spec.hidden_size
+        attention = spec.hidden_size * spec.head_dim * (2 * spec.num_heads + 2 * spec.num_kv_heads)
+        mlp = spec.hidden_size * spec.intermediate_size * (3 if spec.gated else 2)
+        self.head_bytes = embedding * itemsize
+        self.layer_bytes = weight_bytes - self.head_bytes * (1 if spec.tie_embeddings else 2)
+        self.head_flops = 2 * embedding
+        self.token_flops = 2 * spec.num_layers * (attention + mlp)
+        self.kv_bytes = 2 * spec.num_kv_heads * spec.head_dim * (kv_itemsize or itemsize)  # of a token in a layer
+        self.score_flops = 4 * spec.num_heads * spec.head_dim  # of a query and a token that it sees, in a layer
+        self.num_layers = spec.num_layers
+        self.windows = Counter(spec.windows)
+
+    def step(self, starts_N: npt.NDArray[Any], counts_N: npt.NDArray[Any], sampled: int) -> tuple[int, int]:
+        """(bytes, operations) of a step in which rows compute `counts_N` tokens after `starts_N` others."""
+        starts_N, counts_N = starts_N.astype(np.int64), counts_N.astype(np.int64)
+        tokens = int(counts_N.sum())
+        moved = self.layer_bytes + (self.head_bytes if sampled else 0) + self.num_layers * tokens * self.kv_bytes
+        flops = tokens * self.token_flops + sampled * self.head_flops
+        for window, layers in self.windows.items():
+            read, seen = attended(starts_N, counts_N, window)
+            moved += layers * read * self.kv_bytes
+            flops += layers * seen * self.score_flops
+        return moved, flops
+
+
+def attended(starts_N: Ints, counts_N: Ints, window: int | None) -> tuple[int, int]:
+    """(tokens whose keys are read, pairs of a query and a token that it sees) of causal attention."""
+    ends_N = starts_N + counts_N
+    if window is None:
+        return int(ends_N.sum()), int((counts_N * starts_N + counts_N * (counts_N + 1) // 2).sum())
+    # Queries before the window is full see one token more than the query before them; all others see the window.
+    growing_N = np.clip(window - starts_N, 0, counts_N)
+    seen_N = growing_N * starts_N + growing_N * (growing_N + 1) // 2 + (counts_N - growing_N) * window
+    return int(np.minimum(ends_N, counts_N + window - 1).sum()), int(seen_N.sum())
