@@ -6,6 +6,7 @@ All of this works on what a stranger wrote, so it runs where it may be killed: s
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from octavo.core.structured import StructuredOutputs
@@ -17,19 +18,21 @@ if TYPE_CHECKING:
 
 # Between the tokens of JSON. A model that is fond of spaces would otherwise never get to the next token.
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
+# The library would fix how a text is cut into tokens wherever only one text may follow. It costs time in each step that
+# grows with that text, and the model knows better.
+HEADER = '%llguidance {"no_forcing": true}'
+_DIRECTIVE = re.compile(r"^[ \t]*%llguidance\b.*$", re.MULTILINE)
 MAX_TRIES = 200  # subschemas compiled by themselves to find the one that an error is about
 
 
 def translate(asked: StructuredOutputs, vocabulary: Vocabulary) -> str:
-    """The grammar, compiled once to see that it can be. GrammarError if it cannot."""
+    """The grammar in the library's Lark, compiled once to see that it can be. GrammarError if it cannot."""
     return _Translation(asked, vocabulary).source()
 
 
 class _Translation:
     def __init__(self, asked: StructuredOutputs, vocabulary: Vocabulary) -> None:
-        from llguidance import LLMatcher
-
-        self.asked, self.vocabulary, self.library = asked, vocabulary, LLMatcher
+        self.asked, self.vocabulary = asked, vocabulary
         self.schemas: list[tuple[str, Any]] = []  # (path, prepared schema) of every schema in the request
 
     def source(self) -> str:
@@ -41,19 +44,21 @@ class _Translation:
                 found = self._json(self._schema(self._parse(asked.json), ""))
             case "regex":
                 assert asked.regex is not None
-                found = self.library.grammar_from_lark(f"start: /{lark_regex(asked.regex)}/")
+                found = lark(f"start: /{lark_regex(asked.regex)}/")
             case "choice":
-                options = " | ".join(json.dumps(text, ensure_ascii=False) for text in asked.choice or ())
-                found = self.library.grammar_from_lark(f"start: {options}")
+                found = lark(
+                    "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in asked.choice or ())
+                )
             case "grammar":
                 assert asked.grammar is not None
-                found = self.library.grammar_from_lark(self._lark(asked.grammar))
+                found = self._grammar(asked.grammar)
             case _:
-                found = self._tags()
+                tag = self._parse(asked.structural_tag)
+                parts = TagGrammar(self._body, lark_regex, self._grammar, self.vocabulary.special)
+                found = parts.source(tag)
         error = self.vocabulary.fault(found)
         if error:
-            path, message = self._locate(error)
-            raise GrammarError(message, path, "grammar_too_complex" if too_complex(error) else None)
+            raise GrammarError(error, self._locate(error), "grammar_too_complex" if too_complex(error) else None)
         return found
 
     def _parse(self, text: Any) -> Any:
@@ -82,39 +87,39 @@ class _Translation:
         return found
 
     def _json(self, schema: Any) -> str:
-        found: str = self.library.grammar_from_json_schema(json.dumps(schema), overrides=self._options())  # type: ignore[arg-type]
-        return found
+        return lark(f"start: %json {self._with_options(schema)}")
 
-    def _lark(self, text: str) -> str:
+    def _body(self, schema: Any, path: str) -> str:
+        return self._with_options(self._schema(schema, path))
+
+    def _with_options(self, schema: dict[str, Any]) -> str:
+        return json.dumps({**schema, "x-guidance": self._options()}, ensure_ascii=False)
+
+    def _grammar(self, text: str) -> str:
+        """A user's grammar in Lark."""
         from llguidance.gbnf_to_lark import any_to_lark
 
         try:
             found: str = any_to_lark(text)
         except Exception as error:  # the library raises no narrower class
             raise GrammarError(f"the grammar cannot be read: {str(error)[:200]}") from None
-        return found
+        return lark(_DIRECTIVE.sub("", found))
 
-    def _tags(self) -> str:
-        def schema(value: Any, path: str) -> str:
-            return json.dumps({**self._schema(value, path), "x-guidance": self._options()}, ensure_ascii=False)
-
-        tag = self._parse(self.asked.structural_tag)
-        return TagGrammar(schema, lark_regex, self._lark, self.vocabulary.special).source(tag)
-
-    def _locate(self, error: str) -> tuple[str, str]:
-        """The path that the library's message is about, which it does not tell itself, and the message in short."""
-        message = error.strip().splitlines()[-1] if error.startswith("regex parse error") else error.split("\n")[0]
-        message = message.removeprefix("error: ")[:300]
+    def _locate(self, error: str) -> str:
+        """The path that the library's message is about, which it does not tell itself."""
         places = [(root, path, sub) for root, schema in self.schemas for path, sub in subschemas(schema)]
         for root, path, sub in places[: -MAX_TRIES - 1 : -1]:
             definitions = {
                 k: v for r, s in self.schemas if r == root for k, v in s.items() if k in ("$defs", "definitions")
             }
             if self.vocabulary.fault(self._json({**definitions, **sub})) == error:
-                return ".".join(
-                    part for part in (root, step(path, blame(error)) if blame(error) else path) if part
-                ), message
-        return "", message
+                path = f"{root}.{path}" if root and path else root or path
+                return step(path, blame(error)) if blame(error) else path
+        return ""
+
+
+def lark(rules: str) -> str:
+    return f"{HEADER}\n{rules}"
 
 
 def lark_regex(pattern: str) -> str:

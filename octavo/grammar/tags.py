@@ -39,7 +39,7 @@ class TagGrammar:
         if not isinstance(tag, dict):
             raise GrammarError("a structural tag must be an object")
         start = self._legacy(tag) if "structures" in tag else self._node(tag.get("format"), "format", 0)
-        lark = "\n".join(["%llguidance {}", f"start: {start}", *self._rules])
+        lark = "\n".join(['%llguidance {"no_forcing": true}', f"start: {start}", *self._rules])
         return json.dumps({"grammars": [{"lark_grammar": lark}, *self._grammars]})
 
     def _legacy(self, tag: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ The limits are counts of work, not seconds, so a grammar that passed them once p
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,19 @@ LIMITS: dict[str, Any] = {
     "max_grammar_size": 200_000,
     "verbose_errors": False,
 }
+
+
+_PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
+
+
+def tidy(error: str) -> str:
+    """A message of the library without the place in the grammar, which is not the one that the user wrote."""
+    if error.startswith("NoExtension"):
+        return "no answer would match it"
+    if "regex parse error" in error:
+        found = re.search(r"^error: (.*)$", error, re.MULTILINE)
+        return f"regex parse error: {found[1] if found else ''}"
+    return _PLACE.sub("", error).partition("\n")[0][:300]
 
 
 class Vocabulary:
@@ -45,9 +59,9 @@ class Vocabulary:
         self.special_token_ids = sorted(self._specials)
         self.bos_token_id = tokenizer.bos_id
         self.eos_token_id = tokenizer.eos_id
-        self.eos_ids = list(tokenizer.eos_ids)
         wrapped: Any = self
-        self.library = LLTokenizer(wrapped, eos_token=self.eos_ids or None)
+        self.library = LLTokenizer(wrapped, eos_token=list(tokenizer.eos_ids) or None)
+        self.eos_ids = self.library.eos_tokens  # a token of its own where the model has none
         self.words = -(-self.library.vocab_size // 32)
         self.eos = self.mask_of(self.eos_ids)
         self._limits = LLParserLimits(**LIMITS)
@@ -66,8 +80,7 @@ class Vocabulary:
             matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
             if not matcher.is_error() and self.ends(matcher, mask):
                 return "only the empty answer would match it"
-        error = str(matcher.get_error())
-        return "no answer would match it" if error.startswith("NoExtension") else error
+        return tidy(str(matcher.get_error()))
 
     def ends(self, matcher: Any, mask: Mask) -> bool:
         """Nothing but EOS may follow."""
@@ -79,15 +92,10 @@ class Vocabulary:
         bits[ids] = 1
         return np.packbits(bits, bitorder="little").view(np.int32)
 
-    def __call__(self, text: str | bytes) -> list[int]:
-        """The usual tokens of a text that a grammar forces: the model shall see it as it saw it in training."""
-        if isinstance(text, bytes):
-            text = text.decode()
-        ids = self._tokenizer.encode(text, add_special_tokens=False)
-        if not self._specials.isdisjoint(ids) or b"".join(self.tokens[i] for i in ids) != text.encode():
-            greedy: list[int] = self.library.greedy_tokenize(text)
-            return greedy
-        return ids
+    def __call__(self, text: str) -> list[int]:
+        """The library asks for this where grammars force a text, which ours leave to the model."""
+        found: list[int] = self.library.greedy_tokenize(text)
+        return found
 
     def _bytes(self, token: int) -> bytes:
         if token in self._specials:

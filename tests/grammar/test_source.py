@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from octavo.core.structured import StructuredOutputs
@@ -15,6 +16,7 @@ from octavo.grammar.schema import GrammarError
 from octavo.grammar.source import translate
 from octavo.grammar.vocabulary import Vocabulary
 from octavo.text.tokenizer import load_tokenizer
+from tests.builders import VOCAB_SIZE, tokenizer_json
 
 SPEC = importlib.util.spec_from_file_location("cases", Path(__file__).parents[2] / "bench" / "grammar_cases.py")
 assert SPEC is not None and SPEC.loader is not None
@@ -165,8 +167,7 @@ def test_special_tokens_are_never_text(vocabulary: Vocabulary):
     assert all([token] not in language for token in vocabulary._specials if token not in vocabulary.eos_ids)
 
 
-def test_forced_text_is_told_in_the_usual_tokens(vocabulary: Vocabulary):
-    """A grammar may force a text: the model is not made to write it in pieces that it has never seen."""
+def test_forced_text_may_be_told_in_the_usual_tokens(vocabulary: Vocabulary):
     text = '{"description":'
     schema = {"type": "object", "properties": {"description": {}}, "required": ["description"]}
     language = Language(vocabulary, json={**schema, "additionalProperties": False}, disable_any_whitespace=True)
@@ -175,3 +176,44 @@ def test_forced_text_is_told_in_the_usual_tokens(vocabulary: Vocabulary):
         allowed = matcher.compute_bitmask()
         assert allowed[token // 8] >> token % 8 & 1
         assert matcher.consume_token(token)
+
+
+def test_a_long_text_that_is_forced_costs_no_more(vocabulary: Vocabulary):
+    """The tokens of such a text are left to the model: to look for the usual ones would take time in every step."""
+    asked = 0
+
+    def tokenize(text: str) -> list[int]:
+        nonlocal asked
+        asked += 1
+        return []
+
+    text = "the quick brown fox " * 1000
+    for form in (
+        {"json": {"const": text}},
+        {"choice": [text]},
+        {"regex": "a{20000}"},
+        {"grammar": f'%llguidance {{}}\nstart: "{text}"'},
+        {"structural_tag": {"format": {"type": "grammar", "grammar": f'start: "{text}"'}}},
+    ):
+        language = Language(vocabulary, **form)
+        matcher = vocabulary.matcher(language.source)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Vocabulary, "__call__", lambda self, text: tokenize(text))
+            for _ in range(3):
+                mask = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+                assert matcher.consume_token(int(np.flatnonzero(np.unpackbits(mask, bitorder="little"))[0]))
+    assert not asked
+
+
+def test_a_vocabulary_without_an_end(tmp_path: Path):
+    """An answer that may end but need not has no token for it; one that must end is known to."""
+    (tmp_path / "tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")
+    vocabulary = Vocabulary(load_tokenizer(tmp_path), VOCAB_SIZE)
+    matcher = vocabulary.matcher(Language(vocabulary, regex="a{1,2}").source)
+    (letter,) = vocabulary._tokenizer.encode("a", add_special_tokens=False)
+    mask = np.zeros(vocabulary.words, np.int32)
+    for last in (False, True):
+        assert matcher.consume_token(letter)
+        if not matcher.is_stopped():
+            matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        assert vocabulary.ends(matcher, mask) is last
