@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench.offline import SHAPES, write_shape
 from octavo import LLM, SamplingParams
+from octavo.bench.shapes import SHAPES, write_shape
 from octavo.core.request import EngineRequest, pack_ids
 
 STEPS, PROFILED, WARM = 40, 8, 12

@@ -18,38 +18,9 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, models
 
 from octavo import LLM, SamplingParams
-
-SHAPES = {
-    "llama-3-8b": (4096, 14336, 32, 32, 8, 128256, False),
-    "llama-3.2-1b": (2048, 8192, 16, 32, 8, 128256, True),
-}
-
-
-def write_shape(name: str, folder: Path, context: int = 8192) -> Path:
-    """A folder that holds the shape of a model and a tokenizer that is never used."""
-    hidden, mlp, layers, heads, kv_heads, vocab, tied = SHAPES[name]
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": hidden,
-        "intermediate_size": mlp,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "vocab_size": vocab,
-        "tie_word_embeddings": tied,
-        "max_position_embeddings": context,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 500000.0,
-        "dtype": "bfloat16",
-        "initializer_range": 0.02,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>")).save(str(folder / "tokenizer.json"))
-    return folder
+from octavo.bench.shapes import SHAPES, write_shape
 
 
 def run(llm: LLM, rng: np.random.Generator, requests: int, length: int, output: int) -> float:

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.offline import SHAPES, write_shape
 from octavo import LLM, SamplingParams
+from octavo.bench.shapes import SHAPES, write_shape
 from octavo.core.request import EngineRequest, pack_ids
 
 LONG = 100_000

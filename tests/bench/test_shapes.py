@@ -1,0 +1,36 @@
+"""Folders without weights are shapes that the engine accepts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from octavo.bench import shapes
+from octavo.models.spec import ModelSpec
+from octavo.text.tokenizer import load_tokenizer
+
+
+@pytest.mark.parametrize(("name", "billions"), [("llama-3-8b", 8.03), ("llama-3.2-1b", 1.24)])
+def test_shapes_have_the_parameters_of_their_models(name: str, billions: float, tmp_path: Path) -> None:
+    folder = shapes.write_shape(name, tmp_path / "new" / "folder", 4096)
+    spec = ModelSpec.from_folder(folder)
+    hidden, kv = spec.hidden_size, spec.num_kv_heads * spec.head_dim
+    layer = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * spec.intermediate_size
+    embeddings = spec.vocab_size * hidden * (1 if spec.tie_embeddings else 2)
+    assert (spec.num_layers * layer + embeddings) / 1e9 == pytest.approx(billions, abs=0.005)
+    assert (spec.max_position, spec.dtype) == (4096, "bfloat16")
+    assert load_tokenizer(folder).vocab_size == 1
+
+
+def test_the_command_writes_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["shapes", "llama-3.2-1b", str(tmp_path / "x"), "--context", "64"])
+    shapes.main()
+    assert capsys.readouterr().out == f"{tmp_path / 'x'}\n"
+    assert ModelSpec.from_folder(tmp_path / "x").max_position == 64
+    monkeypatch.setattr(sys, "argv", ["shapes", "llama-9", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        shapes.main()
