@@ -91,7 +91,12 @@ def _read(options: argparse.Namespace, tokenizer: Tokenizer | None, seed: int, c
 
 
 def _vocab_size(options: argparse.Namespace) -> int:
-    """Of the model's folder, if it is one."""
+    """As the flag says, else of the model's folder, if it is one."""
+    given: int | None = getattr(options, "vocab_size", None)
+    if given is not None:
+        if given < 1:
+            raise ConfigError(f"vocab-size must be at least 1, got {given}")
+        return given
     try:
         size = json.loads((Path(options.model or "") / "config.json").read_bytes())["vocab_size"]
     except (OSError, ValueError, LookupError, TypeError):

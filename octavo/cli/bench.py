@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from octavo.cli.flags import Parser, add_flags, number, read_flags
 from octavo.core.config import EngineConfig
+from octavo.core.errors import ConfigError
 
 DATASETS = ("random", "sharegpt", "prefix_repetition", "custom")
 
@@ -40,7 +43,7 @@ def add_bench(commands: Any) -> None:
     group.add_argument("--num-iters-warmup", type=number, default=1, metavar="N", help="starts that fill the caches")
     group.add_argument("--num-iters-warm", type=number, default=3, metavar="N", help="starts with filled caches")
     group.add_argument("--output-json", metavar="FILE", help="write the times there")
-    add_flags(startup, EngineConfig, "engine")
+    _add_engine(startup)
     startup.set_defaults(action=_startup)
 
     plot = kinds.add_parser("plot", help="draws result files: latency against load, or a step's anatomy")
@@ -64,6 +67,9 @@ def _add_server(parser: Parser) -> None:
     group.add_argument("--tokenizer", metavar="TEXT", help="Hugging Face id or folder (default: the model's)")
     group.add_argument("--tokenizer-mode", default="auto", choices=("auto", "hf"), help="both are the same here")
     group.add_argument("--skip-tokenizer-init", action="store_true", help="no tokenizer: random prompts are token ids")
+    group.add_argument(
+        "--vocab-size", type=number, metavar="N", help="ids are below it (default: the folder's, or 10000)"
+    )
     group.add_argument("--lora-modules", nargs="+", metavar="TEXT", help="models of which each request uses one")
     group.add_argument(
         "--lora-assignment", default="random", choices=("random", "round-robin"), help="how it is chosen"
@@ -127,6 +133,8 @@ def _add_result(parser: Parser) -> None:
     group.add_argument("--label", metavar="TEXT", help="name of the run (default: the backend)")
     group.add_argument("--metadata", nargs="*", metavar="KEY=VALUE", help="more to remember in the result")
     group.add_argument("--plot", metavar="FILE.png", help="draw latency against load")
+    group.add_argument("--device-name", metavar="TEXT", help="the server's GPU, such as H200: its use is reported")
+    _add_device(group)
 
 
 def _add_dataset(parser: Parser, name: str) -> None:
@@ -197,10 +205,19 @@ def _add_offline(parser: Parser) -> None:
     group.add_argument("--plot", metavar="FILE.png", help="draw where the time of a step goes")
     group.add_argument("--profile", action="store_true", help="run under torch's profiler")
     group.add_argument("--profile-dir", default=".", metavar="FOLDER", help="where the trace goes (default: here)")
+    _add_device(group)
+    group.add_argument("--disable-tqdm", action="store_true", help="no progress bar")
+    _add_engine(parser)
+
+
+def _add_engine(parser: Parser) -> None:
+    parser.add_argument("--shape", metavar="NAME", help="random weights in the shape of a model, such as llama-3-8b")
+    add_flags(parser, EngineConfig, "engine")
+
+
+def _add_device(group: Any) -> None:
     group.add_argument("--device-bandwidth", type=float, metavar="X", help="bytes a second that the device can move")
     group.add_argument("--device-flops", type=float, metavar="X", help="operations a second in matrix products")
-    group.add_argument("--disable-tqdm", action="store_true", help="no progress bar")
-    add_flags(parser, EngineConfig, "engine")
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -239,12 +256,21 @@ def _startup(options: argparse.Namespace) -> int:
 
 
 def _offline(options: argparse.Namespace, run: Callable[[argparse.Namespace, EngineConfig], int], **values: Any) -> int:
-    return run(options, read_flags(EngineConfig, options, **values))
+    """`--shape`: the model is a folder that is made for this run."""
+    if options.shape is None:
+        return run(options, read_flags(EngineConfig, options, **values))
+    from octavo.bench.shapes import SHAPES, write_shape
+
+    if options.shape not in SHAPES:
+        raise ConfigError(f"--shape {options.shape}: the shapes are {', '.join(SHAPES)}")
+    if "model" in options:
+        raise ConfigError("--shape makes the model: leave out --model")
+    with tempfile.TemporaryDirectory() as place:
+        options.model, options.load_format = str(write_shape(options.shape, Path(place) / options.shape)), "dummy"
+        return run(options, read_flags(EngineConfig, options, **values))
 
 
 def _plot(options: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from octavo.bench.output import read_results
     from octavo.bench.plots import plot_results
 

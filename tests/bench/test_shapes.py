@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
 import pytest
 
+import octavo.bench.offline
 from octavo.bench import shapes
+from octavo.cli.main import main
+from octavo.core.config import EngineConfig
 from octavo.models.spec import ModelSpec
 from octavo.text.tokenizer import load_tokenizer
 
@@ -34,3 +38,25 @@ def test_the_command_writes_a_folder(
     monkeypatch.setattr(sys, "argv", ["shapes", "llama-9", str(tmp_path)])
     with pytest.raises(SystemExit):
         shapes.main()
+
+
+def test_shape_is_a_model_of_the_offline_benchmarks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[tuple[EngineConfig, bool]] = []
+
+    def run(options: argparse.Namespace, config: EngineConfig) -> int:
+        seen.append((config, ModelSpec.from_folder(Path(config.model or "")).num_layers == 16))
+        return 0
+
+    monkeypatch.setattr(octavo.bench.offline, "bench_latency", run)
+    assert main(["bench", "latency", "--shape", "llama-3.2-1b", "--seed", "5"]) == 0
+    ((config, is_there),) = seen
+    assert is_there and config.load_format == "dummy" and config.seed == 5 and not config.enable_prefix_caching
+    assert not Path(config.model or "").exists()
+    assert main(["bench", "latency", "--shape", "llama-9"]) == 1
+    assert main(["bench", "latency", "--shape", "llama-3-8b", "--model", "x"]) == 1
+    assert capsys.readouterr().err == (
+        "octavo: --shape llama-9: the shapes are llama-3-8b, llama-3.2-1b\n"
+        "octavo: --shape makes the model: leave out --model\n"
+    )
