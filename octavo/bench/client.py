@@ -27,6 +27,7 @@ class Outcome:
     """What came of a request. Times are seconds; `start` is of the monotonic clock."""
 
     prompt_len: int = 0
+    cached_len: int = 0  # of the prompt, if the server says
     output_len: int = 0  # 0 if the server did not say
     start: float = 0.0
     ttft: float = 0.0  # 0 if no token came
@@ -56,8 +57,13 @@ class _Choice(msgspec.Struct):
     delta: _Delta | None = None
 
 
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = 0
+
+
 class _Usage(msgspec.Struct):
     prompt_tokens: int | None = 0
+    prompt_tokens_details: _Details | None = None
     completion_tokens: int | None = 0
 
 
@@ -116,6 +122,8 @@ class _Exchange(asyncio.Protocol):
         if event.usage is not None:
             self.outcome.output_len = event.usage.completion_tokens or 0
             self.outcome.prompt_len = event.usage.prompt_tokens or self.outcome.prompt_len
+            if event.usage.prompt_tokens_details is not None:
+                self.outcome.cached_len = event.usage.prompt_tokens_details.cached_tokens or 0
         if not event.choices:
             return
         first = event.choices[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,6 +122,16 @@ class Cost:
         self.num_layers = spec.num_layers
         self.windows = Counter(spec.windows)
 
+    @classmethod
+    def of_folder(cls, folder: Path) -> Cost:
+        """As its config.json says: a model with one type for weights and cache."""
+        from octavo.models.spec import ModelSpec
+
+        spec = ModelSpec.from_folder(folder)
+        itemsize = 4 if spec.dtype == "float32" else 2
+        tables = spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
+        return cls(spec, cls(spec, 0, itemsize).token_flops // 2 * itemsize + tables * itemsize, itemsize)
+
     def step(self, starts_N: npt.NDArray[Any], counts_N: npt.NDArray[Any], sampled: int) -> tuple[int, int]:
         """(bytes, operations) of a step in which rows compute `counts_N` tokens after `starts_N` others."""
         starts_N, counts_N = starts_N.astype(np.int64), counts_N.astype(np.int64)
@@ -131,6 +142,28 @@ class Cost:
             read, seen = attended(starts_N, counts_N, window)
             moved += layers * read * self.kv_bytes
             flops += layers * seen * self.score_flops
+        return moved, flops
+
+    def requests(
+        self,
+        cached_N: npt.NDArray[Any],
+        prompts_N: npt.NDArray[Any],
+        outputs_N: npt.NDArray[Any],
+        steps: int,
+    ) -> tuple[int, int]:
+        """(bytes, operations) of whole requests that ran in so many steps, each prompt in one of them.
+
+        `cached_N` tokens of the prompts were not computed.
+        """
+        later_N = outputs_N - 1  # tokens that were fed back
+        computed = int((prompts_N - cached_N + later_N).sum())
+        moved = steps * (self.layer_bytes + self.head_bytes) + self.num_layers * computed * self.kv_bytes
+        flops = computed * self.token_flops + int(outputs_N.sum()) * self.head_flops
+        for window, layers in self.windows.items():
+            read, seen = attended(cached_N, prompts_N - cached_N, window)
+            _, decoded = attended(prompts_N, later_N, window)  # a step with one query reads what it sees
+            moved += layers * (read + decoded) * self.kv_bytes
+            flops += layers * (seen + decoded) * self.score_flops
         return moved, flops
 
 

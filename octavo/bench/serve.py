@@ -27,10 +27,12 @@ from octavo.bench import metrics
 from octavo.bench.choose import choose_samples
 from octavo.bench.client import Outcome, Target, send
 from octavo.bench.datasets import Sample
+from octavo.bench.hardware import Cost, Device, Use
 from octavo.bench.output import progress, write_json
 from octavo.bench.traffic import Ramp, arrival_times
 from octavo.core.errors import ConfigError, ModelError
 from octavo.core.hub import resolve_model
+from octavo.engine.async_llm import DEMO_NAME
 from octavo.text.tokenizer import Tokenizer, load_tokenizer
 
 ENDPOINTS = {"openai": "/v1/completions", "vllm": "/v1/completions", "openai-chat": "/v1/chat/completions"}
@@ -153,13 +155,21 @@ async def _prepare(options: argparse.Namespace) -> tuple[Server, str | None, Tok
         body["ignore_eos"] = True
     body |= options.extra_body or {}
     server = Server(base, options.backend, target, tuple(options.lora_modules or [name]), body, server.timeout)
+    named = options.device_name or options.device_bandwidth or options.device_flops
+    options.device = Device.find(options.device_name or "", options.device_bandwidth, options.device_flops)
+    options.cost = Cost.of_folder(resolve_model(_place(options.model_id))) if named else None
     if options.skip_tokenizer_init:
         return server, None, None
     place = options.tokenizer or options.model_id
     try:
-        return server, place, load_tokenizer(resolve_model(place))
+        return server, place, load_tokenizer(resolve_model(_place(place)))
     except (ConfigError, ModelError) as error:
         raise ConfigError(f"{error} (--tokenizer names another one, --skip-tokenizer-init does without)") from None
+
+
+def _place(model: str) -> str | None:
+    """What `resolve_model` knows a server's model by."""
+    return None if model == DEMO_NAME else model
 
 
 async def _first_model(server: Server, patience: float) -> tuple[str, str]:
@@ -196,9 +206,9 @@ async def _measure(
     print(f"Maximum request concurrency: {options.max_concurrency}", flush=True)
     if options.profile:
         await _profile(server, "start")
-    before = await _drafts(server)
+    before = await _metrics(server)
     load = await _run(options, server, samples, rate, show)
-    after = await _drafts(server)
+    after = await _metrics(server)
     if options.profile:
         await _profile(server, "stop")
     _show_errors(load.outcomes)
@@ -219,8 +229,7 @@ async def _measure(
         found, extra = probe_figures(load.probes)
         result |= found
         lines += extra
-    if before is not None and after is not None:
-        found, extra = draft_figures(before, after)
+    for found, extra in (draft_figures(before, after), _use(options, result, load, before, after)):
         result |= found
         lines += extra
     if load.changes:
@@ -359,23 +368,47 @@ def probe_figures(probes: list[Outcome]) -> tuple[dict[str, Any], list[str]]:
 _DRAFTS = re.compile(r"^vllm:spec_decode_(\w+?)_total(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
 
-async def _drafts(server: Server) -> dict[str, float] | None:
-    """Counters of speculative decoding; None if the server has none."""
+_STEPS = re.compile(r"^vllm:iteration_tokens_total_count(?:\{.*\})? (\S+)$", re.MULTILINE)
+
+
+async def _metrics(server: Server) -> str:
+    """The server's page for Prometheus; empty if it has none."""
     try:
-        text = await server.fetch("/metrics")
+        return await server.fetch("/metrics")
     except OSError:
-        return None
+        return ""
+
+
+def _use(
+    options: argparse.Namespace, result: dict[str, Any], load: _Load, before: str, after: str
+) -> tuple[dict[str, Any], list[str]]:
+    """(for the result, for the report): what the server's device did, if the flags say which it is."""
+    if options.cost is None:
+        return {}, []
+    first, last = (sum(map(float, _STEPS.findall(page))) for page in (before, after))
+    good = [(o, n) for o, n in zip(load.outcomes, result["output_lens"], strict=True) if o.success]
+    if last <= first or not good:
+        return {}, ["The server does not count its steps: no bandwidth use, no matrix-rate use"]
+    lengths = np.array([(o.cached_len, o.prompt_len, n) for o, n in good], np.int64).T
+    moved, flops = options.cost.requests(*lengths, int(last - first))
+    use = Use(moved, flops, load.seconds, options.device)
+    return {"device": options.device.name, "steps": int(last - first), **use.record()}, use.lines()
+
+
+def _drafts(page: str) -> dict[str, float]:
+    """Counters of speculative decoding."""
     found: dict[str, float] = {}
-    for name, labels, value in _DRAFTS.findall(text):
+    for name, labels, value in _DRAFTS.findall(page):
         position = re.search(r'position="(\d+)"', labels)
         key = f"position {position[1]}" if position else name
         found[key] = found.get(key, 0.0) + float(value)
-    return found or None
+    return found
 
 
-def draft_figures(before: dict[str, float], after: dict[str, float]) -> tuple[dict[str, Any], list[str]]:
-    """(for the result, for the report) from the counters before and after."""
-    grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
+def draft_figures(before: str, after: str) -> tuple[dict[str, Any], list[str]]:
+    """(for the result, for the report) from the server's page before and after."""
+    earlier = _drafts(before)
+    grown = {name: value - earlier.get(name, 0.0) for name, value in _drafts(after).items()}
     drafts, tokens, taken = (grown.get(name, 0.0) for name in ("num_drafts", "num_draft_tokens", "num_accepted_tokens"))
     if not drafts or not tokens:
         return {}, []
