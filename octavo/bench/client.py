@@ -11,7 +11,7 @@ import asyncio
 import ssl
 import time
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -70,7 +70,7 @@ class _Usage(msgspec.Struct):
 class _Event(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None  # whatever shape a server gives it
 
 
 _EVENTS = msgspec.json.Decoder(_Event)
@@ -118,7 +118,7 @@ class _Exchange(asyncio.Protocol):
 
     def on_event(self, event: _Event, now: float) -> None:
         if event.error is not None:
-            self.end(bytes(event.error).decode(errors="replace"))
+            self.end(msgspec.json.encode(event.error).decode())
         if event.usage is not None:
             self.outcome.output_len = event.usage.completion_tokens or 0
             self.outcome.prompt_len = event.usage.prompt_tokens or self.outcome.prompt_len
