@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 
 # Part of a device's name: (bytes a second, 16-bit operations a second in matrix products); the first that fits counts.
 CEILINGS = (
-    ("H200", 4.3e12, 780e12),  # measured
     ("GH200", 4.0e12, 989e12),
+    ("H200", 4.3e12, 780e12),  # measured
     ("H100 PCIe", 2.0e12, 756e12),
     ("H100 NVL", 3.9e12, 835e12),
     ("H100", 3.35e12, 989e12),
-    ("H20", 4.0e12, 148e12),
     ("GB200", 8.0e12, 2500e12),
     ("B200", 8.0e12, 2250e12),
     ("A100-SXM4-80GB", 2.04e12, 312e12),

@@ -85,15 +85,14 @@ def goodput(outcomes: Sequence[Outcome], lengths: Sequence[int], goals: dict[str
 
 
 def peaks(good: Sequence[Outcome]) -> tuple[float, int]:
-    """(most chunks in a second, most requests that were alive in one), in whole seconds from the first start."""
+    """(most chunks in one of the seconds since the first start, most requests that were alive at once)."""
     if not good:
         return 0.0, 0
     first = min(o.start for o in good)
     times = np.concatenate([o.start + o.ttft + np.cumsum([0.0, *o.itls]) for o in good]) - first
-    begins = np.array([int(o.start - first) for o in good])
-    ends = np.array([int(o.start + o.latency - first) for o in good])
-    size = int(max(times.max(), ends.max())) + 2
-    alive = np.cumsum(np.bincount(begins, minlength=size) - np.bincount(ends + 1, minlength=size))
+    # Whoever ends when another one starts is gone by then.
+    changes = sorted([(o.start, 1) for o in good] + [(o.start + o.latency, -1) for o in good])
+    alive = np.cumsum([change for _, change in changes])
     return float(np.bincount(times.astype(int)).max()), int(alive.max())
 
 

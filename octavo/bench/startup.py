@@ -129,7 +129,7 @@ def start_here(begun: float, config: EngineConfig) -> dict[str, Any]:
     return {
         "startup": ready - begun,
         "first_answer": answered - begun,
-        "compilation": sum(compiled),
+        "compilation": sum(compiled, 0.0),
         "phases": list(phases.items()),
         "memory": info.ledger,
     }
