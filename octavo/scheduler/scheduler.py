@@ -349,10 +349,12 @@ class Scheduler:
     def _take_masks(self, grammars: Grammars) -> None:
         """What has become known of the rows that a grammar follows."""
         for row, state, error in grammars.poll(MASK_SECONDS):
-            if state is State.READY:
-                self.rows.awaits_mask[row] = False
-            elif state is State.COMPLETE:
+            if state is State.COMPLETE:
                 self._finish(row, FinishReason.STOP, -1, self._late)
+            elif self.rows.length[row] >= self.rows.limit[row]:
+                self._finish(row, FinishReason.LENGTH, -1, self._late)
+            elif state is State.READY:
+                self.rows.awaits_mask[row] = False
             else:
                 self._finish(row, FinishReason.ERROR, -1, self._late, error)
 
@@ -389,7 +391,8 @@ class Scheduler:
             outputs.prompt_logprobs = pack_prompt_logprobs(result.prompt_logprobs, plan, alive_N, table)
 
         stopped = (tokens[:, None] == table.stop_ids[rows]).any(1) & (length + 1 >= table.minimum[rows])
-        ended = stopped | (length + 1 >= table.limit[rows])
+        # Whether a full answer with a grammar is complete too is not known yet.
+        ended = stopped | ((length + 1 >= table.limit[rows]) & ~table.masked[rows])
         if table.num_lockstep and (going := ~ended & table.masked[rows]).any() and self.grammars is not None:
             table.awaits_mask[rows[going]] = True
             self.grammars.advance(rows[going], tokens[going])

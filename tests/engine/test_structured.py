@@ -277,3 +277,14 @@ def test_refused(make: Callable[..., LLM]):
         assert caught.value.param == f"structured_outputs.{kind}.{param}".strip(".")
     with pytest.raises(RequestError, match="beam search"):
         BeamSearchParams(beam_width=2, max_tokens=4, structured_outputs=StructuredOutputs(regex="a"))  # type: ignore[arg-type]
+
+
+def test_full_and_complete_is_complete(llm: LLM):
+    text = "yes indeed"
+    long = params({"choice": [text]}, temperature=0.0, max_tokens=100)
+    (answer,) = answers(llm, long, PROMPTS[:1])
+    assert (answer.text, answer.finish_reason) == (text, "stop")
+    count = len(answer.token_ids)
+    for most, reason in ((count, "stop"), (count - 1, "length")):
+        (answer,) = answers(llm, long.clone(max_tokens=most), PROMPTS[:1])
+        assert (len(answer.token_ids), answer.finish_reason) == (most, reason)

@@ -165,6 +165,8 @@ def test_each_row_is_sampled_with_its_own_mask(
             answer, reason = reference(request, own)
             if limit and len(answer) > abs(limit):
                 answer, reason = answer[: abs(limit)], "stop" if limit > 0 else "error"
+            elif limit == len(answer):
+                reason = "stop"  # full and complete
             wanted[each] = answer, reason
         if spec["abort"]:
             engine.scheduler.abort([uid])
