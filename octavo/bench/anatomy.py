@@ -4,7 +4,7 @@
         ...  # steps
     print(*report(anatomy.summary(device)), sep="\n")
 
-It puts a clock around the phases of an engine core in this process, for a few microseconds a step. A phase's time
+It puts clocks around the phases of an engine core in this process: 30 us of host time a step of 256 rows. A phase's time
 is without the phases inside it. Where a step runs as a CUDA graph, upload, forward and sample are one launch, `graph`.
 """
 
