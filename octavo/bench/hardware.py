@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,25 +17,32 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from octavo.models.spec import ModelSpec
 
-# Part of a device's name: (bytes a second, 16-bit operations a second in matrix products); the first that fits counts.
+class Ceiling(NamedTuple):
+    part: str  # of a device's name
+    memory: float  # GiB that CUDA counts
+    bandwidth: float  # bytes a second
+    flops: float  # 16-bit operations a second in matrix products
+
+
+# The first that fits a name counts.
 CEILINGS = (
-    ("GH200", 4.0e12, 989e12),
-    ("H200", 4.3e12, 780e12),  # measured
-    ("H100 PCIe", 2.0e12, 756e12),
-    ("H100 NVL", 3.9e12, 835e12),
-    ("H100", 3.35e12, 989e12),
-    ("GB200", 8.0e12, 2500e12),
-    ("B200", 8.0e12, 2250e12),
-    ("A100-SXM4-80GB", 2.04e12, 312e12),
-    ("A100 80GB", 1.94e12, 312e12),
-    ("A100", 1.56e12, 312e12),
-    ("L40S", 0.864e12, 362e12),
-    ("L4", 0.3e12, 121e12),
-    ("A10", 0.6e12, 125e12),
-    ("RTX 5090", 1.79e12, 210e12),
-    ("RTX 4090", 1.01e12, 165e12),
-    ("RTX 3090", 0.936e12, 71e12),
-    ("MI300X", 5.3e12, 1307e12),
+    Ceiling("GH200", 94.5, 4.0e12, 989e12),
+    Ceiling("H200", 139.8, 4.3e12, 780e12),  # measured
+    Ceiling("H100 PCIe", 79.2, 2.0e12, 756e12),
+    Ceiling("H100 NVL", 93.1, 3.9e12, 835e12),
+    Ceiling("H100", 79.2, 3.35e12, 989e12),
+    Ceiling("GB200", 184.0, 8.0e12, 2500e12),
+    Ceiling("B200", 178.4, 8.0e12, 2250e12),
+    Ceiling("A100-SXM4-80GB", 79.2, 2.04e12, 312e12),
+    Ceiling("A100 80GB", 79.2, 1.94e12, 312e12),
+    Ceiling("A100", 39.4, 1.56e12, 312e12),
+    Ceiling("L40S", 44.4, 0.864e12, 362e12),
+    Ceiling("L4", 22.0, 0.3e12, 121e12),
+    Ceiling("A10", 22.0, 0.6e12, 125e12),
+    Ceiling("RTX 5090", 31.4, 1.79e12, 210e12),
+    Ceiling("RTX 4090", 23.5, 1.01e12, 165e12),
+    Ceiling("RTX 3090", 23.6, 0.936e12, 71e12),
+    Ceiling("MI300X", 191.5, 5.3e12, 1307e12),
 )
 
 
@@ -44,12 +51,15 @@ class Device:
     name: str
     bandwidth: float | None  # bytes a second; None: unknown
     flops: float | None
+    memory: int | None = None  # bytes
 
     @classmethod
     def find(cls, name: str, bandwidth: float | None = None, flops: float | None = None) -> Device:
         """By its name; what is given here replaces what the table says."""
-        known = next(((b, f) for part, b, f in CEILINGS if part.lower() in name.lower()), (None, None))
-        return cls(name, bandwidth or known[0], flops or known[1])
+        known = next((ceiling for ceiling in CEILINGS if ceiling.part.lower() in name.lower()), None)
+        if known is None:
+            return cls(name, bandwidth, flops)
+        return cls(name, bandwidth or known.bandwidth, flops or known.flops, int(known.memory * 2**30))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +143,19 @@ class Cost:
 
     def step(self, starts_N: npt.NDArray[Any], counts_N: npt.NDArray[Any], sampled: int) -> tuple[int, int]:
         """(bytes, operations) of a step in which rows compute `counts_N` tokens after `starts_N` others."""
+        moved, flops = self.matrices(int(counts_N.sum()), sampled)
+        more_moved, more_flops = self.attention(starts_N, counts_N)
+        return moved + more_moved, flops + more_flops
+
+    def matrices(self, tokens: int, sampled: int) -> tuple[int, int]:
+        """(bytes, operations) of a step's matrix products."""
+        moved = self.layer_bytes + (self.head_bytes if sampled else 0)
+        return moved, tokens * self.token_flops + sampled * self.head_flops
+
+    def attention(self, starts_N: npt.NDArray[Any], counts_N: npt.NDArray[Any]) -> tuple[int, int]:
+        """(bytes, operations) of a step's attention."""
         starts_N, counts_N = starts_N.astype(np.int64), counts_N.astype(np.int64)
-        tokens = int(counts_N.sum())
-        moved = self.layer_bytes + (self.head_bytes if sampled else 0) + self.num_layers * tokens * self.kv_bytes
-        flops = tokens * self.token_flops + sampled * self.head_flops
+        moved, flops = self.num_layers * int(counts_N.sum()) * self.kv_bytes, 0
         for window, layers in self.windows.items():
             read, seen = attended(starts_N, counts_N, window)
             moved += layers * read * self.kv_bytes
