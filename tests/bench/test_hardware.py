@@ -69,9 +69,11 @@ def test_weights_of_a_real_model(family: str, tmp_path: Path) -> None:
 
 
 def test_devices() -> None:
-    assert Device.find("NVIDIA H200") == Device("NVIDIA H200", 4.3e12, 780e12)
+    assert Device.find("NVIDIA H200") == Device("NVIDIA H200", 4.3e12, 780e12, int(139.8 * 2**30))
     assert Device.find("NVIDIA GH200 480GB").flops == 989e12
-    assert Device.find("nvidia h100 80gb hbm3", bandwidth=3e12) == Device("nvidia h100 80gb hbm3", 3e12, 989e12)
+    assert Device.find("nvidia h100 80gb hbm3", bandwidth=3e12) == Device(
+        "nvidia h100 80gb hbm3", 3e12, 989e12, int(79.2 * 2**30)
+    )
     assert Device.find("AMD EPYC") == Device("AMD EPYC", None, None)
 
 
