@@ -5,7 +5,8 @@
     print(*report(anatomy.summary(device)), sep="\n")
 
 It puts clocks around the phases of an engine core in this process: 30 us of host time a step of 256 rows. A phase's
-time is without the phases inside it. Where a step runs as a CUDA graph, upload, forward and sample are one launch, `graph`.
+time is without the phases inside it. Where a step runs as a CUDA graph, upload, forward and sample are one launch,
+`graph`.
 """
 
 from __future__ import annotations
