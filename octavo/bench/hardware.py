@@ -17,6 +17,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from octavo.models.spec import ModelSpec
 
+
 class Ceiling(NamedTuple):
     part: str  # of a device's name
     memory: float  # GiB that CUDA counts
