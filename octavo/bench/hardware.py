@@ -133,12 +133,12 @@ class Cost:
         self.windows = Counter(spec.windows)
 
     @classmethod
-    def of_folder(cls, folder: Path) -> Cost:
-        """As its config.json says: a model with one type for weights and cache."""
+    def of_folder(cls, folder: Path, itemsize: int | None = None) -> Cost:
+        """As its config.json says: a model with one type for weights and cache, of so many bytes if it is given."""
         from octavo.models.spec import ModelSpec
 
         spec = ModelSpec.from_folder(folder)
-        itemsize = 4 if spec.dtype == "float32" else 2
+        itemsize = itemsize or (4 if spec.dtype == "float32" else 2)
         tables = spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
         return cls(spec, cls(spec, 0, itemsize).token_flops // 2 * itemsize + tables * itemsize, itemsize)
 

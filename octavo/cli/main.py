@@ -1,4 +1,4 @@
-"""`octavo serve | run-batch | run | chat | bench | version`. Imports nothing heavy until it knows what to do."""
+"""The command `octavo` and its subcommands. Imports nothing heavy until it knows what to do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from octavo.cli.advise import add_advice
 from octavo.cli.bench import add_bench
 from octavo.cli.flags import Parser, add_flags, number, read_flags, with_config
 from octavo.core.config import EngineConfig
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.set_defaults(action=action)
 
     add_bench(commands)
+    add_advice(commands)
     commands.add_parser("version", help="the version").set_defaults(action=_version)
     return top
 

@@ -13,7 +13,12 @@ IGNORED = ("*/*", "consolidated*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 
-def resolve_model(name: str | None, revision: str | None = None) -> Path:
+def resolve_config(name: str | None, revision: str | None = None) -> Path:
+    """A folder with the model's config.json, perhaps without its weights: of a Hugging Face id only that is fetched."""
+    return resolve_model(name, revision, ("config.json", "generation_config.json"))
+
+
+def resolve_model(name: str | None, revision: str | None = None, files: tuple[str, ...] = ALLOWED) -> Path:
     """A local folder as it is, a Hugging Face id downloaded (or found in its cache), None as the demo model."""
     if name is None:
         from octavo.demo import MODEL_DIR
@@ -26,15 +31,15 @@ def resolve_model(name: str | None, revision: str | None = None) -> Path:
         raise ConfigError(f"model {name!r} is a file; give the folder that holds config.json and the weights")
     if not _HUB_ID.fullmatch(name):
         raise ConfigError(f"model {name!r} is neither a folder nor a Hugging Face id such as Qwen/Qwen3-0.6B")
-    return _download(name, revision)
+    return _download(name, revision, files)
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     label = f"model {name!r}" + (f" at revision {revision!r}" if revision else "")
     try:
-        path = snapshot_download(name, revision=revision, allow_patterns=list(ALLOWED), ignore_patterns=list(IGNORED))
+        path = snapshot_download(name, revision=revision, allow_patterns=list(files), ignore_patterns=list(IGNORED))
     except errors.GatedRepoError:
         raise ConfigError(f"{label} is gated: accept its licence on huggingface.co and set HF_TOKEN") from None
     except errors.RevisionNotFoundError:

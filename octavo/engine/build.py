@@ -86,9 +86,7 @@ def build(config: EngineConfig, folder: Path) -> tuple[Scheduler, Runner, Engine
     ledger.entries["weights"] = model.num_bytes
     phases.end("load weights")
 
-    max_tokens = config.max_num_batched_tokens or (8192 if on_gpu else 2048)
-    max_rows = min(config.max_num_seqs or (1024 if on_gpu else 256), max_tokens)
-    max_len = _context(config.max_model_len, model.spec.max_position)
+    max_len, max_rows, max_tokens = resolve_limits(config, model.spec.max_position, on_gpu)
     spec = _attention_spec(config, model, max_len, max_rows)
     backend, reasons = select_backend(config.attention_backend, spec)
     log.info("attention: %s", "; ".join([f"{backend.name} runs", *reasons]))
@@ -131,10 +129,13 @@ def build(config: EngineConfig, folder: Path) -> tuple[Scheduler, Runner, Engine
     return scheduler, runner, info, on_gpu if config.overlap is None else config.overlap
 
 
-def _context(asked: int | None, trained: int) -> int:
+def resolve_limits(config: EngineConfig, trained: int, on_gpu: bool) -> tuple[int, int, int]:
+    """(context, sequences at once, tokens of a step) at most, for a model that is made for `trained` tokens."""
+    asked = config.max_model_len
     if asked is not None and asked > trained:
         raise ConfigError(f"max_model_len {asked} is more than the {trained} tokens that the model is made for")
-    return asked or trained
+    max_tokens = config.max_num_batched_tokens or (8192 if on_gpu else 2048)
+    return asked or trained, min(config.max_num_seqs or (1024 if on_gpu else 256), max_tokens), max_tokens
 
 
 def _context_cost(model: Decoder) -> float:

@@ -1,0 +1,272 @@
+"""`octavo plan`: the memory ledger, what fits and how fast it would be, from a config.json and a GPU's name.
+
+The floor of a time is what the bytes and operations need at the fastest copy and matrix product that the device
+reaches (`octavo.bench.hardware`). What is expected is more, by shares of those rates that Octavo reached on one H200
+with Llama-3-8B and Llama-3.2-1B: those measured times come out within 12 % (tests/advise/test_plan.py holds them).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from octavo.bench.hardware import CEILINGS, Cost, Device, scaled
+from octavo.core.config import CacheConfig, EngineConfig
+from octavo.core.errors import ConfigError
+from octavo.engine.build import resolve_limits
+from octavo.models.spec import ModelSpec
+
+GIB = 1 << 30
+MATRIX_SHARES = ((1, 0.97), (8, 0.87), (64, 0.80))  # rows of a matrix product, share of the slower rate it reaches
+ATTENTION_READ, ATTENTION_FLOPS = 0.88, 0.65  # of decode's bytes, of prefill's operations
+LAYER_SECONDS = 8e-6  # of launches and small kernels
+BATCHES = (1, 8, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    floor: float  # seconds
+    expected: float
+    bound: str  # what it waits for
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    spec: ModelSpec
+    device: Device
+    cost: Cost
+    dtype: str
+    parameters: int
+    ledger: dict[str, int]  # bytes
+    block_size: int
+    context: int  # tokens
+    rows: int  # sequences at once, at most
+    step_tokens: int
+    input_len: int
+    output_len: int
+
+    @property
+    def token_bytes(self) -> int:
+        """Of keys and values."""
+        return self.cost.kv_bytes * self.cost.num_layers
+
+    @property
+    def cache_tokens(self) -> int:
+        return self.ledger["KV cache"] // (self.token_bytes * self.block_size) * self.block_size
+
+    @property
+    def batch(self) -> int:
+        """Sequences of `input_len` and, on average, half of `output_len` that run at once."""
+        return max(1, min(self.rows, self.cache_tokens // (self.input_len + self.output_len // 2)))
+
+    def step(self, contexts: int, tokens: int, rows: int) -> Step:
+        """`rows` sequences compute `tokens` each after `contexts` others."""
+        device = self.device
+        assert device.bandwidth is not None and device.flops is not None
+        starts_N, counts_N = np.full(rows, contexts), np.full(rows, tokens)
+        moved, flops = self.cost.matrices(rows * tokens, rows)
+        attended, scored = self.cost.attention(starts_N, counts_N)
+        reading, computing = (moved + attended) / device.bandwidth, (flops + scored) / device.flops
+        # A product that needs both rates to the full gets neither: the sum of cubes is between maximum and sum.
+        matrices = math.cbrt((moved / device.bandwidth) ** 3 + (flops / device.flops) ** 3)
+        attention = max(attended / device.bandwidth / ATTENTION_READ, scored / device.flops / ATTENTION_FLOPS)
+        expected = matrices / matrix_share(rows * tokens) + attention + self.cost.num_layers * LAYER_SECONDS
+        return Step(max(reading, computing), expected, "bandwidth" if reading >= computing else "matrix rate")
+
+    def decode(self, batch: int) -> Step:
+        return self.step(self.input_len + self.output_len // 2, 1, batch)
+
+    def prefill_rate(self) -> tuple[float, float]:
+        """Tokens a second of prompts of `input_len`: (expected, at most)."""
+        rows = max(1, self.step_tokens // self.input_len)
+        step = self.step(0, self.input_len, rows)
+        return rows * self.input_len / step.expected, rows * self.input_len / step.floor
+
+    def request_rate(self) -> tuple[float, float]:
+        """Requests a second of `input_len` and `output_len` tokens, many waiting: (expected, at most)."""
+        batch = self.batch
+        step, (expected, most) = self.decode(batch), self.prefill_rate()
+        return tuple(
+            1 / (self.input_len / rate + self.output_len * seconds / batch)
+            for rate, seconds in ((expected, step.expected), (most, step.floor))
+        )  # type: ignore[return-value]
+
+    def batches(self) -> list[int]:
+        fit = [batch for batch in BATCHES if batch < self.batch]
+        return [*fit, self.batch]
+
+    def record(self) -> dict[str, Any]:
+        """For JSON. Times in milliseconds."""
+        prefill, requests = self.prefill_rate(), self.request_rate()
+        first = self.step(0, self.input_len, 1)
+        return {
+            "architecture": self.spec.architecture,
+            "parameters": self.parameters,
+            "dtype": self.dtype,
+            "gpu": self.device.name,
+            "bandwidth": self.device.bandwidth,
+            "flops": self.device.flops,
+            "ledger_bytes": self.ledger,
+            "kv_bytes_per_token": self.token_bytes,
+            "kv_cache_tokens": self.cache_tokens,
+            "max_model_len": self.context,
+            "longest_context": min(self.context, self.cache_tokens),
+            "sequences_of_full_context": min(self.rows, self.cache_tokens // self.context),
+            "input_len": self.input_len,
+            "output_len": self.output_len,
+            "sequences_at_once": self.batch,
+            "decode": [
+                {
+                    "batch": batch,
+                    "floor_ms": step.floor * 1e3,
+                    "expected_ms": step.expected * 1e3,
+                    "tokens_per_s": batch / step.expected,
+                    "bound": step.bound,
+                }
+                for batch in self.batches()
+                for step in [self.decode(batch)]
+            ],
+            "first_token": {"floor_ms": first.floor * 1e3, "expected_ms": first.expected * 1e3},
+            "prefill_tokens_per_s": {"expected": prefill[0], "at_most": prefill[1]},
+            "requests_per_s": {"expected": requests[0], "at_most": requests[1]},
+        }
+
+
+def matrix_share(rows: int) -> float:
+    """Of a matrix product's floor in its time, by its rows: straight lines over their logarithm."""
+    at, share = zip(*MATRIX_SHARES, strict=True)
+    return float(np.interp(math.log(rows), np.log(at), share))
+
+
+def find_device(
+    name: str | None, memory: float | None = None, bandwidth: float | None = None, flops: float | None = None
+) -> Device:
+    """A GPU by its name, or this machine's; `memory` (GiB) and rates that are given replace what is known of it."""
+    if name is None:
+        from octavo.platforms import cuda
+
+        reason = cuda.unavailable()
+        if reason is not None:
+            raise ConfigError(f"--gpu is missing, and {reason}; known: {', '.join(_names())}")
+        import torch
+
+        here = torch.device("cuda", torch.cuda.current_device())
+        name, memory = cuda.name(here), memory or cuda.memory(here)[1] / GIB
+    found = Device.find(name, bandwidth, flops)
+    if memory is not None:
+        found = dataclasses.replace(found, memory=int(memory * GIB))
+    if found.memory is None or found.bandwidth is None or found.flops is None:
+        raise ConfigError(
+            f"--gpu: nothing is known of {name!r:.80}; known: {', '.join(_names())}; of others give --memory, "
+            "--device-bandwidth and --device-flops"
+        )
+    return found
+
+
+def _names() -> list[str]:
+    return [ceiling.part.lower() for ceiling in CEILINGS]
+
+
+def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, output_len: int) -> Plan:
+    """What an engine with this configuration would be on the device.
+
+    Raises ConfigError where the model does not fit on it, or the lengths not in its context.
+    """
+    from octavo.runner.graphs import reserve
+
+    assert device.memory is not None
+    spec = ModelSpec.from_folder(folder)
+    dtype = spec.dtype if config.dtype == "auto" else config.dtype
+    itemsize = 4 if dtype == "float32" else 2
+    cost = Cost.of_folder(folder, itemsize)
+    context, rows, step_tokens = resolve_limits(config, spec.max_position, on_gpu=True)
+    shape = CacheConfig(1, config.block_size, rows, context, config.enable_prefix_caching)
+
+    # A step's largest moment: the stream, what is added to it, and the MLP's two inner tensors.
+    inner = spec.intermediate_size * (3 if spec.gated else 2)
+    workspace = step_tokens * (2 * spec.hidden_size + inner) * itemsize
+    head = spec.vocab_size * spec.hidden_size * itemsize
+    weights = cost.layer_bytes + head * (1 if spec.tie_embeddings else 2)
+    ledger = {
+        "weights": weights,
+        "workspace": workspace,
+        "sampler": 2 * rows * spec.vocab_size * itemsize,
+        "CUDA graphs": 0 if config.enforce_eager else reserve(workspace, step_tokens, shape, spec.vocab_size, itemsize),
+    }
+    room = int(device.memory * config.gpu_memory_utilization) - sum(ledger.values())
+    block = cost.kv_bytes * cost.num_layers * config.block_size
+    if room < block:
+        raise ConfigError(
+            f"{spec.architecture} does not fit: {sum(ledger.values()) / GIB:.1f} GiB before the KV cache, and "
+            f"{config.gpu_memory_utilization:.0%} of {device.name} are "
+            f"{device.memory * config.gpu_memory_utilization / GIB:.1f} GiB"
+        )
+    ledger["KV cache"] = min(config.kv_cache_memory_bytes or room, rows * shape.blocks_per_row * block)
+    found = Plan(
+        spec=spec,
+        device=device,
+        cost=cost,
+        dtype=dtype,
+        parameters=weights // itemsize,
+        ledger=ledger,
+        block_size=config.block_size,
+        context=context,
+        rows=rows,
+        step_tokens=step_tokens,
+        input_len=input_len,
+        output_len=output_len,
+    )
+    if input_len + output_len > min(context, found.cache_tokens):
+        raise ConfigError(
+            f"--input-len {input_len} and --output-len {output_len} are more than the longest context, "
+            f"{min(context, found.cache_tokens)} tokens"
+        )
+    return found
+
+
+def lines(found: Plan) -> list[str]:
+    """For people."""
+    device, ledger = found.device, found.ledger
+    assert device.memory is not None and device.bandwidth is not None and device.flops is not None
+    prefill, requests = found.prefill_rate(), found.request_rate()
+    first = found.step(0, found.input_len, 1)
+    full = min(found.rows, found.cache_tokens // found.context)
+    rest = device.memory - sum(ledger.values())
+    return [
+        f"{found.spec.architecture}: {found.parameters / 1e9:.2f} billion parameters in {found.dtype}, "
+        f"a context of {found.context:,} tokens",
+        f"{device.name}: {device.memory / GIB:.1f} GiB, {scaled(device.bandwidth, 'B/s')}, "
+        f"{scaled(device.flops, 'FLOP/s')}",
+        "",
+        "Memory",
+        *(f"  {name:<14}{size / GIB:9.2f} GiB" for name, size in ledger.items()),
+        f"  {'left to others':<14}{rest / GIB:9.2f} GiB",
+        "",
+        "The KV cache",
+        f"  a token takes {found.token_bytes / 1024:,.0f} KiB; it holds {found.cache_tokens:,} tokens",
+        f"  longest context: {min(found.context, found.cache_tokens):,} tokens"
+        + (f"; {full:,} such sequences at once" if full else ""),
+        f"  prompts of {found.input_len:,} with answers of {found.output_len:,}: {found.batch:,} at once",
+        "",
+        "Decode step     floor  expected      tokens/s  bound by",
+        *(
+            f"  batch {batch:<6}{step.floor * 1e3:6.2f} ms {step.expected * 1e3:6.2f} ms {batch / step.expected:11,.0f}"
+            f"  {step.bound}"
+            for batch in found.batches()
+            for step in [found.decode(batch)]
+        ),
+        "",
+        f"First token of one prompt: {first.floor * 1e3:.1f} ms at least, {first.expected * 1e3:.1f} ms expected",
+        f"Prefill: {prefill[0]:,.0f} tokens/s expected, {prefill[1]:,.0f} at most",
+        f"Many such requests at once: {requests[0]:.1f} a second expected, {requests[1]:.1f} at most",
+        "",
+        "Assumptions: every weight is read once a step, keys and values once a layer; nothing is found in the prefix",
+        "cache; host and network take no time. The floor is bytes / bandwidth or operations / rate. What is expected",
+        "takes the shares of them that Octavo reached on one H200 with two Llama models; other GPUs may differ.",
+        "Workspace is an estimate: the engine measures it when it starts.",
+    ]
