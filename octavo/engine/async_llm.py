@@ -43,6 +43,7 @@ from octavo.engine.build import EngineInfo
 from octavo.engine.defaults import read_generation_config
 from octavo.engine.intake import Intake
 from octavo.engine.ipc import Abort, Add, Codec, ExpectGrammar, Failed, Ready, Start, Step, ToEngine
+from octavo.engine.news import News
 from octavo.engine.outputs import OutputProcessor, RequestState
 from octavo.grammar.checker import Checker
 from octavo.grammar.rows import LOST
@@ -88,7 +89,7 @@ class AsyncLLM:
         self._checks = ThreadPoolExecutor(CHECKERS, "grammar")
         self._num_checks = 0
         self._outputs = OutputProcessor(tokenizer)
-        self._news: dict[int, asyncio.Event] = {}  # by the uid of the request
+        self._news: dict[int, News] = {}  # by the uid of the request
         self._codec = Codec()
         self._process, self._reader, self._writer = process, reader, writer
         self._failure: str | None = None
@@ -175,7 +176,7 @@ class AsyncLLM:
         )
         text = prompt if isinstance(prompt, str) else None
         state = RequestState(request_id, request, self.tokenizer, text, arrival)
-        news = self._news[request.uid] = asyncio.Event()
+        news = self._news[request.uid] = News()
         self._outputs.add(state)
         timer = None
         if queue_seconds is not None:
@@ -184,7 +185,6 @@ class AsyncLLM:
             self._send(Add([request]))
             while not state.finished:
                 await news.wait()
-                news.clear()
                 if self._failure is not None and not state.finished:
                     raise EngineUnavailable("the engine stopped while it answered; try again")
                 if state.failure == LATE:
@@ -220,7 +220,7 @@ class AsyncLLM:
         self.check_room()
         return found
 
-    def _overdue(self, state: RequestState, news: asyncio.Event) -> None:
+    def _overdue(self, state: RequestState, news: News) -> None:
         if state.metrics.scheduled_time is None and not state.failure:
             state.failure = LATE
             news.set()

@@ -17,6 +17,7 @@ from queue import Empty, SimpleQueue
 import msgspec
 
 import octavo.core.log
+from octavo.core import collector
 from octavo.core.child import die_with_parent, read_frame
 from octavo.core.config import EngineConfig
 from octavo.core.errors import OctavoError
@@ -45,6 +46,7 @@ class EngineProcess:
             self._send(Failed(str(error) or type(error).__name__, isinstance(error, OctavoError)))
             return self._close(1)
         threading.Thread(target=self._read, name="reader", daemon=True).start()
+        collector.settle()
         self._send(Ready(core.info))
         try:
             while self._take_messages(core):

@@ -24,7 +24,7 @@ from typing import TypeVar
 import msgspec
 import uvicorn
 
-from octavo.core import log
+from octavo.core import collector, log
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError, Draining, EngineError, OctavoError
 from octavo.server.app import App
@@ -81,7 +81,9 @@ def listen(server: ServerConfig) -> Iterator[socket.socket]:
 async def start_engine(engine: EngineConfig, server: ServerConfig) -> Engine:
     from octavo.engine.async_llm import AsyncLLM
 
-    return await AsyncLLM.start(engine, log_level=server.log_level, log_format=server.log_format)
+    llm = await AsyncLLM.start(engine, log_level=server.log_level, log_format=server.log_format)
+    collector.settle()
+    return llm
 
 
 class Server(uvicorn.Server):

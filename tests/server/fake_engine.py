@@ -23,6 +23,7 @@ from octavo.core.outputs import Finished, FinishReason, Logprobs, RequestOutput,
 from octavo.core.params import SamplingParams
 from octavo.engine.build import EngineInfo
 from octavo.engine.intake import Intake
+from octavo.engine.news import News
 from octavo.engine.outputs import OutputProcessor, RequestState
 from octavo.text.chat import ChatTemplate
 from octavo.text.tokenizer import FastBackend, Tokenizer
@@ -113,7 +114,7 @@ class FakeLLM:
         self.intake = Intake(self.tokenizer, self.info)
         self.outputs = OutputProcessor(self.tokenizer)
         self.live: dict[int, tuple[RequestState, list[Script]]] = {}
-        self.news: dict[int, asyncio.Event] = {}
+        self.news: dict[int, News] = {}
         self.task: asyncio.Task[None] | None = None
 
     async def generate(
@@ -144,7 +145,7 @@ class FakeLLM:
         text = self.tokenizer.decode(ids, skip_special_tokens=False)
         scripts = [self.script(request.uid + i, text, i, request.max_tokens) for i in range(params.n)]
         self.live[request.uid] = (state, scripts)
-        self.news[request.uid] = asyncio.Event()
+        self.news[request.uid] = News()
         self.outputs.add(state)
         if self.task is None or self.task.done():
             self.task = asyncio.create_task(self.run())
@@ -158,7 +159,6 @@ class FakeLLM:
                     return
                 else:
                     await self.news[request.uid].wait()
-                    self.news[request.uid].clear()
                     if not state.finished:
                         self.check()
         finally:

@@ -1,0 +1,198 @@
+"""What the server adds to a token: many streams at once over HTTP, from an engine that only keeps time.
+
+    python -m bench.streams --streams 1000 --interval 50 --seconds 20
+
+An engine in the server's process gives streams a token at each tick; the token says which tick. With one group, every
+stream has a token at every tick, as one engine's steps make them; with more groups they take turns, so that the server
+has the same work in smaller portions. Clients in a process of their own, on sockets that they read without any HTTP
+library, note when it arrives. Reported is the time from the tick to the arrival (detokenizing, JSON, HTTP, both
+sockets, and the client's own reading), how many tokens the server had to send together because it was late, and the
+server's processor time a token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import selectors
+import socket
+import sys
+import time
+from multiprocessing.sharedctypes import Synchronized
+from typing import Any
+
+import numpy as np
+
+from octavo.core import collector
+from octavo.core.config import EngineConfig
+from octavo.server.config import ServerConfig
+from tests.server.fake_engine import FakeLLM
+
+MARKS = [chr(code) for code in range(0x30, 0x7B) if chr(code) not in '"\\']  # a token is one of them
+TICKS = 1 << 16
+
+
+class Metronome(FakeLLM):
+    """At tick i a group of the streams gets the token MARKS[i % len(MARKS)]; each group every `interval` seconds."""
+
+    def __init__(self, interval: float, groups: int, times: Any, ticks: Any) -> None:
+        super().__init__(max_model_len=1 << 20)
+        self.interval, self.groups, self.times, self.ticks = interval / groups, groups, times, ticks
+
+    async def run(self) -> None:
+        due = time.monotonic()
+        while self.ready and any(not state.finished for state, _ in self.live.values()):
+            due = max(due + self.interval, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+            tick = self.ticks.value
+            token = self.tokenizer.encode(MARKS[tick % len(MARKS)])
+            everybody = self.live
+            self.live = {uid: found for uid, found in everybody.items() if uid % self.groups == tick % self.groups}
+            for _, scripts in self.live.values():
+                for script in scripts:
+                    script.tokens = token
+            self.times[tick % TICKS] = time.monotonic()
+            self.ticks.value = tick + 1
+            self.step()
+            self.live = everybody
+
+
+def server(port: Any, interval: float, groups: int, times: Any, ticks: Any, seconds: Any) -> None:
+    import uvloop
+
+    from octavo.server.serve import Serving
+    from octavo.server.transport import bind
+
+    async def start(engine: EngineConfig, server: ServerConfig) -> Any:
+        collector.settle()
+        return Metronome(interval, groups, times, ticks)
+
+    async def clock() -> None:
+        while True:
+            seconds.value = time.process_time()
+            await asyncio.sleep(0.2)
+
+    async def run() -> None:
+        sock = bind("127.0.0.1", 0)
+        port.value = sock.getsockname()[1]
+        task = asyncio.create_task(clock())
+        await Serving(EngineConfig(), ServerConfig(), start).run(sock)
+        task.cancel()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+
+
+def read(port: int, count: int, seconds: float, times: Any, ticks: Any) -> dict[str, Any]:
+    """Opens the streams, reads them for so long once all have begun, and leaves."""
+    body = json.dumps(
+        {"model": "fake", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 100_000, "stream": True}
+    )
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json"
+    head += f"\r\ncontent-length: {len(body)}"
+    selector = selectors.DefaultSelector()
+    begun: set[int] = set()
+    for i in range(count):
+        sock = socket.create_connection(("127.0.0.1", port))
+        sock.sendall(f"{head}\r\n\r\n{body}".encode())
+        sock.setblocking(False)
+        selector.register(sock, selectors.EVENT_READ, i)
+    place = {mark: i for i, mark in enumerate(MARKS)}
+    marker = b'"delta":{"content":"'
+    late: list[float] = []
+    together: list[int] = []
+    errors = 0
+    end = float("inf")
+    while time.monotonic() < end:
+        for key, _ in selector.select(1.0):
+            data = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
+            now = time.monotonic()
+            if not data:
+                errors += 1
+                selector.unregister(key.fileobj)
+                continue
+            if b'"error"' in data:
+                errors += 1
+            parts = data.split(marker)[1:]
+            if not parts:
+                continue
+            begun.add(key.data)
+            if end == float("inf"):
+                continue
+            latest = ticks.value
+            for part in parts:
+                text = part.partition(b'"')[0].decode()
+                together.append(len(text))
+                for mark in text:
+                    tick = latest - 1 - (latest - 1 - place[mark]) % len(MARKS)
+                    late.append(now - times[tick % TICKS])
+        if len(begun) == count and end == float("inf"):
+            end = time.monotonic() + seconds
+    return {"late": late, "together": together, "errors": errors, "begun": len(begun)}
+
+
+def client(pipe: Any, *args: Any) -> None:
+    pipe.send(read(*args))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.streams", description=__doc__.partition("\n")[0])
+    parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--interval", type=float, default=50.0, help="milliseconds between ticks (default: 50)")
+    parser.add_argument("--groups", type=int, default=1, help="of streams that get their tokens in turn (default: 1)")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+
+    context = multiprocessing.get_context("spawn")
+    times, ticks = context.Array("d", TICKS, lock=False), context.Value("q", 0, lock=False)
+    port: Synchronized[int] = context.Value("i", 0)
+    used: Synchronized[float] = context.Value("d", 0.0)
+    serving = context.Process(target=server, args=(port, args.interval / 1000, args.groups, times, ticks, used))
+    serving.start()
+    try:
+        while port.value == 0:
+            time.sleep(0.05)
+        time.sleep(1.0)
+        ours, theirs = context.Pipe()
+        reading = context.Process(target=client, args=(theirs, port.value, args.streams, args.seconds, times, ticks))
+        before = used.value
+        reading.start()
+        found = ours.recv()
+        spent = used.value - before
+        reading.join()
+    finally:
+        serving.kill()
+    late_ms = np.array(found["late"]) * 1000
+    p50, p99, most = np.percentile(late_ms, [50, 99, 100])
+    record = {
+        "streams": args.streams,
+        "interval_ms": args.interval,
+        "groups": args.groups,
+        "tokens": len(late_ms),
+        "errors": found["errors"],
+        "added_ms": {"p50": round(p50, 2), "p99": round(p99, 2), "max": round(most, 2)},
+        "tokens_together": round(float(np.mean(found["together"])), 2),
+        "server_us_per_token": round(spent / max(1, ticks.value * args.streams / args.groups) * 1e6, 1),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+    if args.json:
+        print(json.dumps(record))
+        return
+    print(
+        f"{args.streams} streams, a token each every {args.interval:g} ms in {args.groups} groups, {len(late_ms)} tokens read"
+    )
+    print(f"errors: {found['errors']}")
+    print(f"added to a token: p50 {p50:.1f} ms, p99 {p99:.1f} ms, at most {most:.1f} ms")
+    print(f"tokens in a chunk: {record['tokens_together']}")
+    print(f"the server's processor time: {record['server_us_per_token']} us a token (streams' starts included)")
+    if sys.platform == "linux":
+        print(f"{os.cpu_count()} cores, load {record['load']}")
+
+
+if __name__ == "__main__":
+    main()
