@@ -23,6 +23,7 @@ class OracleAttention:
         shape = (spec.num_layers, num_blocks * spec.block_size, spec.num_kv_heads, spec.head_dim)
         self.keys = torch.full(shape, torch.nan, dtype=spec.dtype, device=spec.device)
         self.values = self.keys.clone()
+        self.value_dim = spec.value_dim
 
     @staticmethod
     def supports(spec: AttentionSpec) -> str | None:
@@ -40,7 +41,7 @@ class OracleAttention:
         self.values[layer, batch.slots_T] = v_TKD
 
     def attend(self, layer: int, q_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> Tensor:
-        out_THD = torch.empty_like(q_THD)
+        out_THD = q_THD.new_empty(*q_THD.shape[:2], self.value_dim)
         starts = batch.query_start_N1.tolist()
         for row, context in enumerate(batch.context_lens_N.tolist()):
             positions = torch.arange(context, device=q_THD.device)
@@ -55,7 +56,7 @@ class OracleAttention:
                 scores = torch.einsum("hd,chd->hc", q_THD[token].float(), k[first : last + 1]) * options.scale
                 if options.softcap is not None:
                     scores = options.softcap * torch.tanh(scores / options.softcap)
-                mixed = torch.einsum("hc,chd->hd", scores.softmax(-1), v[first : last + 1])
+                mixed = torch.einsum("hc,chd->hd", scores.softmax(-1), v[first : last + 1, :, : self.value_dim])
                 out_THD[token] = mixed.to(out_THD.dtype)
         return out_THD.flatten(1)
 
@@ -87,6 +88,7 @@ class PagedSession:
                 block_size=block_size,
                 max_model_len=num_blocks * block_size,
                 windows=tuple(dict.fromkeys(spec.windows)),
+                latent_dim=0 if spec.latent is None else spec.latent.rank,
             ),
             num_blocks,
         )

@@ -30,13 +30,20 @@ class AttentionSpec:
     kv_dtype: torch.dtype | None = None  # of the cache; None: as `dtype`
     # Of each layer, what the cache's keys and values are multiplied with to get the true ones; empty: nothing.
     kv_scales: tuple[tuple[float, float], ...] = ()
+    # Latent attention: there is one key/value head, and a token's values are the first so many of its key's. 0: apart.
+    latent_dim: int = 0
 
     @property
     def cache_dtype(self) -> torch.dtype:
         return self.kv_dtype or self.dtype
 
+    @property
+    def value_dim(self) -> int:
+        return self.latent_dim or self.head_dim
+
     def kv_bytes_per_block(self) -> int:
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.block_size * self.cache_dtype.itemsize
+        kept = 1 if self.latent_dim else 2
+        return kept * self.num_layers * self.num_kv_heads * self.head_dim * self.block_size * self.cache_dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +102,13 @@ class AttentionBackend(Protocol):
         """
 
     def write(self, layer: int, k_TKD: Tensor, v_TKD: Tensor, batch: ForwardBatch) -> None:
-        """Puts the step's keys and values at `batch.slots_T`, and what has a negative slot nowhere."""
+        """Puts the step's keys and values at `batch.slots_T`, and what has a negative slot nowhere.
+
+        With latent attention the values are not read: they are part of the keys.
+        """
 
     def attend(self, layer: int, q_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> Tensor:
-        """Causal attention over all that is written, as [T, H * D] in q's dtype."""
+        """Causal attention over all that is written, as [T, H * D] in q's dtype (D: of values)."""
 
     def copy_blocks(self, src_P: Tensor, dst_P: Tensor) -> None:
         """Copies whole blocks in every layer; all sources are read before any destination is written."""

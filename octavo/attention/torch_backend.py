@@ -2,6 +2,7 @@
 
 The cache of a layer is [K, 2, blocks, block size, D], keys and values of a head beside each other, so that one
 `index_select` collects whole blocks of many sequences and a sequence whose blocks lie in a row needs no copy at all.
+With latent attention it is [1, 1, ...]: keys are values too, and what of an output is none is cut off.
 Scores and softmax are in float32: `scaled_dot_product_attention` never rounds them (a bfloat16 `bmm` is twice as
 fast and four times as wrong). No slot counts that a sequence did not write: what others left there may be NaN.
 
@@ -42,10 +43,11 @@ class _Layer:
     __slots__ = ("blocks_XBY", "keys_1KSD", "keys_SKD", "rows_RY", "values_1KSD", "values_SKD")
 
     def __init__(self, cache_K2BMD: Tensor) -> None:
-        heads, _, blocks, size, dim = cache_K2BMD.shape
-        self.blocks_XBY = cache_K2BMD.view(2 * heads, blocks, size * dim)
+        heads, kept, blocks, size, dim = cache_K2BMD.shape
+        self.blocks_XBY = cache_K2BMD.view(kept * heads, blocks, size * dim)
         self.rows_RY = cache_K2BMD.view(-1, size * dim)
-        self.keys_1KSD, self.values_1KSD = cache_K2BMD.view(1, heads, 2, blocks * size, dim).unbind(2)
+        parts = cache_K2BMD.view(1, heads, kept, blocks * size, dim).unbind(2)
+        self.keys_1KSD, self.values_1KSD = parts[0], parts[-1]
         self.keys_SKD, self.values_SKD = self.keys_1KSD[0].transpose(0, 1), self.values_1KSD[0].transpose(0, 1)
 
 
@@ -74,10 +76,11 @@ class TorchAttention:
         self.group = spec.num_heads // spec.num_kv_heads
         # A single query row in half precision takes torch's matrix-vector path, which is three times as slow as two.
         self.twice = self.group == 1 and spec.dtype != torch.float32
-        self.token_bytes = 2 * spec.num_kv_heads * spec.head_dim * spec.dtype.itemsize
-        shape = (spec.num_layers, spec.num_kv_heads, 2, num_blocks, spec.block_size, spec.head_dim)
+        self.kept = 1 if spec.latent_dim else 2  # tensors of a head: of a latent, keys are values too
+        self.token_bytes = self.kept * spec.num_kv_heads * spec.head_dim * spec.dtype.itemsize
+        shape = (spec.num_layers, spec.num_kv_heads, self.kept, num_blocks, spec.block_size, spec.head_dim)
         self.layers = [_Layer(cache) for cache in _zeros(shape, spec.dtype)]
-        self.first_rows_X1 = np.arange(2 * spec.num_kv_heads)[:, None] * num_blocks
+        self.first_rows_X1 = np.arange(self.kept * spec.num_kv_heads)[:, None] * num_blocks
         # A piece is a task for each head: enough of them for all threads.
         self.piece = PIECE * -(-torch.get_num_threads() // spec.num_heads)
         self._workspace = torch.empty(0, dtype=spec.dtype)
@@ -96,18 +99,21 @@ class TorchAttention:
     def write(self, layer: int, k_TKD: Tensor, v_TKD: Tensor, batch: ForwardBatch) -> None:
         cache = self.layers[layer]
         cache.keys_SKD.index_copy_(0, batch.slots_T, k_TKD)
-        cache.values_SKD.index_copy_(0, batch.slots_T, v_TKD)
+        if self.kept == 1:
+            v_TKD = k_TKD
+        else:
+            cache.values_SKD.index_copy_(0, batch.slots_T, v_TKD)
         batch.plan.own = (k_TKD, v_TKD)
 
     def attend(self, layer: int, q_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> Tensor:
         cache = self.layers[layer]
         jobs = batch.plan.jobs(options.window)
         if len(jobs) == 1 and isinstance(jobs[0], _Group):
-            return jobs[0].mix(cache, q_THD, options).reshape(len(q_THD), -1)
+            return jobs[0].mix(cache, q_THD, options)[..., : self.spec.value_dim].reshape(len(q_THD), -1)
         out_THD = q_THD.new_empty(q_THD.shape)
         for job in jobs:
             job.attend(cache, q_THD, batch.plan.own, options, out_THD)
-        return out_THD.flatten(1)
+        return out_THD[..., : self.spec.value_dim].flatten(1)
 
     def copy_blocks(self, src_P: Tensor, dst_P: Tensor) -> None:
         for layer in self.layers:
@@ -257,11 +263,13 @@ class _Context:
         else:
             # Rows of one dimension, because torch collects those with all threads.
             self._index_R = torch.from_numpy((backend.first_rows_X1 + blocks_NB.reshape(-1)).reshape(-1))
-            work = backend.workspace(2 * spec.num_kv_heads * blocks_NB.size * spec.block_size * spec.head_dim)
+            kept = backend.kept * spec.num_kv_heads
+            work = backend.workspace(kept * blocks_NB.size * spec.block_size * spec.head_dim)
             self._work_RY = work.view(-1, spec.block_size * spec.head_dim)
-            self._work_XSD = work.view(2 * spec.num_kv_heads, -1, spec.head_dim)
-            work_K2NLD = work.view(spec.num_kv_heads, 2, number, blocks * spec.block_size, spec.head_dim)
-            self._k_NKLD, self._v_NKLD = work_K2NLD.permute(1, 2, 0, 3, 4).unbind(0)
+            self._work_XSD = work.view(kept, -1, spec.head_dim)
+            work_K2NLD = work.view(spec.num_kv_heads, -1, number, blocks * spec.block_size, spec.head_dim)
+            parts = work_K2NLD.permute(1, 2, 0, 3, 4).unbind(0)
+            self._k_NKLD, self._v_NKLD = parts[0], parts[-1]
         self._padding_P: Tensor | None = None
 
     def use(self, begin: int, end: int, padding_P: Tensor | None = None) -> None:

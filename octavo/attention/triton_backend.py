@@ -49,6 +49,8 @@ class TritonAttention:
             return f"it cannot keep keys and values in {spec.cache_dtype}"
         if spec.cache_dtype != spec.dtype and not _has_fp8(spec.device):
             return "the GPU has no float8_e4m3fn"
+        if spec.latent_dim:
+            return "its keys and values are apart"
         if spec.head_dim > 256:
             return f"its heads have at most 256 values, not {spec.head_dim}"
         if spec.num_heads // spec.num_kv_heads > PREFILL_ROWS:

@@ -161,6 +161,7 @@ def _attention_spec(config: EngineConfig, model: Decoder, max_len: int, max_rows
         max_model_len=max_len,
         windows=tuple(dict.fromkeys(spec.windows)),
         max_num_seqs=max_rows,
+        latent_dim=0 if spec.latent is None else spec.latent.rank,
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from octavo.attention.base import ForwardBatch
 from octavo.layers.attention import Attention, Rotations
+from octavo.layers.latent import LatentAttention
 from octavo.layers.norm import LayerNorm, RMSNorm
 
 Norm = RMSNorm | LayerNorm
@@ -39,7 +40,7 @@ class Block:
     __slots__ = ("attention", "mlp", "norms")
     parts: ClassVar[tuple[str, ...]]  # names of its norms, which are attributes too
 
-    def __init__(self, make_norm: Callable[[], Norm], attention: Attention, mlp: Feedforward) -> None:
+    def __init__(self, make_norm: Callable[[], Norm], attention: Attention | LatentAttention, mlp: Feedforward) -> None:
         self.attention = attention
         self.mlp = mlp
         self.norms = {part: make_norm() for part in self.parts}

@@ -17,6 +17,7 @@ from octavo import kernels
 from octavo.attention.base import AttendOptions, ForwardBatch
 from octavo.layers.attention import Attention
 from octavo.layers.embedding import Embedding, LMHead
+from octavo.layers.latent import LatentAttention
 from octavo.layers.mlp import MLP, GatedMLP
 from octavo.layers.norm import LayerNorm, RMSNorm
 from octavo.layers.qk_norm import FullQKNorm, HeadLayerNorm, QKNorm
@@ -119,7 +120,7 @@ class Decoder:
             return QKNorm(heads, spec.head_dim, spec.norm_eps, *on, wide=wide, offset=offset)
         return None
 
-    def make_attention(self, layer: int) -> Attention:
+    def make_attention(self, layer: int) -> Attention | LatentAttention:
         spec = self.spec
         rope = spec.ropes[layer]
         return Attention(

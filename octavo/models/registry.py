@@ -35,6 +35,10 @@ ARCHITECTURES = {
         "attention and MLP in parallel on one layer norm without biases; interleaved rope; scaled logits; "
         "optional layer norms of heads",
     ),
+    "DeepseekV2ForCausalLM": Architecture(
+        "deepseek:DeepseekV2", "DeepSeek V2, V2.5, V2-Lite", "latent attention; only without experts so far"
+    ),
+    "DeepseekV3ForCausalLM": Architecture("deepseek:DeepseekV3", "DeepSeek V3, R1, V3.1", "as V2"),
     "Ernie4_5ForCausalLM": Architecture("ernie:Ernie", "ERNIE 4.5 (dense)", "interleaved rope; optional biases"),
     "Exaone4ForCausalLM": Architecture(
         "exaone:Exaone4",

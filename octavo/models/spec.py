@@ -27,6 +27,21 @@ ACTIVATIONS = {
 
 
 @dataclass(frozen=True, slots=True)
+class LatentSpec:
+    """DeepSeek's latent attention: what the cache keeps of a token is one vector for all heads.
+
+    Its first `rank` values give keys and values of every head by a matrix each; the other `rope_dim` are turned by the
+    position and are the rest of every head's key. A spec with a latent has one key/value head of that size.
+    """
+
+    rank: int
+    rope_dim: int
+    nope_dim: int  # of a head's query and key, what positions do not turn
+    value_dim: int  # of a head
+    query_rank: int | None  # queries come out of a vector of this size; None: out of the hidden state
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     architecture: str
     vocab_size: int
@@ -56,6 +71,7 @@ class ModelSpec:
     o_bias: bool = False
     mlp_bias: bool = False
     head_bias: bool = False
+    latent: LatentSpec | None = None
     tie_embeddings: bool = False
     score_softcap: float | None = None  # of attention scores
     embedding_scale: float = 1.0

@@ -55,6 +55,7 @@ class World:
         softcap=None,
         blocks=256,
         seed=0,
+        latent=0,
     ) -> None:
         self.random = random.Random(seed)
         self.generator = torch.Generator().manual_seed(seed)
@@ -68,6 +69,7 @@ class World:
             block_size=block_size,
             max_model_len=blocks * block_size,
             windows=tuple(dict.fromkeys(windows)),
+            latent_dim=latent,
         )
         self.layers = [AttendOptions(1.3 / math.sqrt(dim), window, softcap) for window in windows]
         self.backend = TorchAttention(self.spec, blocks)
@@ -162,9 +164,10 @@ class World:
         for layer, options in enumerate(self.layers):
             q = self._normal(tokens, spec.num_heads)
             k, v = self._normal(tokens, spec.num_kv_heads), self._normal(tokens, spec.num_kv_heads)
+            v = k if spec.latent_dim else v
             self.backend.write(layer, k, v, batch)
             out = self.backend.attend(layer, q, batch, options)
-            assert out.shape == (tokens, spec.num_heads * spec.head_dim) and out.dtype == spec.dtype
+            assert out.shape == (tokens, spec.num_heads * spec.value_dim) and out.dtype == spec.dtype
             start = 0
             for row, count in zip(rows, counts, strict=True):
                 part = slice(start, start + count)
@@ -174,6 +177,7 @@ class World:
                 start += count
                 if check:
                     expected = dense(q[part], keys, values, options)
+                    expected = expected.view(count, -1, spec.head_dim)[..., : spec.value_dim].flatten(1)
                     error = (out[part].double() - expected).abs().max().item()
                     assert error <= TOLERANCE[spec.dtype], f"layer {layer}, sequence {row}: {error}"
 
@@ -190,6 +194,21 @@ def test_mixed_steps(dtype, block_size, heads):
     world.step([(b, 1), (a, 1), (d, 1), (c, 1)])
     world.step([(c, 20), (a, 3)])
     world.step([(a, 1), (b, 1), (c, 1), (d, 17)])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("block_size", [3, 16])
+def test_latents_are_keys_and_values(dtype, block_size):
+    world = World(dtype=dtype, block_size=block_size, heads=(6, 1), dim=12, latent=8, windows=(None, 7))
+    assert world.spec.kv_bytes_per_block() == 2 * block_size * 12 * dtype.itemsize
+    a, b, c = (world.add() for _ in range(3))
+    world.step([(a, 9), (b, 9), (c, 2)])
+    world.step([(a, 1), (b, 1), (c, 20)])
+    world.step([(a, 1), (b, 1), (c, 1)])
+    for _ in range(20):
+        world.steady([a, b, c])
+    child = world.fork(b)
+    world.step([(b, 1), (child, 1)])
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

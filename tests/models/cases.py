@@ -125,6 +125,36 @@ CASES: dict[str, Case] = {
     "exaone4": ("exaone4", {"sliding_window": 8, "num_hidden_layers": 4}),
     "exaone4-full": ("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 2}),
 }
+# A latent of 32 values and 8 that positions turn; only layers without experts.
+LATENT = {
+    "kv_lora_rank": 32,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 12,
+    "q_lora_rank": 24,
+    "num_key_value_heads": 4,
+    "first_k_dense_replace": 2,
+}
+MSCALED = {
+    "rope_type": "yarn",
+    "factor": 40.0,
+    "original_max_position_embeddings": 16,
+    "mscale": 0.707,
+    "mscale_all_dim": 0.707,
+    "rope_theta": 1e4,
+}
+CASES |= {
+    "deepseek_v2-dense": ("deepseek_v2", {**LATENT, "head_dim": 8}),
+    "deepseek_v2-lite-dense": (
+        "deepseek_v2",
+        {**LATENT, "head_dim": 8, "q_lora_rank": None, "rope_parameters": MSCALED},
+    ),
+    "deepseek_v3-dense": ("deepseek_v3", {**LATENT, "head_dim": 8, "rope_parameters": {**MSCALED, "mscale": 1.0}}),
+    "deepseek_v3-halves-dense": (
+        "deepseek_v3",
+        {**LATENT, "head_dim": 8, "rope_interleave": False, "attention_bias": True},
+    ),
+}
 SCALINGS = {
     "linear": {"rope_type": "linear", "factor": 4.0},
     "dynamic": {"rope_type": "dynamic", "factor": 4.0},

@@ -1,0 +1,101 @@
+"""DeepSeek V2 and V3: latent attention."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from octavo.attention.base import AttendOptions
+from octavo.layers.latent import LatentAttention
+from octavo.layers.rope import Rope
+from octavo.models.config import ConfigReader
+from octavo.models.decoder import PATHS, Decoder
+from octavo.models.rope import RopeSpec
+from octavo.models.spec import LatentSpec, ModelSpec
+
+
+class DeepseekV2(Decoder):
+    paths = {
+        **PATHS,
+        "q_a": "self_attn.q_a_proj",
+        "q_a_norm": "self_attn.q_a_layernorm",
+        "q_b": "self_attn.q_b_proj",
+        "kv_a": "self_attn.kv_a_proj_with_mqa",
+        "kv_a_norm": "self_attn.kv_a_layernorm",
+        "kv_b": "self_attn.kv_b_proj",
+    }
+
+    @classmethod
+    def configure(cls, config: ConfigReader) -> ModelSpec:
+        latent = LatentSpec(
+            rank=config.integer("kv_lora_rank"),
+            rope_dim=config.integer("qk_rope_head_dim", high=2**12),
+            nope_dim=config.integer("qk_nope_head_dim", high=2**12),
+            value_dim=config.integer("v_head_dim", high=2**12),
+            query_rank=config.integer("q_lora_rank") if config.has("q_lora_rank") else None,
+        )
+        if config.integer("first_k_dense_replace", 0, low=0) < config.integer("num_hidden_layers"):
+            raise config.error("first_k_dense_replace", "leaves layers with experts, which are not supported yet")
+        neighbours = config.flag("rope_interleave", True)
+
+        def read_rope(config: ConfigReader, head_dim: int, max_position: int) -> RopeSpec:
+            rope = RopeSpec.from_config(config, latent.rope_dim, max_position)
+            return replace(rope, interleaved=neighbours)
+
+        # The head size that some configs give is that of the turned part.
+        spec = ModelSpec.from_config(config.family(head_dim=latent.rope_dim), read_rope)
+        return replace(
+            spec,
+            latent=latent,
+            num_kv_heads=1,
+            head_dim=latent.rank + latent.rope_dim,
+            attention_scale=(latent.nope_dim + latent.rope_dim) ** -0.5 * _longer(config),
+            qkv_bias=config.flag("attention_bias", False),
+        )
+
+    def make_rope(self, rope: RopeSpec) -> Rope:
+        return Rope(
+            rope.frequencies(self.max_len),
+            rope.attention_factor,
+            rope.rotary_dim,
+            self.max_len,
+            self.dtype,
+            self.device,
+            rope.interleaved,
+        )
+
+    def make_attention(self, layer: int) -> LatentAttention:
+        spec = self.spec
+        latent, rope = spec.latent, spec.ropes[layer]
+        assert latent is not None and rope is not None
+        return LatentAttention(
+            layer,
+            spec.hidden_size,
+            spec.num_heads,
+            (latent.rank, latent.rope_dim, latent.nope_dim, latent.value_dim),
+            latent.query_rank,
+            self.ropes[rope],
+            AttendOptions(spec.attention_scale, spec.windows[layer], spec.score_softcap),
+            spec.qkv_bias,
+            LATENT_EPS,
+            self.dtype,
+            self.device,
+        )
+
+
+LATENT_EPS = 1e-6  # of the norms inside the attention, whatever the config's is
+
+
+class DeepseekV3(DeepseekV2):
+    """As V2, but for how experts are chosen."""
+
+
+def _longer(config: ConfigReader) -> float:
+    """What YaRN multiplies scores with, where the config says `mscale_all_dim`."""
+    key = "rope_scaling" if config.values.get("rope_scaling") else "rope_parameters"
+    scaling = config.section(key)
+    kind = scaling.text("rope_type" if scaling.has("rope_type") else "type", "default")
+    if kind == "default" or not scaling.raw("mscale_all_dim", 0):
+        return 1.0
+    factor, weight = scaling.number("factor"), scaling.number("mscale_all_dim")
+    return (0.1 * weight * math.log(factor) + 1.0) ** 2 if factor > 1 else 1.0
