@@ -10,6 +10,7 @@ from octavo.core.errors import ConfigError
 # Fastest first: name, module, class. A module is imported when its turn comes.
 BACKENDS = (
     ("hopper", "octavo.attention.hopper_backend", "HopperAttention"),
+    ("latent", "octavo.attention.latent_backend", "LatentAttention"),
     ("triton", "octavo.attention.triton_backend", "TritonAttention"),
     ("torch", "octavo.attention.torch_backend", "TorchAttention"),
 )

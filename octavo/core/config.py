@@ -44,7 +44,7 @@ class EngineConfig:
     )
     max_num_queued_reqs: int = flag(8192, "requests that may wait; more are refused with 503")
     attention_backend: str = flag(
-        "auto", "auto takes the first that supports the model", ("auto", "torch", "triton", "hopper")
+        "auto", "auto takes the first that supports the model", ("auto", "torch", "triton", "hopper", "latent")
     )
     enforce_eager: bool = flag(False, "never use CUDA graphs")
     overlap: bool | None = flag(None, "plan the next step while one runs (default: on a GPU)")

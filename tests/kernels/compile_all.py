@@ -12,6 +12,7 @@ from triton.experimental.gluon._runtime import GluonASTSource
 
 from octavo.kernels import paged_attention_hopper as hopper
 from octavo.kernels.elementwise import gate_kernel, norm_kernel, rotate_and_write_kernel
+from octavo.kernels.latent_attention import latent_decode_kernel, latent_prefill_kernel, write_latent_kernel
 from octavo.kernels.paged_attention import write_kv_kernel
 from octavo.kernels.paged_attention_decode import decode_kernel, plan_kernel
 from octavo.kernels.paged_attention_prefill import prefill_kernel
@@ -43,6 +44,9 @@ ROTATE = {
     "NORM": True, "WIDE": True, "HEADS": 8, "KV_HEADS": 4, "HEAD_DIM": 256, "DIM_P2": 256, "HALF": 128,
     "INTERLEAVED": True, "BLOCK": 8,
 }  # fmt: skip
+LATENT = {
+    "BLOCK_SIZE": 16, "GROUPS": 1, "GROUP": 16, "RANK": 512, "RANK_P2": 512, "ROPE": 64, "ROPE_P2": 64, "TILE": 32,
+}  # fmt: skip
 NVIDIA, AMD = TARGETS[:3], TARGETS[3:]
 # Kernel, constants, warps, stages, and targets if not all: large kernels take long to compile for AMD.
 KERNELS = [
@@ -52,6 +56,11 @@ KERNELS = [
     (decode_kernel, CAPPED | {"GROUP_P2": 16, "TILE": 32}, 4, 3, AMD),
     (prefill_kernel, SHAPE | {"M": 128, "TILE": 64}, 8, 2, NVIDIA),
     (prefill_kernel, CAPPED | {"M": 64, "TILE": 32}, 4, 2, AMD),
+    (write_latent_kernel, {"WIDTH": 576, "WIDTH_P2": 1024}, 4, 1),
+    (latent_decode_kernel, LATENT | {"GROUP_P2": 16}, 4, 2, NVIDIA),
+    (latent_decode_kernel, LATENT | {"GROUP_P2": 16, "TILE": 16}, 4, 1, AMD),
+    (latent_prefill_kernel, LATENT | {"M": 64}, 8, 2, NVIDIA),
+    (latent_prefill_kernel, LATENT | {"M": 64, "TILE": 16}, 8, 1, AMD),
     (norm_kernel, NORM, 8, 1),
     (rotate_and_write_kernel, ROTATE, 4, 1),
     (gate_kernel, {"ACTIVATION": "gelu", "BLOCK": 1024}, 4, 1),
