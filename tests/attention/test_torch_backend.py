@@ -424,7 +424,7 @@ def spec_for(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Attenti
 def test_selection_says_why_others_lost():
     backend, lost = select_backend("auto", spec_for())
     assert backend is TorchAttention
-    assert [line.split(":")[0] for line in lost] == ["hopper cannot", "triton cannot"]
+    assert [line.split(":")[0] for line in lost] == ["hopper cannot", "latent cannot", "triton cannot"]
     assert select_backend("torch", spec_for()) == (TorchAttention, [])
 
 
@@ -435,7 +435,7 @@ def test_a_backend_that_is_asked_for_must_be_able():
         select_backend("torch", spec_for(dtype=torch.int8))
     with pytest.raises(ConfigError, match="torch cannot: it is made for CPUs, not cuda"):
         select_backend("torch", spec_for("cuda"))
-    with pytest.raises(ConfigError, match="one of auto, hopper, triton, torch, got 'flash'"):
+    with pytest.raises(ConfigError, match="one of auto, hopper, latent, triton, torch, got 'flash'"):
         select_backend("flash", spec_for())
 
 
