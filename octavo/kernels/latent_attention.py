@@ -201,7 +201,7 @@ def latent_prefill_kernel(
     M: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """A program has a few tokens of one sequence and a group of heads. The last tiles have most to do: they go first."""
+    """A program has a few tokens of one sequence and a group of heads. The last tiles, which take longest, go first."""
     TOKENS: tl.constexpr = M // GROUP
     group = tl.program_id(0)
     tile = tl.num_programs(1) - 1 - tl.program_id(1)
