@@ -46,6 +46,14 @@ class InvalidAPIKey(RequestError):
     code = "invalid_api_key"
 
 
+class OriginRefused(RequestError):
+    """A web page that nobody allowed asks a server without keys."""
+
+    status = 403
+    type = "permission_error"
+    code = "origin_not_allowed"
+
+
 class ModelNotFound(RequestError):
     status = 404
     code = "model_not_found"
@@ -75,6 +83,13 @@ class BodyTimeout(RequestError):
 class RequestTooLarge(RequestError):
     status = 413
     code = "request_too_large"
+
+
+class UnsupportedEncoding(RequestError):
+    """A body that would have to be unpacked: it may be a thousand times as long as it looks."""
+
+    status = 415
+    code = "unsupported_media_type"
 
 
 class ServerError(RequestError):

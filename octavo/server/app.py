@@ -53,6 +53,7 @@ from octavo.server.http import (
 )
 from octavo.server.messages.routes import Anthropic, count_tokens, messages, model_info, model_infos
 from octavo.server.metrics import Metrics
+from octavo.server.origins import Origins
 from octavo.server.protocol import ModelList
 from octavo.server.responses.routes import Responses
 from octavo.server.responses.store import ResponseStore
@@ -96,7 +97,7 @@ class App:
         self.engine = engine
         self.folder = Folder(server.data_dir)
         self.tracer = Tracer(server.otlp_traces_endpoint) if server.otlp_traces_endpoint else None
-        self.origins = frozenset(origin.encode() for origin in server.origins)
+        self.origins = Origins(server)
         self.keys = Keys(server.api_key, self.folder.pepper())
         self.metrics = Metrics()
         self.service: Service | None = None
@@ -223,10 +224,10 @@ class App:
     async def _cross_origin(self, exchange: Exchange, route: Route | RequestError) -> bool:
         """Tells a browser whether a page of another origin may read the answer. True if that was all it asked."""
         origin = exchange.header(b"origin")
-        if origin is None or not self.origins & {origin, b"*"}:
+        if origin is None or not self.origins.allowed & {origin, b"*"}:
             return False
         exchange.extra = [
-            (b"access-control-allow-origin", b"*" if b"*" in self.origins else origin),
+            (b"access-control-allow-origin", b"*" if b"*" in self.origins.allowed else origin),
             (b"access-control-expose-headers", b"x-request-id, x-octavo-ignored, request-id, retry-after"),
             (b"vary", b"origin"),
         ]
@@ -241,6 +242,7 @@ class App:
 
     async def _serve(self, exchange: Exchange, route: Route | RequestError) -> None:
         if isinstance(route, RequestError) or not route.public:
+            self.origins.check(exchange.header(b"origin"), exchange.header(b"host"))
             exchange.key = self.keys.check(exchange.header(b"authorization"), exchange.header(b"x-api-key"))
         if isinstance(route, RequestError):  # which paths there are is not for strangers
             raise route

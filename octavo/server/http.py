@@ -26,6 +26,7 @@ from octavo.core.errors import (
     RequestError,
     RequestTooLarge,
     ServerError,
+    UnsupportedEncoding,
 )
 from octavo.server.fields import named
 from octavo.server.tracing import Answered
@@ -186,8 +187,13 @@ class Exchange:
         finally:
             timer.cancel()
 
+    def _check_encoding(self) -> None:
+        if (self.header(b"content-encoding") or b"identity").lower() != b"identity":
+            raise UnsupportedEncoding("Compressed bodies are not unpacked; send the body as it is.")
+
     async def body(self, limit: int) -> bytes:
         """The whole body: RequestTooLarge over the limit; a client slower than the floor is taken for gone."""
+        self._check_encoding()
         declared = self.header(b"content-length")
         size = int(declared) if declared else 0  # httptools has checked that it is a number
         refused = size > limit * DISCARD_FACTOR
@@ -217,6 +223,7 @@ class Exchange:
 
     async def upload(self, limit: int) -> AsyncGenerator[bytes, None]:
         """A body that is not kept in memory, piece by piece; RequestTooLarge as soon as it is over the limit."""
+        self._check_encoding()
         received, more, begin = 0, True, time.monotonic()
         while more:
             left = begin + BODY_SECONDS + received / BODY_BYTES_PER_SECOND - time.monotonic()
@@ -273,7 +280,7 @@ class Exchange:
             headers.append((b"retry-after", str(error.retry_after).encode()))
         if error.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
-        if isinstance(error, (BodyTimeout, RequestTooLarge, Draining)):
+        if isinstance(error, (BodyTimeout, RequestTooLarge, UnsupportedEncoding, Draining)):
             headers.append(CLOSE)  # the rest of the body is not wanted; or the next request belongs to a replica
         if isinstance(error, MethodNotAllowed):
             headers.append((b"allow", ", ".join(error.allowed).encode()))

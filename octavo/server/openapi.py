@@ -62,13 +62,13 @@ class Operation:
     form: bool = False
     media_type: str = "application/json"
     error: Any = ErrorAnswer
-    statuses: tuple[int, ...] = (401, 500)
+    statuses: tuple[int, ...] = (401, 403, 500)
     public: bool = False
 
 
-INFO = (401, 500)
-WORK = (400, 401, 404, 408, 413, 429, 500, 503, 504)
-CALL = (400, 401, 404, 408, 413, 500)
+INFO = (401, 403, 500)
+WORK = (400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504)
+CALL = (400, 401, 403, 404, 408, 413, 415, 500)
 TEXT: dict[str, Any] = {"type": "string"}
 ORDER = ("order", {"enum": ["asc", "desc"]})
 PAGE = (("after", TEXT), ("limit", {"type": "integer", "minimum": 1, "maximum": 100}), ORDER)
@@ -221,9 +221,11 @@ def _operation(method: str, path: str, operation: Operation, schemas: dict[Any, 
 _STATUSES = {
     400: "A field is wrong; param names it",
     401: "No key, or a wrong one",
+    403: "The web page that asks is of an origin that is not allowed",
     404: "There is no such thing, or it is not yours",
     408: "The body came too slowly",
     413: "The body is too large",
+    415: "The body is compressed",
     429: "This key has too many requests now: Retry-After says when to come back",
     500: "An error of ours; the log has the details under the request's id",
     503: "Not now: Retry-After says when",
