@@ -123,6 +123,13 @@ class Draining(ServerError):
     code = "server_draining"
 
 
+class Aborted(ServerError):
+    """Whoever runs the server ended the request."""
+
+    code = "request_aborted"
+    retry_after = None
+
+
 class DeadlineExceeded(ServerError):
     """The answer was not complete in the time that the client gave it."""
 

@@ -16,6 +16,7 @@ class ServerConfig:
     host: str = flag("127.0.0.1", "address to listen on")
     port: int = flag(8000, "port to listen on (0: any that is free)")
     uds: str | None = flag(None, "listen on a Unix socket of this path instead")
+    admin_socket: str | None = flag(None, "Unix socket for the operator, in a folder that only you may enter")
     ssl_keyfile: str | None = flag(None, "private key for HTTPS, in PEM")
     ssl_certfile: str | None = flag(None, "certificate for HTTPS, in PEM")
     allowed_origins: tuple[str, ...] = flag(

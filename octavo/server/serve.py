@@ -27,6 +27,7 @@ import uvicorn
 from octavo.core import collector, log
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError, Draining, EngineError, OctavoError
+from octavo.server.admin import Admin, private_folder
 from octavo.server.app import App
 from octavo.server.config import ServerConfig
 from octavo.server.engine import Engine
@@ -49,6 +50,8 @@ def serve(engine: EngineConfig, server: ServerConfig, start: StartEngine | None 
 
     log.setup(server.log_level, server.log_format)
     check_tls(server)
+    if server.admin_socket is not None:
+        private_folder(server.admin_socket)
     with listen(server) as sock, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Serving(engine, server, start or start_engine).run(sock))
 
@@ -89,6 +92,23 @@ async def start_engine(engine: EngineConfig, server: ServerConfig) -> Engine:
 class Server(uvicorn.Server):
     """uvicorn's server without its signal handlers: it would close the listener at the first signal."""
 
+    @classmethod
+    def of(cls, app: App | Admin, **options: str | None) -> Server:
+        config = uvicorn.Config(
+            app,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=CLOSE_SECONDS,
+            **options,  # type: ignore[arg-type]
+        )
+        return cls(config)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -107,24 +127,12 @@ class Serving:
     async def run(self, sock: socket.socket) -> int:
         url = base_url(sock, self.server)
         say(f"Octavo {VERSION} at {url}: loading {self.engine.model or 'the demo model'}")
+        control = bind_unix(self.server.admin_socket) if self.server.admin_socket is not None else None
         self.handle_signals()
-        self.http = Server(
-            uvicorn.Config(
-                self.app,
-                ssl_keyfile=self.server.ssl_keyfile,
-                ssl_certfile=self.server.ssl_certfile,
-                http=Connection,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=CLOSE_SECONDS,
-            )
-        )
+        tls = {"ssl_keyfile": self.server.ssl_keyfile, "ssl_certfile": self.server.ssl_certfile}
+        self.http = Server.of(self.app, **tls)
         listening = asyncio.create_task(self.http.serve(sockets=[sock]))
+        admin = asyncio.create_task(self._administer(control)) if control is not None else None
         try:
             await first(self._keep_engine(url), self.stop)
             if self.app.service is not None:
@@ -135,6 +143,9 @@ class Serving:
             self.http.should_exit = True
             self.http.force_exit = self.kill.is_set() or self.app.service is None
             await listening
+            if admin is not None:
+                admin.cancel()
+                await asyncio.gather(admin, return_exceptions=True)
             await self.app.close()
             if self.llm is not None:
                 await self.llm.shutdown()
@@ -169,6 +180,17 @@ class Serving:
             pause = 0 if recent == 1 else BACK_OFF_SECONDS * 2 ** (recent - 2)
             log.event("engine_restart", logging.ERROR, in_seconds=pause)
             await asyncio.sleep(pause)
+
+    async def _administer(self, sock: socket.socket) -> None:
+        """Listens on the operator's socket until it is cancelled."""
+        http = Server.of(Admin(self.app, self.stop.set))
+        with sock:
+            try:
+                await http.serve(sockets=[sock])
+            finally:
+                Path(sock.getsockname()).unlink(missing_ok=True)
+                http.force_exit = True
+                await http.shutdown(sockets=[sock])
 
     def handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -79,9 +79,20 @@ class Connection(HttpToolsProtocol):
             raise ValueError("too many headers")  # httptools stops, and data_received above it refuses
 
     def on_headers_complete(self) -> None:
+        self._check_head()
         self.in_head = False
         self._cancel_head_timer()
         super().on_headers_complete()
+
+    def _check_head(self) -> None:
+        """llhttp refuses what two parsers may part differently, but for this: a proxy may read it in another way."""
+        names = [name for name, _ in self.headers]
+        if names.count(b"host") > 1:
+            raise ValueError("two hosts")
+        if b"transfer-encoding" in names:
+            coding = next(value for name, value in self.headers if name == b"transfer-encoding")
+            if coding.strip().lower() != b"chunked" or self.parser.get_http_version() == "1.0":
+                raise ValueError("a coding that is not read here")
 
     def on_message_complete(self) -> None:
         self.in_head = True
