@@ -18,14 +18,17 @@ from octavo.attention.base import AttendOptions, ForwardBatch
 from octavo.layers.attention import Attention
 from octavo.layers.embedding import Embedding, LMHead
 from octavo.layers.latent import LatentAttention
+from octavo.layers.linear import Linear
 from octavo.layers.mlp import MLP, GatedMLP
+from octavo.layers.moe import Experts, MixtureOfExperts, Router
 from octavo.layers.norm import LayerNorm, RMSNorm
 from octavo.layers.qk_norm import FullQKNorm, HeadLayerNorm, QKNorm
 from octavo.layers.rope import Rope
 from octavo.models.blocks import Block, Feedforward, PreNorm
 from octavo.models.config import ConfigReader
 from octavo.models.rope import RopeSpec
-from octavo.models.spec import ModelSpec
+from octavo.models.spec import ExpertsSpec, ModelSpec
+from octavo.moe.base import MoeSpec
 
 # Where the checkpoint keeps each part; those of a layer are below `layer`. `qkv` and `gate_up`, where a family has
 # them, stand for parts that its checkpoint holds as one.
@@ -45,6 +48,14 @@ PATHS: Mapping[str, str] = {
     "gate": "mlp.gate_proj",
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
+    "router": "mlp.gate",
+    "correction": "mlp.gate.e_score_correction_bias",
+    "expert_gate": "mlp.experts.{}.gate_proj",
+    "expert_up": "mlp.experts.{}.up_proj",
+    "expert_down": "mlp.experts.{}.down_proj",
+    "shared_gate": "mlp.shared_experts.gate_proj",
+    "shared_up": "mlp.shared_experts.up_proj",
+    "shared_down": "mlp.shared_experts.down_proj",
 }
 # Buffers that old versions of transformers saved: they follow from the config.
 IGNORED_SUFFIXES = (".rotary_emb.inv_freq",)
@@ -79,10 +90,9 @@ class Decoder:
         """The family's reading of a config."""
         return ModelSpec.from_config(config)
 
-    @classmethod
-    def rename(cls, name: str) -> str | None:
+    def rename(self, name: str) -> str | None:
         """A checkpoint's name for a tensor as `names` has it, None for one that is not needed."""
-        return None if name.endswith(cls.ignored_suffixes) else name
+        return None if name.endswith(self.ignored_suffixes) else name
 
     def make_rope(self, rope: RopeSpec) -> Rope:
         return Rope(
@@ -139,8 +149,30 @@ class Decoder:
     def make_mlp(self, layer: int) -> Feedforward:
         """What a layer has between its second norm and the stream; all layers of most families have the same."""
         spec = self.spec
+        if spec.experts is not None and spec.experts.layers[layer]:
+            return self.make_experts(spec.experts)
         shape = (spec.hidden_size, spec.intermediate_size, spec.activation, spec.mlp_bias, self.dtype, self.device)
         return GatedMLP(*shape) if spec.gated else MLP(*shape)
+
+    def make_experts(self, experts: ExpertsSpec) -> MixtureOfExperts:
+        spec, on = self.spec, (self.dtype, self.device)
+        moe = MoeSpec(
+            experts.routing,
+            spec.hidden_size,
+            experts.inner_size,
+            spec.activation if experts.limit is None else "clamped",
+            *on,
+            bias=experts.bias,
+            interleaved=experts.interleaved,
+            limit=experts.limit or 0.0,
+        )
+        shared = gate = None
+        if experts.shared_size:
+            shared = GatedMLP(spec.hidden_size, experts.shared_size, spec.activation, spec.mlp_bias, *on)
+        if experts.shared_gate:
+            gate = Linear(spec.hidden_size, 1, False, *on)
+        router = Router(moe, experts.wide_router, experts.bias, experts.correction)
+        return MixtureOfExperts(router, Experts(moe), shared, gate)
 
     @property
     def names(self) -> dict[str, Tensor]:

@@ -1,20 +1,23 @@
-"""DeepSeek V2 and V3: latent attention."""
+"""DeepSeek V2 and V3: latent attention, and experts beside shared ones."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import ClassVar
 
 from octavo.attention.base import AttendOptions
 from octavo.layers.latent import LatentAttention
 from octavo.layers.rope import Rope
 from octavo.models.config import ConfigReader
 from octavo.models.decoder import PATHS, Decoder
+from octavo.models.experts import after_dense, beyond, read_experts, read_groups, read_sigmoid
 from octavo.models.rope import RopeSpec
-from octavo.models.spec import LatentSpec, ModelSpec
+from octavo.models.spec import ExpertsSpec, LatentSpec, ModelSpec
 
 
 class DeepseekV2(Decoder):
+    dense: ClassVar[int] = 0  # layers without experts, where the config does not say
     paths = {
         **PATHS,
         "q_a": "self_attn.q_a_proj",
@@ -34,8 +37,6 @@ class DeepseekV2(Decoder):
             value_dim=config.integer("v_head_dim", high=2**12),
             query_rank=config.integer("q_lora_rank") if config.has("q_lora_rank") else None,
         )
-        if config.integer("first_k_dense_replace", 0, low=0) < config.integer("num_hidden_layers"):
-            raise config.error("first_k_dense_replace", "leaves layers with experts, which are not supported yet")
         neighbours = config.flag("rope_interleave", True)
 
         def read_rope(config: ConfigReader, head_dim: int, max_position: int) -> RopeSpec:
@@ -44,7 +45,7 @@ class DeepseekV2(Decoder):
 
         # The head size that some configs give is that of the turned part.
         spec = ModelSpec.from_config(config.family(head_dim=latent.rope_dim), read_rope)
-        return replace(
+        spec = replace(
             spec,
             latent=latent,
             num_kv_heads=1,
@@ -52,6 +53,25 @@ class DeepseekV2(Decoder):
             attention_scale=(latent.nope_dim + latent.rope_dim) ** -0.5 * _longer(config),
             qkv_bias=config.flag("attention_bias", False),
         )
+        some = any(after_dense(config, spec.num_layers, cls.dense))
+        return replace(spec, experts=cls.experts(config, spec) if some else None)
+
+    @classmethod
+    def experts(cls, config: ConfigReader, spec: ModelSpec) -> ExpertsSpec:
+        config = config.family(n_routed_experts=64, moe_intermediate_size=1407)
+        method = config.text("topk_method", "greedy")
+        if method not in ("greedy", "group_limited_greedy"):
+            raise config.error("topk_method", f"must be greedy or group_limited_greedy, got {method!r:.80}")
+        experts = read_experts(config, spec, "n_routed_experts", layers=after_dense(config, spec.num_layers, cls.dense))
+        if method != "greedy":
+            experts = read_groups(config, experts, 1)
+        # transformers reads norm_topk_prob of V2 and does not heed it.
+        scale = config.number("routed_scaling_factor", 1.0)
+        shared = config.integer("n_shared_experts", 2, low=0, high=2**10) * experts.inner_size
+        return replace(experts, routing=replace(experts.routing, scale=scale), shared_size=shared, wide_router=True)
+
+    def rename(self, name: str) -> str | None:
+        return None if beyond(name, self.spec.num_layers) else super().rename(name)
 
     def make_rope(self, rope: RopeSpec) -> Rope:
         return Rope(
@@ -88,6 +108,15 @@ LATENT_EPS = 1e-6  # of the norms inside the attention, whatever the config's is
 
 class DeepseekV3(DeepseekV2):
     """As V2, but for how experts are chosen."""
+
+    dense = 3
+
+    @classmethod
+    def experts(cls, config: ConfigReader, spec: ModelSpec) -> ExpertsSpec:
+        config = config.family(n_routed_experts=256, num_experts_per_tok=8, moe_intermediate_size=2048)
+        if not config.has("n_group"):
+            config = config.family(n_group=8, topk_group=4)
+        return read_sigmoid(config, spec, cls.dense, True, 2.5)
 
 
 def _longer(config: ConfigReader) -> float:

@@ -56,8 +56,7 @@ class GPT2(Decoder):
         spec = replace(spec, norm="layer", gated=False, qkv_bias=True, o_bias=True, mlp_bias=True)
         return spec if config.flag("scale_attn_weights", True) else replace(spec, attention_scale=1.0)
 
-    @classmethod
-    def rename(cls, name: str) -> str | None:
+    def rename(self, name: str) -> str | None:
         """The oldest checkpoints leave out what all names begin with."""
         known = name.startswith(("transformer.", "lm_head."))
         return super().rename(name if known else f"transformer.{name}")

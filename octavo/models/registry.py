@@ -36,10 +36,22 @@ ARCHITECTURES = {
         "optional layer norms of heads",
     ),
     "DeepseekV2ForCausalLM": Architecture(
-        "deepseek:DeepseekV2", "DeepSeek V2, V2.5, V2-Lite", "latent attention; only without experts so far"
+        "deepseek:DeepseekV2",
+        "DeepSeek V2, V2.5, V2-Lite",
+        "latent attention; experts, of some groups only, beside shared ones, behind dense layers",
     ),
-    "DeepseekV3ForCausalLM": Architecture("deepseek:DeepseekV3", "DeepSeek V3, R1, V3.1", "as V2"),
+    "DeepseekV3ForCausalLM": Architecture(
+        "deepseek:DeepseekV3",
+        "DeepSeek V3, R1, V3.1",
+        "as V2; experts are scored by sigmoids and chosen with a bias",
+    ),
+    "Dots1ForCausalLM": Architecture(
+        "glm_moe:Dots1", "dots.llm1", "norms of query and key heads; experts as DeepSeek V3's"
+    ),
     "Ernie4_5ForCausalLM": Architecture("ernie:Ernie", "ERNIE 4.5 (dense)", "interleaved rope; optional biases"),
+    "Ernie4_5_MoeForCausalLM": Architecture(
+        "ernie:ErnieMoe", "ERNIE 4.5 A3B, A47B (text)", "as ERNIE 4.5; experts, chosen with a bias, beside shared ones"
+    ),
     "Exaone4ForCausalLM": Architecture(
         "exaone:Exaone4",
         "EXAONE 4.0",
@@ -61,6 +73,11 @@ ARCHITECTURES = {
         "gemma:Gemma", "Gemma, CodeGemma", "norm weights stored less one; scaled embeddings; gelu"
     ),
     "Glm4ForCausalLM": Architecture("glm:Glm4", "GLM-4-0414, GLM-Z1", "as Glm; norms before and after each part"),
+    "Glm4MoeForCausalLM": Architecture(
+        "glm_moe:Glm4Moe",
+        "GLM-4.5, GLM-4.5-Air, GLM-4.6",
+        "rotation of half of each head; optional norms of heads; experts as DeepSeek V3's",
+    ),
     "GlmForCausalLM": Architecture(
         "glm:Glm", "GLM-4-9B", "interleaved rope on half of each head; biases on q, k, v; gate and up in one tensor"
     ),
@@ -71,6 +88,9 @@ ARCHITECTURES = {
     ),
     "GraniteForCausalLM": Architecture(
         "granite:Granite", "Granite 3.x (dense)", "multipliers of embeddings, residual, scores and logits"
+    ),
+    "GraniteMoeForCausalLM": Architecture(
+        "mixtral:GraniteMoe", "Granite 3.x (1B-A400M, 3B-A800M)", "as Granite; experts in stacks"
     ),
     "InternLM3ForCausalLM": Architecture(
         "llama:InternLM3", "InternLM3", "`qkv_bias` and `bias` instead of Llama's switches"
@@ -84,11 +104,15 @@ ARCHITECTURES = {
         "mistral:Ministral", "Ministral", "a window in the layers that `layer_types` names"
     ),
     "MistralForCausalLM": Architecture("mistral:Mistral", "Mistral", "no biases; one sliding window for all layers"),
+    "MixtralForCausalLM": Architecture("mixtral:Mixtral", "Mixtral 8x7B, 8x22B", "experts in every layer"),
     "Olmo2ForCausalLM": Architecture(
         "olmo:Olmo2", "OLMo 2", "norms after each part only, and over all query and all key heads at once"
     ),
     "Olmo3ForCausalLM": Architecture(
         "olmo:Olmo3", "OLMo 3", "as OLMo 2; windows but in every fourth layer, whose rope alone is scaled"
+    ),
+    "OlmoeForCausalLM": Architecture(
+        "qwen_moe:Olmoe", "OLMoE", "norms over all query and all key heads; experts in every layer"
     ),
     "PhiForCausalLM": Architecture(
         "phi:Phi",
@@ -105,8 +129,16 @@ ARCHITECTURES = {
         "Qwen2, Qwen2.5",
         "biases on q, k, v; windows only with `use_sliding_window`, from `max_window_layers` on",
     ),
+    "Qwen2MoeForCausalLM": Architecture(
+        "qwen_moe:Qwen2Moe",
+        "Qwen1.5-MoE, Qwen2-57B-A14B",
+        "as Qwen2; experts, in some layers or all, beside an MLP that is weighed by a sigmoid",
+    ),
     "Qwen3ForCausalLM": Architecture(
         "qwen3:Qwen3", "Qwen3", "norms of query and key heads; own head size; windows as in Qwen2"
+    ),
+    "Qwen3MoeForCausalLM": Architecture(
+        "qwen_moe:Qwen3Moe", "Qwen3-30B-A3B, 235B-A22B, Qwen3-Coder", "as Qwen3; experts, in some layers or all"
     ),
     "SeedOssForCausalLM": Architecture("llama:SeedOss", "Seed-OSS", "separate switches for q, k, v and output biases"),
     "SmolLM3ForCausalLM": Architecture("smollm3:SmolLM3", "SmolLM3", "every fourth layer sees no positions"),

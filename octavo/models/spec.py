@@ -13,6 +13,7 @@ from typing import Literal
 
 from octavo.models.config import ConfigReader, read_json
 from octavo.models.rope import RopeSpec
+from octavo.moe.base import Routing
 
 DTYPES = ("bfloat16", "float16", "float32")
 # What configs call them, and what octavo.layers.mlp does.
@@ -39,6 +40,22 @@ class LatentSpec:
     nope_dim: int  # of a head's query and key, what positions do not turn
     value_dim: int  # of a head
     query_rank: int | None  # queries come out of a vector of this size; None: out of the hidden state
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsSpec:
+    """Layers that have experts in place of an MLP."""
+
+    routing: Routing
+    inner_size: int  # of an expert
+    layers: tuple[bool, ...]  # which of them
+    shared_size: int = 0  # inner size of the MLP beside the experts, that all tokens see
+    shared_gate: bool = False  # it is weighed by a sigmoid
+    wide_router: bool = False  # logits come out of a product in float32
+    correction: int = 0  # dimensions of the bias for choosing; 0: none
+    bias: bool = False  # of router and experts
+    interleaved: bool = False  # rows of gate and up alternate
+    limit: float | None = None  # GPT-OSS's activation, clamped by it
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +89,8 @@ class ModelSpec:
     mlp_bias: bool = False
     head_bias: bool = False
     latent: LatentSpec | None = None
+    experts: ExpertsSpec | None = None
+    sinks: bool = False  # a score of each head beside those of its tokens, which takes a share and gives nothing
     tie_embeddings: bool = False
     score_softcap: float | None = None  # of attention scores
     embedding_scale: float = 1.0

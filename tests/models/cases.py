@@ -155,6 +155,72 @@ CASES |= {
         {**LATENT, "head_dim": 8, "rope_interleave": False, "attention_bias": True},
     ),
 }
+# Eight experts, three for a token; where the keys are others, in the cases themselves.
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40}
+LOCAL = {"num_local_experts": 8, "num_experts_per_tok": 3}
+ROUTED = {
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 40,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.7,
+}
+GROUPS = {"n_group": 4, "topk_group": 2}
+CASES |= {
+    "mixtral": ("mixtral", LOCAL),
+    "mixtral-window": ("mixtral", {**LOCAL, "sliding_window": 16, "hidden_act": "gelu"}),
+    "qwen2_moe": (
+        "qwen2_moe",
+        {**EXPERTS, "shared_expert_intermediate_size": 56, "num_hidden_layers": 3, "decoder_sparse_step": 2},
+    ),
+    "qwen2_moe-mlp-only": (
+        "qwen2_moe",
+        {
+            **EXPERTS,
+            "shared_expert_intermediate_size": 56,
+            "mlp_only_layers": [0],
+            "norm_topk_prob": True,
+            "qkv_bias": False,
+        },
+    ),
+    "qwen3_moe": ("qwen3_moe", {**EXPERTS, "head_dim": 32, "norm_topk_prob": True}),
+    "qwen3_moe-window": ("qwen3_moe", {**EXPERTS, "use_sliding_window": True, "sliding_window": 8}),
+    "olmoe": ("olmoe", {"num_experts": 8, "num_experts_per_tok": 3}),
+    "olmoe-normed": ("olmoe", {"num_experts": 8, "num_experts_per_tok": 3, "norm_topk_prob": True}),
+    "granitemoe": (
+        "granitemoe",
+        {
+            **LOCAL,
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.22,
+            "attention_multiplier": 0.5,
+            "logits_scaling": 2.0,
+        },
+    ),
+    "glm4_moe": ("glm4_moe", {**ROUTED, **GROUPS, "use_qk_norm": True}),
+    "glm4_moe-biases": ("glm4_moe", {**ROUTED, "attention_bias": True, "norm_topk_prob": False}),
+    "dots1": ("dots1", {**ROUTED, "sliding_window": 8, "max_window_layers": 1}),
+    "ernie4_5_moe": ("ernie4_5_moe", {"moe_num_experts": 8, "moe_k": 3, "moe_intermediate_size": 40}),
+    "ernie4_5_moe-some": (
+        "ernie4_5_moe",
+        {
+            "moe_num_experts": 8,
+            "moe_k": 3,
+            "moe_intermediate_size": 40,
+            "moe_num_shared_experts": 0,
+            "num_hidden_layers": 4,
+            "moe_layer_interval": 2,
+            "moe_layer_end_index": 2,
+        },
+    ),
+    "deepseek_v2": (
+        "deepseek_v2",
+        {**LATENT, **ROUTED, **GROUPS, "head_dim": 8, "topk_method": "group_limited_greedy"},
+    ),
+    "deepseek_v2-greedy": ("deepseek_v2", {**LATENT, **ROUTED, "head_dim": 8}),
+    "deepseek_v3": ("deepseek_v3", {**LATENT, **ROUTED, **GROUPS, "head_dim": 8}),
+}
 SCALINGS = {
     "linear": {"rope_type": "linear", "factor": 4.0},
     "dynamic": {"rope_type": "dynamic", "factor": 4.0},

@@ -18,7 +18,7 @@ from tests.models import docs
         ("GemmaForCausalLM2", "GemmaForCausalLM"),
         ("Phi4ForCausalLM", "Phi3ForCausalLM"),
         ("GPT2Model", "GPT2LMHeadModel"),
-        ("Glm4MoeForCausalLM", "Glm4ForCausalLM"),
+        ("Glm4MoEForCausalLM", "Glm4MoeForCausalLM"),
     ],
 )
 def test_unknown_architectures_get_the_nearest_names(asked: str, meant: str) -> None:
