@@ -16,9 +16,13 @@ import sys
 import weakref
 from collections.abc import Mapping
 
+from octavo.core.errors import EngineError
+
 MAX_FRAME = 64 << 20  # a batch of 256 prompts of 64k tokens; more is an error of ours
 HEADER = struct.Struct("<I")
 _PR_SET_PDEATHSIG = 1
+# A child takes no modules from the current folder, which may be a stranger's model; and it is as strict as we are.
+FLAGS = ("-P", *(["-O"] if sys.flags.optimize else []))
 
 
 class Child:
@@ -28,7 +32,7 @@ class Child:
         self.sock, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(theirs.fileno())],
+                [sys.executable, *FLAGS, "-m", module, str(theirs.fileno())],
                 pass_fds=[theirs.fileno(), *descriptors],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **environment},
@@ -58,7 +62,8 @@ def die_with_parent() -> None:
 
 
 def frame(data: bytes) -> bytes:
-    assert len(data) <= MAX_FRAME, "a frame is larger than the limit"
+    if len(data) > MAX_FRAME:
+        raise EngineError(f"a message of {len(data)} bytes is larger than a frame may be")
     return HEADER.pack(len(data)) + data
 
 

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from octavo.core.child import HEADER, MAX_FRAME
+from octavo.core.child import FLAGS, HEADER, MAX_FRAME
 from octavo.core.config import EngineConfig
 from octavo.core.errors import (
     ConfigError,
@@ -104,7 +104,7 @@ class AsyncLLM:
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "octavo.engine.process", str(theirs.fileno())),
+                *(sys.executable, *FLAGS, "-m", "octavo.engine.process", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 env={**ENVIRONMENT, **os.environ},
             )
@@ -290,6 +290,8 @@ async def _read_message(reader: asyncio.StreamReader, codec: Codec) -> Ready | S
     """The next message of the engine; None when its end is closed."""
     try:
         (size,) = HEADER.unpack(await reader.readexactly(HEADER.size))
+        if size > MAX_FRAME:
+            return None
         message: Ready | Step | Failed = codec.from_engine.decode(await reader.readexactly(size))
         return message
     except (asyncio.IncompleteReadError, ConnectionError):

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 import msgspec
 
 import octavo.core.log
-from octavo.core import collector
+from octavo.core import collector, guard
 from octavo.core.child import die_with_parent, read_frame
 from octavo.core.config import EngineConfig
 from octavo.core.errors import OctavoError
@@ -109,6 +109,7 @@ def main() -> int:
     if frame is None:
         return 1
     start = msgspec.msgpack.decode(frame, type=Start)
+    guard.install()
     octavo.core.log.setup(start.log_level, start.log_format)
     return EngineProcess(sock).run(start.config, Path(start.folder))
 

@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from octavo.core import guard
 from octavo.core.child import die_with_parent, frame, read_frame
 from octavo.core.errors import OctavoError
 from octavo.grammar.messages import (
@@ -207,6 +208,7 @@ def bound_memory(more: int) -> None:
 
 def main() -> int:
     die_with_parent()
+    guard.install()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sock = socket.socket(fileno=int(sys.argv[1]))
     data = read_frame(sock)

@@ -24,7 +24,7 @@ from typing import TypeVar
 import msgspec
 import uvicorn
 
-from octavo.core import collector, log
+from octavo.core import collector, guard, log
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError, Draining, EngineError, OctavoError
 from octavo.server.admin import Admin, private_folder
@@ -49,6 +49,7 @@ def serve(engine: EngineConfig, server: ServerConfig, start: StartEngine | None 
     import uvloop
 
     log.setup(server.log_level, server.log_format)
+    guard.install()
     check_tls(server)
     if server.admin_socket is not None:
         private_folder(server.admin_socket)
