@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from octavo.kernels.kv_cache import SCALE_DTYPE
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
@@ -27,9 +29,8 @@ class AttentionSpec:
     max_model_len: int
     windows: tuple[int | None, ...] = ()  # distinct sliding windows of the layers; None is full attention
     max_num_seqs: int = 256  # most sequences of a step, for workspaces that are allocated once
-    kv_dtype: torch.dtype | None = None  # of the cache; None: as `dtype`
-    # Of each layer, what the cache's keys and values are multiplied with to get the true ones; empty: nothing.
-    kv_scales: tuple[tuple[float, float], ...] = ()
+    # Of the cache: None is `dtype`, else one of octavo.kernels.kv_cache's.
+    kv_dtype: torch.dtype | None = None
     # Latent attention: there is one key/value head, and a token's values are the first so many of its key's. 0: apart.
     latent_dim: int = 0
 
@@ -38,12 +39,17 @@ class AttentionSpec:
         return self.kv_dtype or self.dtype
 
     @property
+    def quantised(self) -> bool:
+        return self.cache_dtype != self.dtype
+
+    @property
     def value_dim(self) -> int:
         return self.latent_dim or self.head_dim
 
     def kv_bytes_per_block(self) -> int:
         kept = 1 if self.latent_dim else 2
-        return kept * self.num_layers * self.num_kv_heads * self.head_dim * self.block_size * self.cache_dtype.itemsize
+        head = self.head_dim * self.cache_dtype.itemsize + (SCALE_DTYPE.itemsize if self.quantised else 0)
+        return kept * self.num_layers * self.num_kv_heads * self.block_size * head
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +101,11 @@ class AttentionBackend(Protocol):
     def plan(self, batch: ForwardBatch) -> None:
         """Once a step, before the first layer: whatever all layers share, left in `batch.plan`."""
 
-    def cache(self, layer: int) -> tuple[Tensor, Tensor] | None:
+    def cache(self, layer: int) -> tuple[Tensor, ...] | None:
         """Keys and values as [blocks, block size, K, D], for a kernel that writes instead of `write`.
 
-        None where the layout is another: then only `write` writes.
+        If they are quantised, their scales follow, as [blocks, block size, K]. None where the layout is another: then
+        only `write` writes.
         """
 
     def write(self, layer: int, k_TKD: Tensor, v_TKD: Tensor, batch: ForwardBatch) -> None:

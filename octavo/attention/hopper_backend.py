@@ -72,7 +72,7 @@ class HopperAttention(TritonAttention):
             count,
             q_THD.stride(0),
             batch.block_table_NB.stride(0),
-            self._factors(layer, options)[0],
+            self._factors(options)[0],
             BLOCK_SIZE=spec.block_size,
             KV_HEADS=spec.num_kv_heads,
             GROUP=self.group,

@@ -2,7 +2,9 @@
 
 The cache of a layer is [K, 2, blocks, block size, D], keys and values of a head beside each other, so that one
 `index_select` collects whole blocks of many sequences and a sequence whose blocks lie in a row needs no copy at all.
-With latent attention it is [1, 1, ...]: keys are values too, and what of an output is none is cut off.
+A quantised cache is made into the model's type as it is collected. With latent attention it is [1, 1, ...]: keys are
+values too, and what of an output is none is cut off.
+
 Scores and softmax are in float32: `scaled_dot_product_attention` never rounds them (a bfloat16 `bmm` is twice as
 fast and four times as wrong). No slot counts that a sequence did not write: what others left there may be NaN.
 
@@ -26,6 +28,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from octavo.attention.base import AttendOptions, AttentionSpec, ForwardBatch
+from octavo.kernels import kv_cache
 
 IntArray = np.typing.NDArray[np.int64]
 BoolArray = np.typing.NDArray[np.bool_]
@@ -40,15 +43,67 @@ PIECE = 32
 class _Layer:
     """The views of one layer's cache that are used again and again."""
 
-    __slots__ = ("blocks_XBY", "keys_1KSD", "keys_SKD", "rows_RY", "values_1KSD", "values_SKD")
+    __slots__ = ("blocks", "dtype", "keys_1KSD", "parts_SKD", "rows_RY", "scales", "values_1KSD")
 
-    def __init__(self, cache_K2BMD: Tensor) -> None:
+    def __init__(self, cache_K2BMD: Tensor, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         heads, kept, blocks, size, dim = cache_K2BMD.shape
-        self.blocks_XBY = cache_K2BMD.view(kept * heads, blocks, size * dim)
+        self.blocks = [cache_K2BMD.view(kept * heads, blocks, size * dim)]  # all that a block has, by its number
         self.rows_RY = cache_K2BMD.view(-1, size * dim)
         parts = cache_K2BMD.view(1, heads, kept, blocks * size, dim).unbind(2)
         self.keys_1KSD, self.values_1KSD = parts[0], parts[-1]
-        self.keys_SKD, self.values_SKD = self.keys_1KSD[0].transpose(0, 1), self.values_1KSD[0].transpose(0, 1)
+        self.parts_SKD = [part[0].transpose(0, 1) for part in parts]
+        self.scales: _Scales | None = None
+        if cache_K2BMD.dtype != dtype:
+            self.scales = _Scales(torch.zeros(cache_K2BMD.shape[:-1], dtype=kv_cache.SCALE_DTYPE))
+            # torch can neither copy nor move all types of one byte by an index.
+            self.parts_SKD = [part.view(torch.int8) for part in self.parts_SKD]
+            self.blocks = [self.blocks[0].view(torch.int8), self.scales.blocks_XBM]
+
+    def write(self, slots_T: Tensor, k_TKD: Tensor, v_TKD: Tensor | None) -> _Own:
+        """Returns keys and values as they will be read. `v_TKD` None: they are the keys."""
+        found = []
+        for part, x_TKD in enumerate((k_TKD, v_TKD)):
+            if x_TKD is None:
+                continue
+            kept = x_TKD
+            if self.scales is not None:
+                kept, scale_TK = kv_cache.quantise(x_TKD, self.rows_RY.dtype)
+                x_TKD = kv_cache.dequantise(kept, scale_TK, self.dtype)
+                self.scales.parts_SK[part].index_copy_(0, slots_T, scale_TK)
+                kept = kept.view(torch.int8)
+            self.parts_SKD[part].index_copy_(0, slots_T, kept)
+            found.append(x_TKD)
+        return found[0], found[-1]
+
+    def collect(self, index_R: Tensor, out_RY: Tensor) -> None:
+        """Whole blocks, by rows of all heads."""
+        if self.scales is None:
+            torch.index_select(self.rows_RY, 0, index_R, out=out_RY)
+            return
+        scale_RM = self.scales.rows_RM.index_select(0, index_R)
+        kept = self.rows_RY.index_select(0, index_R).view(*scale_RM.shape, -1)
+        out_RY.copy_(kv_cache.dequantise(kept, scale_RM, self.dtype).flatten(1))
+
+    def piece(self, begin: int, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [1, K, L, D] of slots that lie in a row."""
+        k, v = self.keys_1KSD.narrow(2, begin, length), self.values_1KSD.narrow(2, begin, length)
+        if self.scales is None:
+            return k, v
+        k_scale, v_scale = (part.T.narrow(1, begin, length).unsqueeze(0) for part in self.scales.parts_SK)
+        return kv_cache.dequantise(k, k_scale, self.dtype), kv_cache.dequantise(v, v_scale, self.dtype)
+
+
+class _Scales:
+    """Of a quantised layer, from [K, 2, blocks, block size]."""
+
+    __slots__ = ("blocks_XBM", "parts_SK", "rows_RM")
+
+    def __init__(self, scales_K2BM: Tensor) -> None:
+        self.blocks_XBM = scales_K2BM.flatten(0, 1)
+        self.rows_RM = scales_K2BM.flatten(0, 2)
+        parts = scales_K2BM.flatten(2).permute(1, 2, 0).unbind(0)
+        self.parts_SK = (parts[0], parts[-1])
 
 
 _Own = tuple[Tensor, Tensor]  # [T, K, D] each
@@ -67,7 +122,7 @@ class TorchAttention:
     def supports(spec: AttentionSpec) -> str | None:
         if spec.device.type != "cpu":
             return f"it is made for CPUs, not {spec.device.type}"
-        if spec.cache_dtype != spec.dtype:
+        if spec.cache_dtype not in (spec.dtype, *kv_cache.DTYPES):
             return f"it cannot keep keys and values in {spec.cache_dtype}"
         return None if spec.dtype.is_floating_point else f"it cannot compute in {spec.dtype}"
 
@@ -77,9 +132,9 @@ class TorchAttention:
         # A single query row in half precision takes torch's matrix-vector path, which is three times as slow as two.
         self.twice = self.group == 1 and spec.dtype != torch.float32
         self.kept = 1 if spec.latent_dim else 2  # tensors of a head: of a latent, keys are values too
-        self.token_bytes = self.kept * spec.num_kv_heads * spec.head_dim * spec.dtype.itemsize
+        self.token_bytes = self.kept * spec.num_kv_heads * spec.head_dim * spec.dtype.itemsize  # as it is read
         shape = (spec.num_layers, spec.num_kv_heads, self.kept, num_blocks, spec.block_size, spec.head_dim)
-        self.layers = [_Layer(cache) for cache in _zeros(shape, spec.dtype)]
+        self.layers = [_Layer(cache, spec.dtype) for cache in _zeros(shape, spec.cache_dtype)]
         self.first_rows_X1 = np.arange(self.kept * spec.num_kv_heads)[:, None] * num_blocks
         # A piece is a task for each head: enough of them for all threads.
         self.piece = PIECE * -(-torch.get_num_threads() // spec.num_heads)
@@ -97,13 +152,7 @@ class TorchAttention:
         """Its layout is not that of other kernels."""
 
     def write(self, layer: int, k_TKD: Tensor, v_TKD: Tensor, batch: ForwardBatch) -> None:
-        cache = self.layers[layer]
-        cache.keys_SKD.index_copy_(0, batch.slots_T, k_TKD)
-        if self.kept == 1:
-            v_TKD = k_TKD
-        else:
-            cache.values_SKD.index_copy_(0, batch.slots_T, v_TKD)
-        batch.plan.own = (k_TKD, v_TKD)
+        batch.plan.own = self.layers[layer].write(batch.slots_T, k_TKD, v_TKD if self.kept == 2 else None)
 
     def attend(self, layer: int, q_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> Tensor:
         cache = self.layers[layer]
@@ -117,7 +166,8 @@ class TorchAttention:
 
     def copy_blocks(self, src_P: Tensor, dst_P: Tensor) -> None:
         for layer in self.layers:
-            layer.blocks_XBY.index_copy_(1, dst_P.long(), layer.blocks_XBY.index_select(1, src_P))
+            for blocks in layer.blocks:
+                blocks.index_copy_(1, dst_P.long(), blocks.index_select(1, src_P))
 
     def workspace(self, size: int) -> Tensor:
         """Room for `size` elements, the same for all jobs: each uses it from its collecting to its attention."""
@@ -282,13 +332,12 @@ class _Context:
     def read(self, layer: _Layer) -> tuple[Tensor, Tensor]:
         """Keys and values as [N, K, L, D]; valid until the next read of any context."""
         if self._first is None:
-            torch.index_select(layer.rows_RY, 0, self._index_R, out=self._work_RY)
+            layer.collect(self._index_R, self._work_RY)
             if self._padding_P is not None:
                 self._work_XSD.index_fill_(1, self._padding_P, 0)
             return self._views
         begin, length = self._part
-        begin += self._first
-        return layer.keys_1KSD.narrow(2, begin, length), layer.values_1KSD.narrow(2, begin, length)
+        return layer.piece(self._first + begin, length)
 
 
 class _Group:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from octavo.attention.base import AttendOptions, AttentionSpec, ForwardBatch
+from octavo.kernels import kv_cache
 
 TILE_BYTES = 16 << 10  # of keys, or values, that a program reads at a time
 FEW = 16  # sequences of a decode step that are too few to hide memory's latency from each other
@@ -45,9 +46,9 @@ class TritonAttention:
             return f"triton is not installed ({error})"
         if spec.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             return f"it cannot compute in {spec.dtype}"
-        if spec.cache_dtype not in (spec.dtype, torch.float8_e4m3fn):
+        if spec.cache_dtype not in (spec.dtype, *kv_cache.DTYPES):
             return f"it cannot keep keys and values in {spec.cache_dtype}"
-        if spec.cache_dtype != spec.dtype and not _has_fp8(spec.device):
+        if spec.cache_dtype == torch.float8_e4m3fn and not _has_fp8(spec.device):
             return "the GPU has no float8_e4m3fn"
         if spec.latent_dim:
             return "its keys and values are apart"
@@ -62,14 +63,18 @@ class TritonAttention:
         shape = (spec.num_layers, num_blocks, spec.block_size, spec.num_kv_heads, spec.head_dim)
         self.keys = torch.zeros(shape, dtype=spec.cache_dtype, device=spec.device)
         self.values = torch.zeros(shape, dtype=spec.cache_dtype, device=spec.device)
-        self.quantised = spec.cache_dtype != spec.dtype
-        self.kv_scales = spec.kv_scales or ((1.0, 1.0),) * spec.num_layers
+        self.caches = [self.keys, self.values]
+        if spec.quantised:
+            self.key_scales = torch.zeros(shape[:-1], dtype=kv_cache.SCALE_DTYPE, device=spec.device)
+            self.value_scales = torch.zeros_like(self.key_scales)
+            self.caches += [self.key_scales, self.value_scales]
         self.group = spec.num_heads // spec.num_kv_heads
         dim_p2 = max(16, _power_of_two(spec.head_dim))
         self.tile = max(16, min(64, TILE_BYTES // (dim_p2 * spec.dtype.itemsize)))
         self._prefill_form = _prefill_form(spec, dim_p2, self.group, self.tile)
         self._shape = {
             "WIDE": self.keys[0].numel() >= 1 << 31,
+            "SCALED": spec.quantised,
             "BLOCK_SIZE": spec.block_size,
             "KV_HEADS": spec.num_kv_heads,
             "GROUP": self.group,
@@ -131,27 +136,30 @@ class TritonAttention:
                 UNITS=PLAN_UNITS,
             )
 
-    def cache(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        return None if self.quantised else (self.keys[layer], self.values[layer])
+    def cache(self, layer: int) -> tuple[Tensor, ...]:
+        return tuple(cache[layer] for cache in self.caches)
+
+    def _kept(self, layer: int) -> tuple[Tensor, ...]:
+        """What kernels read: keys, values, and their scales, in whose place something stands if there are none."""
+        return self.cache(layer) if self.spec.quantised else 2 * self.cache(layer)
 
     def write(self, layer: int, k_TKD: Tensor, v_TKD: Tensor, batch: ForwardBatch) -> None:
         from octavo.kernels.paged_attention import write_kv_kernel
 
-        width = self.spec.num_kv_heads * self.spec.head_dim
-        assert k_TKD.stride(1) == v_TKD.stride(1) == self.spec.head_dim, "heads of a token must be contiguous"
+        spec = self.spec
+        assert k_TKD.stride(1) == v_TKD.stride(1) == spec.head_dim, "heads of a token must be contiguous"
         write_kv_kernel[(len(batch.slots_T),)](
             k_TKD,
             v_TKD,
             batch.slots_T,
-            self.keys[layer],
-            self.values[layer],
+            *self._kept(layer),
             k_TKD.stride(0),
             v_TKD.stride(0),
-            *self.kv_scales[layer],
-            QUANTISED=self.quantised,
-            LARGEST=torch.finfo(self.keys.dtype).max,
-            WIDTH=width,
-            WIDTH_P2=_power_of_two(width),
+            **kv_cache.constants(spec.cache_dtype),
+            KV_HEADS=spec.num_kv_heads,
+            HEAD_DIM=spec.head_dim,
+            HEADS_P2=_power_of_two(spec.num_kv_heads),
+            DIM_P2=self._shape["DIM_P2"],
         )
 
     def attend(self, layer: int, q_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> Tensor:
@@ -164,20 +172,20 @@ class TritonAttention:
         return out_THD.flatten(1)
 
     def copy_blocks(self, src_P: Tensor, dst_P: Tensor) -> None:
-        for cache in (self.keys, self.values):
+        for cache in self.caches:
             blocks = cache.view(torch.uint8)  # torch cannot index all types
             blocks[:, dst_P] = blocks[:, src_P]
 
-    def _factors(self, layer: int, options: AttendOptions) -> tuple[float, float, float]:
-        """What a score is multiplied with, so that exponents are of base two; the soft cap likewise; the values' scale.
+    @staticmethod
+    def _factors(options: AttendOptions) -> tuple[float, float]:
+        """What a score is multiplied with, so that exponents are of base two; the soft cap likewise.
 
         With a soft cap, the first leads to e^2x, of which the kernels compute tanh(x).
         """
-        k_scale, v_scale = self.kv_scales[layer]
-        factor = options.scale * k_scale * math.log2(math.e)
+        factor = options.scale * math.log2(math.e)
         if options.softcap is None:
-            return factor, 0.0, v_scale
-        return 2 * factor / options.softcap, options.softcap * math.log2(math.e), v_scale
+            return factor, 0.0
+        return 2 * factor / options.softcap, options.softcap * math.log2(math.e)
 
     def _decode(self, layer: int, q_THD: Tensor, out_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> None:
         from octavo.kernels.paged_attention_decode import decode_kernel
@@ -190,11 +198,10 @@ class TritonAttention:
             self._counter,
             self._lists[options.window],
             batch.block_table_NB,
-            self.keys[layer],
-            self.values[layer],
+            *self._kept(layer),
             q_THD.stride(0),
             batch.block_table_NB.stride(0),
-            *self._factors(layer, options),
+            *self._factors(options),
             WINDOW=options.window or 0,
             CAPPED=options.softcap is not None,
             GROUP_P2=max(16, _power_of_two(self.group)),
@@ -216,12 +223,11 @@ class TritonAttention:
             batch.query_start_N1[first:],
             batch.context_lens_N[first:],
             batch.block_table_NB[first:],
-            self.keys[layer],
-            self.values[layer],
+            *self._kept(layer),
             count,
             q_THD.stride(0),
             batch.block_table_NB.stride(0),
-            *self._factors(layer, options),
+            *self._factors(options),
             WINDOW=options.window or 0,
             CAPPED=options.softcap is not None,
             **self._prefill_form,

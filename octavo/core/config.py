@@ -35,6 +35,11 @@ class EngineConfig:
     )
     gpu_memory_utilization: float = flag(0.92, "share of the GPU's memory that weights, cache and workspace may take")
     kv_cache_memory_bytes: int | None = flag(None, "size of the KV cache in bytes instead of what is left over")
+    kv_cache_dtype: str = flag(
+        "auto",
+        "type of the KV cache: of one byte (fp8 is e4m3), with a scale for each token's head",
+        ("auto", "fp8", "fp8_e4m3", "int8"),
+    )
     num_kv_blocks: int | None = flag(None, "size of the KV cache in blocks instead of what is left over")
     enable_prefix_caching: bool = flag(True, "keep the KV of prompts and answers for later requests that begin alike")
     scheduling_policy: str = flag(

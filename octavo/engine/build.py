@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 # Without a flag the CPU's cache takes a quarter of the free memory, at most 4 GiB: the machine has other work.
 CPU_CACHE_SHARE, CPU_CACHE_BYTES = 0.25, 4 << 30
 
+KV_DTYPES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "int8": "int8"}  # torch's names
+
 
 class EngineInfo(msgspec.Struct, array_like=True):
     """What the front of the engine needs to know of it, and what is printed at start."""
@@ -147,6 +149,8 @@ def _context_cost(model: Decoder) -> float:
 
 
 def _attention_spec(config: EngineConfig, model: Decoder, max_len: int, max_rows: int) -> AttentionSpec:
+    import torch
+
     from octavo.attention.base import AttentionSpec
 
     spec = model.spec
@@ -161,6 +165,7 @@ def _attention_spec(config: EngineConfig, model: Decoder, max_len: int, max_rows
         max_model_len=max_len,
         windows=tuple(dict.fromkeys(spec.windows)),
         max_num_seqs=max_rows,
+        kv_dtype=getattr(torch, KV_DTYPES[config.kv_cache_dtype]) if config.kv_cache_dtype in KV_DTYPES else None,
         latent_dim=0 if spec.latent is None else spec.latent.rank,
     )
 

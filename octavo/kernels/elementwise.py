@@ -21,6 +21,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo.kernels import kv_cache
+from octavo.kernels.paged_attention import quantise
+
 HEADS_PER_PROGRAM = 8  # of rotate_and_write: a small batch still fills several SMs
 COLUMNS_PER_PROGRAM = 1024  # of gate and cap
 # Launch options with and without. Other platforms do not know them.
@@ -103,6 +106,8 @@ def rotate_and_write_kernel(
     slots_ptr,  # where the token's keys and values go; negative: nowhere
     key_cache_ptr,
     value_cache_ptr,
+    key_scale_ptr,  # of a quantised cache: see octavo.kernels.paged_attention
+    value_scale_ptr,
     q_weight_ptr,
     k_weight_ptr,
     stride,
@@ -116,6 +121,9 @@ def rotate_and_write_kernel(
     HALF: tl.constexpr,  # so many pairs turn; the rest of a head is multiplied by one. 0: nothing turns
     INTERLEAVED: tl.constexpr,  # pairs are (2 i, 2 i + 1), else (i, i + HALF)
     BLOCK: tl.constexpr,  # heads of a program
+    QUANTISED: tl.constexpr,
+    LARGEST: tl.constexpr,
+    INTEGER: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
     """A program a token and a few of its heads: norms and turns queries and keys, and fills the token's cache slot."""
@@ -163,10 +171,22 @@ def rotate_and_write_kernel(
     tl.store(q_out_ptr + token * (HEADS * HEAD_DIM) + column, turned, mask=present & is_query)
     slot = tl.load(slots_ptr + token + tl.zeros([BLOCK, 1], tl.int64))  # a column: the interpreter wants one
     kept = present & (slot >= 0)
-    key = kept & (head[:, None] >= HEADS) & (head[:, None] < HEADS + KV_HEADS)
-    tl.store(key_cache_ptr + (slot * KV_HEADS - HEADS) * HEAD_DIM + column, turned, mask=key)
-    value = kept & (head[:, None] >= HEADS + KV_HEADS)
-    tl.store(value_cache_ptr + (slot * KV_HEADS - HEADS - KV_HEADS) * HEAD_DIM + column, raw, mask=value)
+    is_key = (head[:, None] >= HEADS) & (head[:, None] < HEADS + KV_HEADS)
+    is_value = (head[:, None] >= HEADS + KV_HEADS) & (head[:, None] < HEADS + 2 * KV_HEADS)
+    key_row = slot * KV_HEADS - HEADS
+    value_row = key_row - KV_HEADS
+    if QUANTISED:
+        new, scale = quantise(tl.where(is_key, turned, raw).to(tl.float32), LARGEST, INTEGER)
+        row = head[:, None] + tl.zeros([BLOCK, 1], tl.int64)
+        rounded = scale[:, None].to(tl.float16)
+        tl.store(key_scale_ptr + key_row + row, rounded, mask=is_key & (slot >= 0))
+        tl.store(value_scale_ptr + value_row + row, rounded, mask=is_value & (slot >= 0))
+        new_key = new.to(key_cache_ptr.dtype.element_ty)
+        new_value = new_key
+    else:
+        new_key, new_value = turned, raw
+    tl.store(key_cache_ptr + key_row * HEAD_DIM + column, new_key, mask=kept & is_key)
+    tl.store(value_cache_ptr + value_row * HEAD_DIM + column, new_value, mask=kept & is_value)
 
 
 @triton.jit
@@ -295,17 +315,17 @@ def rotate_and_write(
     rope: tuple[Tensor, int, bool] | None,
     positions_T: Tensor,
     slots_T: Tensor,
-    cache: tuple[Tensor, Tensor],
+    cache: tuple[Tensor, ...],
     heads: int,
     norm: tuple[Tensor, Tensor, float, bool] | None,
 ) -> Tensor:
     """Queries [T, H, D], normed and turned. Keys, likewise, and values go to the cache at their slots.
 
     `qkv` is [T, J * D]; `rope` is (cosines and signed sines [P, 1, 2 D], pairs that turn, whether interleaved);
-    `cache` holds keys and values [blocks, block size, K, D]; `norm` is (weight of queries [D], of keys [D], epsilon,
-    whether wide).
+    `cache` holds keys and values [blocks, block size, K, D], and their scales if it is quantised; `norm` is (weight of
+    queries [D], of keys [D], epsilon, whether wide).
     """
-    keys, values = cache
+    keys, values, *scales = cache
     kv_heads, head_dim = keys.shape[-2:]
     q_THD = torch.empty((len(qkv), heads, head_dim), dtype=qkv.dtype, device=qkv.device)
     table, half, interleaved = rope if rope is not None else (qkv, 0, False)
@@ -319,6 +339,7 @@ def rotate_and_write(
         slots_T,
         keys,
         values,
+        *(scales or (keys, values)),
         q_weight,
         k_weight,
         qkv.stride(0),
@@ -333,6 +354,7 @@ def rotate_and_write(
         INTERLEAVED=interleaved,
         BLOCK=block,
         num_warps=4,
+        **kv_cache.constants(keys.dtype),
         **chain(qkv.device),
     )
     return q_THD

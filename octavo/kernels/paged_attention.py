@@ -18,39 +18,62 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo.kernels import kv_cache
+
 # Where the running maximum begins. Not -inf: what a row has not seen has the score -inf, and -inf - -inf is no number.
 LOWEST = tl.constexpr(-1e30)
 LOG2E = tl.constexpr(1.4426950408889634)
+LEAST_SCALE = tl.constexpr(kv_cache.LEAST_SCALE)
+
+
+@triton.jit
+def quantise(x, LARGEST: tl.constexpr, INTEGER: tl.constexpr):
+    """As `octavo.kernels.kv_cache.quantise`, of rows; what is returned has only to be cast."""
+    scale = tl.maximum(tl.max(tl.abs(x), 1) / LARGEST, LEAST_SCALE).to(tl.float16).to(tl.float32)
+    quotient = tl.clamp(x / scale[:, None], -LARGEST, LARGEST)
+    if INTEGER:
+        quotient = tl.floor(quotient + 0.5)
+    return quotient, scale
 
 
 @triton.jit
 def write_kv_kernel(
-    k_ptr,
+    k_ptr,  # [T, K, D], heads of a token side by side
     v_ptr,
     slots_ptr,
     key_cache_ptr,
     value_cache_ptr,
+    key_scale_ptr,  # [slots, K], if QUANTISED
+    value_scale_ptr,
     k_stride_t,
     v_stride_t,
-    k_scale,
-    v_scale,
-    QUANTISED: tl.constexpr,  # what is kept is divided by the scales and rounded to the nearest that the type has
-    LARGEST: tl.constexpr,  # finite value of that type
-    WIDTH: tl.constexpr,  # K * D
-    WIDTH_P2: tl.constexpr,
+    QUANTISED: tl.constexpr,
+    LARGEST: tl.constexpr,  # finite value of the cache's type
+    INTEGER: tl.constexpr,  # it has no fractions
+    KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HEADS_P2: tl.constexpr,
+    DIM_P2: tl.constexpr,
 ):
     """A token's keys and values to its slot, if it has one."""
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots_ptr + token)
-    offset = tl.arange(0, WIDTH_P2)
-    inside = tl.where(slot >= 0, offset, WIDTH) < WIDTH
-    k = tl.load(k_ptr + token * k_stride_t + offset, mask=inside)
-    v = tl.load(v_ptr + token * v_stride_t + offset, mask=inside)
+    head = tl.arange(0, HEADS_P2)
+    dim = tl.arange(0, DIM_P2)
+    of_head = tl.where(slot >= 0, head, KV_HEADS) < KV_HEADS
+    inside = of_head[:, None] & (dim < HEAD_DIM)[None, :]
+    offset = head[:, None] * HEAD_DIM + dim[None, :]
+    k = tl.load(k_ptr + token * k_stride_t + offset, mask=inside, other=0.0)
+    v = tl.load(v_ptr + token * v_stride_t + offset, mask=inside, other=0.0)
     if QUANTISED:
-        k = tl.clamp(k.to(tl.float32) / k_scale, -LARGEST, LARGEST).to(key_cache_ptr.dtype.element_ty)
-        v = tl.clamp(v.to(tl.float32) / v_scale, -LARGEST, LARGEST).to(value_cache_ptr.dtype.element_ty)
-    tl.store(key_cache_ptr + slot * WIDTH + offset, k, mask=inside)
-    tl.store(value_cache_ptr + slot * WIDTH + offset, v, mask=inside)
+        k, k_scale = quantise(k.to(tl.float32), LARGEST, INTEGER)
+        v, v_scale = quantise(v.to(tl.float32), LARGEST, INTEGER)
+        tl.store(key_scale_ptr + slot * KV_HEADS + head, k_scale.to(tl.float16), mask=of_head)
+        tl.store(value_scale_ptr + slot * KV_HEADS + head, v_scale.to(tl.float16), mask=of_head)
+    tl.store(key_cache_ptr + slot * (KV_HEADS * HEAD_DIM) + offset, k.to(key_cache_ptr.dtype.element_ty), mask=inside)
+    tl.store(
+        value_cache_ptr + slot * (KV_HEADS * HEAD_DIM) + offset, v.to(value_cache_ptr.dtype.element_ty), mask=inside
+    )
 
 
 @triton.jit
@@ -65,11 +88,14 @@ def attend_tiles(
     table_ptr,  # of the sequence
     key_cache_ptr,  # of the head
     value_cache_ptr,
-    scale,  # for scores of base two, that of the keys included; with a soft cap: of what goes into the tanh
+    key_scale_ptr,  # of the head, if SCALED
+    value_scale_ptr,
+    scale,  # for scores of base two; with a soft cap: of what goes into the tanh
     softcap,  # for scores of base two
     MASKED: tl.constexpr,  # not all tokens are seen by all queries, or exist
     WINDOW: tl.constexpr,  # 0: all tokens up to the query's own
     CAPPED: tl.constexpr,
+    SCALED: tl.constexpr,  # the cache is quantised
     WIDE: tl.constexpr,  # a layer's keys have 2^31 elements or more
     BLOCK_SIZE: tl.constexpr,
     KV_HEADS: tl.constexpr,
@@ -95,8 +121,8 @@ def attend_tiles(
             block = tl.load(table_ptr + index)
         if WIDE:
             block = block.to(tl.int64)
-        row = (block * BLOCK_SIZE + row) * (KV_HEADS * HEAD_DIM)
-        address = row[:, None] + dim[None, :]
+        slot = block * BLOCK_SIZE + row
+        address = (slot * (KV_HEADS * HEAD_DIM))[:, None] + dim[None, :]
         if MASKED:
             present = inside[:, None] & (dim[None, :] < HEAD_DIM)
             k = tl.load(key_cache_ptr + address, mask=present, other=0.0)
@@ -105,6 +131,9 @@ def attend_tiles(
         else:
             k = tl.load(key_cache_ptr + address)
         scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee")
+        if SCALED:
+            k_scale = tl.load(key_scale_ptr + slot * KV_HEADS, mask=token < end, other=0.0)
+            scores *= k_scale.to(tl.float32)[None, :]
         if CAPPED:  # tanh(x) = 1 - 2 / (1 + e^2x)
             scores = softcap - 2 * softcap / (1 + tl.exp2(scores * scale))
         if MASKED:
@@ -126,6 +155,9 @@ def attend_tiles(
             v = tl.load(value_cache_ptr + address, mask=dim[None, :] < HEAD_DIM, other=0.0)
         else:
             v = tl.load(value_cache_ptr + address)
+        if SCALED:
+            v_scale = tl.load(value_scale_ptr + slot * KV_HEADS, mask=token < end, other=0.0)
+            weights *= v_scale.to(tl.float32)[None, :]
         acc = tl.dot(weights.to(q.dtype), v.to(q.dtype), acc * fade[:, None], input_precision="ieee")
         maximum = higher
     return maximum, total, acc

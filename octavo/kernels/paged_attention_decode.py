@@ -85,13 +85,15 @@ def decode_kernel(
     table_ptr,
     key_cache_ptr,
     value_cache_ptr,
+    key_scale_ptr,  # of a quantised cache
+    value_scale_ptr,
     q_stride_t,
     table_stride,
     scale,
     softcap,
-    v_scale,
     WINDOW: tl.constexpr,
     CAPPED: tl.constexpr,
+    SCALED: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     KV_HEADS: tl.constexpr,
@@ -123,10 +125,11 @@ def decode_kernel(
             q, tl.zeros([GROUP_P2], tl.int32) + context - 1, begin, end,
             tl.full([GROUP_P2], LOWEST, tl.float32), tl.zeros([GROUP_P2], tl.float32),
             tl.zeros([GROUP_P2, DIM_P2], tl.float32), table_ptr + sequence * table_stride,
-            key_cache_ptr + head * HEAD_DIM, value_cache_ptr + head * HEAD_DIM, scale, softcap,
-            True, WINDOW, CAPPED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM, DIM_P2, TILE,
+            key_cache_ptr + head * HEAD_DIM, value_cache_ptr + head * HEAD_DIM, key_scale_ptr + head,
+            value_scale_ptr + head, scale, softcap, True, WINDOW, CAPPED, SCALED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM,
+            DIM_P2, TILE,
         )  # fmt: skip
-        value = acc * (v_scale / tl.where(total > 0, total, 1.0))[:, None]
+        value = acc / tl.where(total > 0, total, 1.0)[:, None]
         out = out_ptr + pair.to(tl.int64) * (GROUP * HEAD_DIM)
         if parts == 1:
             tl.store(out + inner, value.to(out_ptr.dtype.element_ty), mask=present)

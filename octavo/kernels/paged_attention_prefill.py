@@ -26,14 +26,16 @@ def prefill_kernel(
     table_ptr,
     key_cache_ptr,
     value_cache_ptr,
+    key_scale_ptr,  # of a quantised cache
+    value_scale_ptr,
     num_sequences,
     q_stride_t,
     table_stride,
     scale,
     softcap,
-    v_scale,
     WINDOW: tl.constexpr,
     CAPPED: tl.constexpr,
+    SCALED: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     KV_HEADS: tl.constexpr,
@@ -79,6 +81,8 @@ def prefill_kernel(
         table_ptr += low.to(tl.int64) * table_stride
         key_cache_ptr += head * HEAD_DIM
         value_cache_ptr += head * HEAD_DIM
+        key_scale_ptr += head
+        value_scale_ptr += head
         maximum = tl.full([M], LOWEST, tl.float32)
         total = tl.zeros([M], tl.float32)
         acc = tl.zeros([M, DIM_P2], tl.float32)
@@ -87,18 +91,21 @@ def prefill_kernel(
             begin = tl.maximum(lowest - WINDOW + 1, 0) // TILE * TILE
             seen = tl.minimum(tl.cdiv(tl.maximum(end - WINDOW, 0), TILE) * TILE, end)
             maximum, total, acc = attend_tiles(
-                q, q_pos, begin, seen, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr,
-                scale, softcap, True, WINDOW, CAPPED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM, DIM_P2, TILE,
+                q, q_pos, begin, seen, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr, key_scale_ptr,
+                value_scale_ptr, scale, softcap, True, WINDOW, CAPPED, SCALED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM,
+                DIM_P2, TILE,
             )  # fmt: skip
         diagonal = tl.maximum((lowest + 1) // TILE * TILE, seen)
         maximum, total, acc = attend_tiles(
-            q, q_pos, seen, diagonal, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr,
-            scale, softcap, False, WINDOW, CAPPED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM, DIM_P2, TILE,
+            q, q_pos, seen, diagonal, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr, key_scale_ptr,
+            value_scale_ptr, scale, softcap, False, WINDOW, CAPPED, SCALED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM,
+            DIM_P2, TILE,
         )  # fmt: skip
         maximum, total, acc = attend_tiles(
-            q, q_pos, diagonal, end, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr,
-            scale, softcap, True, WINDOW, CAPPED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM, DIM_P2, TILE,
+            q, q_pos, diagonal, end, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr, key_scale_ptr,
+            value_scale_ptr, scale, softcap, True, WINDOW, CAPPED, SCALED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM,
+            DIM_P2, TILE,
         )  # fmt: skip
-        value = acc * (v_scale / tl.where(total > 0, total, 1.0))[:, None]
+        value = acc / tl.where(total > 0, total, 1.0)[:, None]
         out = out_ptr + token[:, None] * (KV_HEADS * GROUP * HEAD_DIM) + column
         tl.store(out, value.to(out_ptr.dtype.element_ty), mask=present)

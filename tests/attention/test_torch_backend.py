@@ -19,6 +19,7 @@ from octavo.attention.base import AttendOptions, AttentionSpec, ForwardBatch
 from octavo.attention.select import select_backend
 from octavo.attention.torch_backend import TorchAttention
 from octavo.core.errors import ConfigError
+from octavo.kernels import kv_cache
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
 
@@ -56,6 +57,7 @@ class World:
         blocks=256,
         seed=0,
         latent=0,
+        kv_dtype=None,
     ) -> None:
         self.random = random.Random(seed)
         self.generator = torch.Generator().manual_seed(seed)
@@ -70,6 +72,7 @@ class World:
             max_model_len=blocks * block_size,
             windows=tuple(dict.fromkeys(windows)),
             latent_dim=latent,
+            kv_dtype=kv_dtype,
         )
         self.layers = [AttendOptions(1.3 / math.sqrt(dim), window, softcap) for window in windows]
         self.backend = TorchAttention(self.spec, blocks)
@@ -158,6 +161,12 @@ class World:
         self.batch.steady = True
         self._run(rows, [1] * len(rows), check)
 
+    def kept(self, x: Tensor) -> Tensor:
+        """What a cache makes of it."""
+        if not self.spec.quantised:
+            return x
+        return kv_cache.dequantise(*kv_cache.quantise(x, self.spec.cache_dtype), self.spec.dtype)
+
     def _run(self, rows: list[int], counts: list[int], check: bool) -> None:
         spec, tokens, batch = self.spec, sum(counts), self.batch
         self.backend.plan(batch)
@@ -172,7 +181,7 @@ class World:
             for row, count in zip(rows, counts, strict=True):
                 part = slice(start, start + count)
                 old_k, old_v = self.history[row][layer]
-                keys, values = torch.cat((old_k, k[part])), torch.cat((old_v, v[part]))
+                keys, values = torch.cat((old_k, self.kept(k[part]))), torch.cat((old_v, self.kept(v[part])))
                 self.history[row][layer] = (keys, values)
                 start += count
                 if check:
@@ -194,6 +203,50 @@ def test_mixed_steps(dtype, block_size, heads):
     world.step([(b, 1), (a, 1), (d, 1), (c, 1)])
     world.step([(c, 20), (a, 3)])
     world.step([(a, 1), (b, 1), (c, 1), (d, 17)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kv_dtype", kv_cache.DTYPES, ids=str)
+@pytest.mark.parametrize("heads, latent", [((4, 2), 0), ((4, 1), 6)])
+def test_a_quantised_cache(dtype, kv_dtype, heads, latent):
+    """What is attended to is what the cache makes of keys and values, whether they are in it yet or not."""
+    world = World(dtype=dtype, kv_dtype=kv_dtype, heads=heads, latent=latent, windows=(None, 7))
+    assert world.spec.kv_bytes_per_block() == (1 if latent else 2) * 2 * heads[1] * 4 * (8 + 2)
+    a, b, c = (world.add() for _ in range(3))
+    world.step([(a, 9), (b, 9), (c, 2)])
+    world.step([(a, 1), (b, 1), (c, 20)])
+    world.step([(a, 1), (b, 1)])
+    for _ in range(3):
+        world.steady([a, b])
+    child = world.fork(b)
+    world.step([(b, 1), (child, 1)])
+    alone = world.add(in_order=True)
+    world.step([(alone, 30)])
+    world.step([(alone, 1)])
+
+
+def test_rounding_that_is_forgotten_is_seen(monkeypatch):
+    world = World(kv_dtype=torch.int8)
+    monkeypatch.setattr(World, "kept", lambda self, x: x)
+    with pytest.raises(AssertionError, match="layer 0, sequence"):
+        world.step([(world.add(), 9)])
+
+
+@pytest.mark.parametrize("dtype", kv_cache.DTYPES, ids=str)
+def test_quantising(dtype):
+    """A value is off by half a step of its head at most; heads do not see each other; zero stays zero."""
+    x = torch.randn(50, 3, 64, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-3, 1.0, 300.0])[:, None]
+    x[0] = 0
+    values, scale = kv_cache.quantise(x, dtype)
+    found = kv_cache.dequantise(values, scale, torch.float32)
+    step = 1 / 254 if dtype == torch.int8 else 1 / 16  # of a head's largest value, of each value
+    bound = (
+        x.abs().amax(-1, keepdim=True)
+        if dtype == torch.int8
+        else x.abs().clamp(min=1e-2 * x.abs().amax(-1, keepdim=True))
+    )
+    assert ((found - x).abs() <= 1.01 * step * bound + 1e-7).all()
+    assert not found[0].any()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

@@ -10,6 +10,7 @@ import torch
 from octavo.attention.base import AttendOptions
 from octavo.attention.hopper_backend import HopperAttention
 from octavo.attention.triton_backend import TritonAttention
+from octavo.kernels import kv_cache
 from octavo.kernels.paged_attention import reference
 from tests.kernels.paged import fill, make_spec, make_step
 
@@ -27,14 +28,13 @@ def made(backend, spec):
 
 
 def wanted_of(backend, batch, q, options):
-    keys, values = (
-        cache[0].float() * scale
-        for cache, scale in zip((backend.keys, backend.values), backend.kv_scales[0], strict=True)
-    )
+    keys, values, *scales = backend.cache(0)
+    if scales:
+        keys, values = (kv_cache.dequantise(*kept, torch.float32) for kept in ((keys, scales[0]), (values, scales[1])))
     return reference(
         q,
-        keys,
-        values,
+        keys.float(),
+        values.float(),
         batch.query_start_N1,
         batch.context_lens_N,
         batch.block_table_NB,
@@ -103,9 +103,10 @@ def test_windows_and_soft_caps(options, dtype, dim):
     assert error(got, wanted_of(backend, batch, q, options)) < (1e-5 if dtype == torch.float32 else 4e-3)
 
 
-def test_a_quantised_cache():
+@pytest.mark.parametrize("dtype", kv_cache.DTYPES, ids=str)
+def test_a_quantised_cache(dtype):
     spec = make_spec(32, 8, 128, torch.bfloat16, torch.device("cuda"))
-    spec = dataclasses.replace(spec, kv_dtype=torch.float8_e4m3fn, kv_scales=((0.013, 0.5),))
+    spec = dataclasses.replace(spec, kv_dtype=dtype)
     backend = made(TritonAttention, spec)
     batch, q, k, v = make_step(spec, STEPS, BLOCKS)
     whole, _, keys, values = make_step(spec, [(context, context) for _, context in STEPS if context > 1], BLOCKS, 1)
@@ -113,8 +114,11 @@ def test_a_quantised_cache():
     backend.write(0, keys, values, whole)
     backend.plan(batch)
     backend.write(0, k, v, batch)
-    kept = backend.keys[0].flatten(0, 1).view(torch.uint8)[batch.slots_T].view(torch.float8_e4m3fn)
-    assert torch.equal(kept, (k.float() / 0.013).clamp(-448, 448).to(torch.float8_e4m3fn))
+    kept = backend.keys[0].flatten(0, 1).view(torch.uint8)[batch.slots_T].view(dtype)
+    scale = backend.key_scales[0].flatten(0, 1)[batch.slots_T]
+    assert error(kv_cache.dequantise(kept, scale, torch.float64), k.double()) < (
+        0.03 if dtype.is_floating_point else 0.01
+    )
     got = backend.attend(0, q, batch, AttendOptions(128**-0.5))
     assert error(got, wanted_of(backend, batch, q, AttendOptions(128**-0.5))) < 4e-3
 

@@ -26,11 +26,11 @@ TARGETS = [
 ]
 # Of Llama-3-8B.
 SHAPE = {
-    "WINDOW": 0, "CAPPED": False, "WIDE": False,
+    "WINDOW": 0, "CAPPED": False, "SCALED": False, "WIDE": False,
     "BLOCK_SIZE": 16, "KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "DIM_P2": 128,
 }  # fmt: skip
 CAPPED = {
-    "WINDOW": 4096, "CAPPED": True, "WIDE": True,
+    "WINDOW": 4096, "CAPPED": True, "SCALED": True, "WIDE": True,
     "BLOCK_SIZE": 16, "KV_HEADS": 4, "GROUP": 2, "HEAD_DIM": 40, "DIM_P2": 64,
 }  # fmt: skip
 HOPPER = {"BLOCK_SIZE": 16, "KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "TILE": 64, "STAGES": 4}
@@ -47,10 +47,14 @@ ROTATE = {
 LATENT = {
     "BLOCK_SIZE": 16, "GROUPS": 1, "GROUP": 16, "RANK": 512, "RANK_P2": 512, "ROPE": 64, "ROPE_P2": 64, "TILE": 32,
 }  # fmt: skip
+FP8 = {"QUANTISED": True, "LARGEST": 448.0, "INTEGER": False}
+INT8 = {"QUANTISED": True, "LARGEST": 127.0, "INTEGER": True}
+WRITE = {"KV_HEADS": 8, "HEAD_DIM": 128, "HEADS_P2": 8, "DIM_P2": 128}
 NVIDIA, AMD = TARGETS[:3], TARGETS[3:]
 # Kernel, constants, warps, stages, and targets if not all: large kernels take long to compile for AMD.
 KERNELS = [
-    (write_kv_kernel, {"QUANTISED": False, "LARGEST": 0.0, "WIDTH": 1024, "WIDTH_P2": 1024}, 4, 1),
+    (write_kv_kernel, WRITE | FP8, 4, 1, NVIDIA[1:]),
+    (write_kv_kernel, WRITE | INT8, 4, 1),
     (plan_kernel, PLAN, 4, 1),
     (decode_kernel, SHAPE | {"GROUP_P2": 16, "TILE": 64}, 4, 3, NVIDIA),
     (decode_kernel, CAPPED | {"GROUP_P2": 16, "TILE": 32}, 4, 3, AMD),
@@ -62,7 +66,7 @@ KERNELS = [
     (latent_prefill_kernel, LATENT | {"M": 64}, 8, 2, NVIDIA),
     (latent_prefill_kernel, LATENT | {"M": 64, "TILE": 16}, 8, 1, AMD),
     (norm_kernel, NORM, 8, 1),
-    (rotate_and_write_kernel, ROTATE, 4, 1),
+    (rotate_and_write_kernel, ROTATE | INT8, 4, 1),
     (gate_kernel, {"ACTIVATION": "gelu", "BLOCK": 1024}, 4, 1),
 ]
 TYPES = {
@@ -72,14 +76,18 @@ TYPES = {
 }  # fmt: skip
 
 
-def kind(name: str) -> str:
+def kind(name: str, constants) -> str:
+    if name in ("key_cache_ptr", "value_cache_ptr") and (constants.get("SCALED") or constants.get("QUANTISED")):
+        return "*i8" if constants.get("INTEGER", True) else "*fp8e4nv"
+    if name in ("key_scale_ptr", "value_scale_ptr"):
+        return "*fp16"
     if name.endswith("_desc"):
         return f"tensordesc<bf16[16, 64],{hopper.box_layout!r}>"
     return TYPES.get(name, "*bf16" if name.endswith("_ptr") else "i32")
 
 
 def build(make_source, kernel, constants, target, **options) -> None:
-    signature = {name: "constexpr" if name in constants else kind(name) for name in kernel.arg_names}
+    signature = {name: "constexpr" if name in constants else kind(name, constants) for name in kernel.arg_names}
     # Pointers and strides are multiples of 16 in use, which decides how wide the loads are.
     aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if signature[n][0] == "*"}
     source = make_source(kernel, signature, {(kernel.arg_names.index(n),): v for n, v in constants.items()}, aligned)

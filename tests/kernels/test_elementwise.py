@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from octavo.kernels import elementwise
+from octavo.kernels import elementwise, kv_cache
 from octavo.layers.mlp import ACTIVATIONS
 from octavo.layers.qk_norm import QKNorm
 from octavo.layers.rope import Rope
@@ -117,6 +117,31 @@ SHAPES = [(4, 2, 16, 8), (7, 1, 40, 20), (3, 3, 24, 8), (2, 1, 16, 0)]  # H, K, 
 def test_rotate_and_write(dtype, heads, kv_heads, dim, half, norm, interleaved):
     if half or not interleaved:
         check_rotation(dtype, heads, kv_heads, dim, half, norm, interleaved)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rotate_and_quantise(interleaved):
+    """As `write` of what is not quantised, but for values on the edge between two integers."""
+    heads, kv_heads, dim, half = 5, 2, 16, 8
+    rope = Rope(1.0 / 100 ** (torch.arange(half) / half), 1.0, dim, 64, torch.float32, DEVICE, interleaved)
+    qkv = draw(4, (heads + 2 * kv_heads) * dim, dtype=torch.float32)
+    slots = torch.tensor([2, 7, -1, 0], device=DEVICE)
+    where = (torch.tensor([3, 0, 63, 17], device=DEVICE), slots)
+    turning = (rope.table_P1D, half, interleaved)
+    plain = [torch.zeros(2, 4, kv_heads, dim, device=DEVICE) for _ in range(2)]
+    q = elementwise.rotate_and_write(qkv, turning, *where, tuple(plain), heads, None)
+    kept = [torch.full((2, 4, kv_heads, dim), 9, dtype=torch.int8, device=DEVICE) for _ in range(2)]
+    scales = [torch.full((2, 4, kv_heads), 3.0, dtype=torch.float16, device=DEVICE) for _ in range(2)]
+    assert torch.equal(elementwise.rotate_and_write(qkv, turning, *where, (*kept, *scales), heads, None), q)
+    for values, found, scale in zip(plain, kept, scales, strict=True):
+        wanted, wanted_scale = kv_cache.quantise(values, torch.int8)
+        for slot in range(8):
+            block = (slot // 4, slot % 4)
+            if slot in slots:
+                assert (found[block].int() - wanted[block].int()).abs().max() <= 1
+                torch.testing.assert_close(scale[block], wanted_scale[block], rtol=1e-3, atol=0)
+            else:
+                assert (found[block] == 9).all() and (scale[block] == 3).all()
 
 
 def check_rotation(dtype, heads, kv_heads, dim, half, normed, interleaved, spoil=lambda arguments: None):

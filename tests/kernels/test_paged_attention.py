@@ -10,6 +10,7 @@ import torch
 
 from octavo.attention.base import AttendOptions
 from octavo.attention.triton_backend import DecodeForm, TritonAttention
+from octavo.kernels import kv_cache
 from octavo.kernels.paged_attention import reference
 from tests.kernels.paged import fill, make_spec, make_step
 
@@ -24,21 +25,24 @@ def run(spec, steps, window=None, softcap=None, parts=1, seed=0, spoil=None):
     backend = TritonAttention(spec, 40)
     form = DecodeForm(parts, 1, backend.tile, 4, 3)
     backend._allocate(form, form)
-    fill(backend.keys, backend.values)
+    fill(*backend.caches)
     batch, q, k, v = make_step(spec, steps, 40, seed)
-    keys, values = backend.keys[0].clone(), backend.values[0].clone()
-    if spec.kv_dtype is not None:  # what the type can hold: the interpreter does not round as a GPU does
-        k, v = (
-            (x / scale).to(spec.kv_dtype).to(x.dtype) * scale
-            for x, scale in zip((k, v), backend.kv_scales[0], strict=True)
-        )
+    keys, values, *scales = (cache.clone() for cache in backend.cache(0))
+    if spec.quantised:
+        k, v = (whole(x, spec) for x in (k, v))
     written = batch.slots_T >= 0
-    for cache, new, scale in zip((keys, values), (k, v), backend.kv_scales[0], strict=True):
+    for i, (cache, new) in enumerate(((keys, k), (values, v))):
+        if spec.quantised:
+            new, scale = kv_cache.quantise(new, spec.cache_dtype)
+            scales[i].flatten(0, 1)[batch.slots_T[written]] = scale[written]
         bits = cache.view(torch.uint8)  # torch cannot index all types
-        bits.flatten(0, 1)[batch.slots_T[written]] = (new[written] / scale).to(cache.dtype).view(torch.uint8)
+        bits.flatten(0, 1)[batch.slots_T[written]] = new.to(cache.dtype)[written].view(torch.uint8)
+    true = (keys, values)
+    if spec.quantised:
+        true = tuple(kv_cache.dequantise(*kept, torch.float32) for kept in zip(true, scales, strict=True))
     wanted = reference(
         q,
-        *(cache.float() * scale for cache, scale in zip((keys, values), backend.kv_scales[0], strict=True)),
+        *true,
         batch.query_start_N1,
         batch.context_lens_N,
         batch.block_table_NB,
@@ -51,7 +55,7 @@ def run(spec, steps, window=None, softcap=None, parts=1, seed=0, spoil=None):
     backend.plan(batch)
     backend.write(0, k, v, batch)
     got = backend.attend(0, q, batch, options)
-    for found, cache in ((backend.keys[0], keys), (backend.values[0], values)):
+    for found, cache in zip(backend.cache(0), (keys, values, *scales), strict=True):
         assert torch.equal(found.view(torch.uint8), cache.view(torch.uint8)) or spoil is not None
     assert not backend._counter.any() or spoil is not None
     return got.double().view_as(wanted), wanted
@@ -82,13 +86,33 @@ def test_half_precision():
     assert error(*run(make_spec(4, 2, 16, torch.float16, DEVICE), MIXED, parts=7)) < 2e-3
 
 
-def test_quantised_cache():
+def whole(x, spec):
+    """Values that the cache's type holds exactly: the interpreter does not round to eight bits as a GPU does."""
+    kept, scale = kv_cache.quantise(x, spec.cache_dtype)
+    top = kv_cache.largest(spec.cache_dtype)
+    kept = torch.cat((torch.full_like(kept[..., :1].float(), top), kept[..., 1:].float()), -1)
+    return kept * (2.0 ** scale.float().log2().round()).unsqueeze(-1)
+
+
+@pytest.mark.parametrize("dtype", kv_cache.DTYPES, ids=str)
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (9, 0.7)])
+def test_quantised_cache(dtype, window, softcap):
     """What is read is what was kept, exactly: only the type of the weights rounds."""
-    spec = make_spec(4, 2, 16, torch.float32, DEVICE)
-    spec = dataclasses.replace(spec, kv_dtype=torch.float8_e4m3fn, kv_scales=((2**-5, 0.5),))
-    got, wanted = run(spec, MIXED, parts=7)
-    assert error(got, wanted) < 1e-5
-    assert error(got, run(make_spec(4, 2, 16, device=DEVICE), MIXED)[1]) > 1e-2
+    spec = dataclasses.replace(make_spec(4, 2, 16, torch.float32, DEVICE), kv_dtype=dtype)
+    assert error(*run(spec, MIXED, window, softcap, parts=7)) < 1e-5
+
+
+def forget(scales):
+    def spoil(batch, backend):
+        getattr(backend, scales).mul_(2)
+
+    return spoil
+
+
+@pytest.mark.parametrize("scales", ["key_scales", "value_scales"])
+def test_a_wrong_scale_is_seen(scales):
+    spec = dataclasses.replace(make_spec(4, 2, 16, torch.float32, DEVICE), kv_dtype=torch.int8)
+    assert error(*run(spec, [(1, 40), (6, 36)], spoil=forget(scales))) > 1e-2
 
 
 @pytest.mark.parametrize("block_size", [1, 5, 32])
