@@ -56,6 +56,11 @@ class Plan:
         return self.cost.kv_bytes * self.cost.num_layers
 
     @property
+    def active(self) -> int:
+        """Parameters that a token needs, those of the head included."""
+        return (self.cost.token_flops + self.cost.head_flops) // 2
+
+    @property
     def cache_tokens(self) -> int:
         return self.ledger["KV cache"] // (self.token_bytes * self.block_size) * self.block_size
 
@@ -107,6 +112,7 @@ class Plan:
         return {
             "architecture": self.spec.architecture,
             "parameters": self.parameters,
+            "active_parameters": self.active,
             "dtype": self.dtype,
             "gpu": self.device.name,
             "bandwidth": self.device.bandwidth,
@@ -183,12 +189,16 @@ def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, out
     spec = ModelSpec.from_folder(folder)
     dtype = spec.dtype if config.dtype == "auto" else config.dtype
     itemsize = 4 if dtype == "float32" else 2
-    cost = Cost.of_folder(folder, itemsize)
+    # A quantised cache has a scale of two bytes beside each head.
+    kv_itemsize = None if config.kv_cache_dtype == "auto" else 1 + 2 / spec.head_dim
+    cost = Cost.of_folder(folder, itemsize, kv_itemsize)
     context, rows, step_tokens = resolve_limits(config, spec.max_position, on_gpu=True)
     shape = CacheConfig(1, config.block_size, rows, context, config.enable_prefix_caching)
 
     # A step's largest moment: the stream, what is added to it, and the MLP's two inner tensors.
     inner = spec.intermediate_size * (3 if spec.gated else 2)
+    if spec.experts:
+        inner = max(inner, 3 * (spec.experts.routing.top_k * spec.experts.inner_size + spec.experts.shared_size))
     workspace = step_tokens * (2 * spec.hidden_size + inner) * itemsize
     head = spec.vocab_size * spec.hidden_size * itemsize
     weights = cost.layer_bytes + head * (1 if spec.tie_embeddings else 2)
@@ -238,8 +248,9 @@ def lines(found: Plan) -> list[str]:
     full = min(found.rows, found.cache_tokens // found.context)
     rest = device.memory - sum(ledger.values())
     return [
-        f"{found.spec.architecture}: {found.parameters / 1e9:.2f} billion parameters in {found.dtype}, "
-        f"a context of {found.context:,} tokens",
+        f"{found.spec.architecture}: {found.parameters / 1e9:.2f} billion parameters in {found.dtype}"
+        + (f", {found.active / 1e9:.2f} of them at work for a token" if found.spec.experts else "")
+        + f", a context of {found.context:,} tokens",
         f"{device.name}: {device.memory / GIB:.1f} GiB, {scaled(device.bandwidth, 'B/s')}, "
         f"{scaled(device.flops, 'FLOP/s')}",
         "",

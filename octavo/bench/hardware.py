@@ -113,34 +113,42 @@ class Cost:
     """Bytes and operations that a step cannot do without.
 
     Bytes: each weight once (the head only if a token is sampled, of the embedding only what is looked up, which is
-    left out), the keys and values of each context once a layer, those of new tokens written. Operations: two for each
-    weight and token, and attention's. Activations count for nothing: a perfect kernel would not write them.
+    left out; of experts as many as tokens would choose by lot), the keys and values of each context once a layer, those
+    of new tokens written. Operations: two for each weight and token, and attention's. Activations count for nothing: a
+    perfect kernel would not write them.
 
     `weight_bytes` and `itemsize` are those of the model as it runs, `kv_itemsize` of the cache.
     """
 
-    def __init__(self, spec: ModelSpec, weight_bytes: int, itemsize: int, kv_itemsize: int | None = None) -> None:
+    def __init__(self, spec: ModelSpec, weight_bytes: int, itemsize: int, kv_itemsize: float | None = None) -> None:
         embedding = spec.vocab_size * spec.hidden_size
-        attention = spec.hidden_size * spec.head_dim * (2 * spec.num_heads + 2 * spec.num_kv_heads)
-        mlp = spec.hidden_size * spec.intermediate_size * (3 if spec.gated else 2)
+        everywhere, expert = _parameters(spec)
+        experts = spec.experts
+        self.num_layers = spec.num_layers
+        self.windows = Counter(spec.windows)
         self.head_bytes = embedding * itemsize
         self.layer_bytes = weight_bytes - self.head_bytes * (1 if spec.tie_embeddings else 2)
         self.head_flops = 2 * embedding
-        self.token_flops = 2 * spec.num_layers * (attention + mlp)
-        self.kv_bytes = 2 * spec.num_kv_heads * spec.head_dim * (kv_itemsize or itemsize)  # of a token in a layer
-        self.score_flops = 4 * spec.num_heads * spec.head_dim  # of a query and a token that it sees, in a layer
-        self.num_layers = spec.num_layers
-        self.windows = Counter(spec.windows)
+        self.num_experts, self.top_k = (experts.routing.num_experts, experts.routing.top_k) if experts else (0, 0)
+        all_experts = expert * self.num_experts
+        self.expert_bytes = self.layer_bytes * all_experts // (everywhere + all_experts)  # of all of them
+        self.token_flops = 2 * (everywhere + expert * self.top_k)
+        value_dim = spec.head_dim if spec.latent is None else spec.latent.rank
+        kept = spec.head_dim if spec.latent is not None else 2 * spec.num_kv_heads * spec.head_dim
+        self.kv_bytes = int(kept * (kv_itemsize or itemsize))  # of a token in a layer
+        self.score_flops = 2 * spec.num_heads * (spec.head_dim + value_dim)  # of a query and a token that it sees
 
     @classmethod
-    def of_folder(cls, folder: Path, itemsize: int | None = None) -> Cost:
-        """As its config.json says: a model with one type for weights and cache, of so many bytes if it is given."""
+    def of_folder(cls, folder: Path, itemsize: int | None = None, kv_itemsize: float | None = None) -> Cost:
+        """As its config.json says: a model with one type for its weights, of so many bytes if it is given."""
         from octavo.models.spec import ModelSpec
 
         spec = ModelSpec.from_folder(folder)
         itemsize = itemsize or (4 if spec.dtype == "float32" else 2)
+        everywhere, expert = _parameters(spec)
+        count = everywhere + (expert * spec.experts.routing.num_experts if spec.experts else 0)
         tables = spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
-        return cls(spec, cls(spec, 0, itemsize).token_flops // 2 * itemsize + tables * itemsize, itemsize)
+        return cls(spec, (count + tables) * itemsize, itemsize, kv_itemsize)
 
     def step(self, starts_N: npt.NDArray[Any], counts_N: npt.NDArray[Any], sampled: int) -> tuple[int, int]:
         """(bytes, operations) of a step in which rows compute `counts_N` tokens after `starts_N` others."""
@@ -150,8 +158,15 @@ class Cost:
 
     def matrices(self, tokens: int, sampled: int) -> tuple[int, int]:
         """(bytes, operations) of a step's matrix products."""
-        moved = self.layer_bytes + (self.head_bytes if sampled else 0)
+        moved = self.touched(tokens) + (self.head_bytes if sampled else 0)
         return moved, tokens * self.token_flops + sampled * self.head_flops
+
+    def touched(self, tokens: float) -> int:
+        """Bytes of the layers' weights that so many tokens need."""
+        if not self.num_experts:
+            return self.layer_bytes
+        missed = (1 - self.top_k / self.num_experts) ** tokens  # a share of the experts
+        return self.layer_bytes - int(self.expert_bytes * missed)
 
     def attention(self, starts_N: npt.NDArray[Any], counts_N: npt.NDArray[Any]) -> tuple[int, int]:
         """(bytes, operations) of a step's attention."""
@@ -176,7 +191,7 @@ class Cost:
         """
         later_N = outputs_N - 1  # tokens that were fed back
         computed = int((prompts_N - cached_N + later_N).sum())
-        moved = steps * (self.layer_bytes + self.head_bytes) + self.num_layers * computed * self.kv_bytes
+        moved = steps * (self.touched(computed / steps) + self.head_bytes) + self.num_layers * computed * self.kv_bytes
         flops = computed * self.token_flops + int(outputs_N.sum()) * self.head_flops
         for window, layers in self.windows.items():
             read, seen = attended(cached_N, prompts_N - cached_N, window)
@@ -184,6 +199,28 @@ class Cost:
             moved += layers * (read + decoded) * self.kv_bytes
             flops += layers * (seen + decoded) * self.score_flops
         return moved, flops
+
+
+def _parameters(spec: ModelSpec) -> tuple[int, int]:
+    """(those of all layers that every token needs, those of one expert in each layer that has experts)."""
+    hidden, experts = spec.hidden_size, spec.experts
+    matrices = 3 if spec.gated else 2
+    if spec.latent is None:
+        attention = hidden * spec.head_dim * (2 * spec.num_heads + 2 * spec.num_kv_heads)
+    else:
+        latent = spec.latent
+        queries = spec.num_heads * (latent.nope_dim + latent.rope_dim)
+        rank = latent.query_rank
+        attention = hidden * queries if rank is None else rank * (hidden + queries)
+        attention += hidden * (latent.rank + latent.rope_dim) + spec.num_heads * latent.value_dim * hidden
+        attention += spec.num_heads * (latent.nope_dim + latent.value_dim) * latent.rank
+    mlp = matrices * hidden * spec.intermediate_size
+    if experts is None:
+        return spec.num_layers * (attention + mlp), 0
+    count = sum(experts.layers)
+    beside = hidden * (experts.routing.num_experts + matrices * experts.shared_size)
+    everywhere = spec.num_layers * attention + (spec.num_layers - count) * mlp + count * beside
+    return everywhere, count * matrices * hidden * experts.inner_size
 
 
 def attended(starts_N: Ints, counts_N: Ints, window: int | None) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from octavo.bench.shapes import write_shape
 from octavo.models.loader import load_model
 from octavo.models.spec import ModelSpec
 from tests.builders import make_model
+from tests.models.cases import CASES
 
 rows = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 12)), min_size=1, max_size=4)
 
@@ -66,6 +67,35 @@ def test_weights_of_a_real_model(family: str, tmp_path: Path) -> None:
     cost = Cost(model.spec, model.num_bytes, 4)
     # What is no matrix (norms, biases, learned positions) is little.
     assert cost.layer_bytes == pytest.approx(cost.token_flops / 2 * 4, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "case", ["mixtral", "qwen3_moe", "qwen2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v3-dense"]
+)
+def test_weights_with_experts_and_latents(case: str, tmp_path: Path) -> None:
+    family, overrides = CASES[case]
+    folder = make_model(tmp_path, family, **overrides)
+    model = load_model(folder, dtype="float32")
+    assert Cost.of_folder(folder).layer_bytes == pytest.approx(
+        Cost(model.spec, model.num_bytes, 4).layer_bytes, rel=0.04
+    )
+
+
+def test_steps_read_the_experts_that_are_chosen(tmp_path: Path) -> None:
+    family, overrides = CASES["mixtral"]
+    cost = Cost.of_folder(make_model(tmp_path, family, **overrides))
+    dense = cost.layer_bytes - cost.expert_bytes
+    assert cost.matrices(1, 0)[0] == pytest.approx(dense + cost.expert_bytes * cost.top_k / cost.num_experts, rel=1e-3)
+    assert dense < cost.matrices(1, 0)[0] < cost.matrices(2, 0)[0] < cost.layer_bytes
+    assert cost.matrices(1000, 0)[0] == cost.layer_bytes
+
+
+def test_a_latent_is_kept_once(tmp_path: Path) -> None:
+    family, overrides = CASES["deepseek_v2-dense"]
+    cost = Cost.of_folder(make_model(tmp_path, family, **overrides), 2)
+    assert cost.kv_bytes == (overrides["kv_lora_rank"] + overrides["qk_rope_head_dim"]) * 2
+    halved = Cost.of_folder(make_model(tmp_path, "llama"), 2, kv_itemsize=1)
+    assert 2 * halved.kv_bytes == Cost.of_folder(make_model(tmp_path, "llama"), 2).kv_bytes
 
 
 def test_devices() -> None:
