@@ -3,7 +3,7 @@
     scripts/bench attention [--backend NAME] [--quick] [--json FILE]
 
 Heads as in Llama-3-8B (32 query, 8 key/value, of 128) unless a line says other, bfloat16, blocks of 16 in random
-order. Decode: bytes are the keys and values that must be read; the step's plan and the write of its own tokens are
+order. The cache is quantised where a line says so; latents are DeepSeek's, of 16 heads (V2-Lite) or 128 (V3). Decode: bytes are the keys and values that must be read; the step's plan and the write of its own tokens are
 timed by themselves, because the plan is shared by all layers. Prefill: FLOPs are those of what queries see. Times are
 medians of CUDA graphs with one call for each of several parts of a cache that is larger than the L2.
 """
@@ -11,21 +11,25 @@ medians of CUDA graphs with one call for each of several parts of a cache that i
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import random
 import statistics
 from collections.abc import Callable
 from datetime import date
+from typing import Any
 
 import torch
 
 from octavo.attention.base import AttendOptions, AttentionSpec, ForwardBatch
 from octavo.attention.select import select_backend
-from octavo.attention.triton_backend import TritonAttention
+from octavo.kernels.kv_cache import DTYPES
 
 SIZE = 16
 BANDWIDTH, MATRIX_RATE = 4.3e12, 780e12  # of an H200: reading, and bfloat16 products
 LLAMA_8B, LLAMA_1B, GEMMA_9B = (32, 8, 128), (32, 8, 64), (16, 8, 256)
+LATENT = 512  # values of a head of 576
+LITE, V3 = (16, 1, 576), (128, 1, 576)
 
 Sequences = list[tuple[int, int]]  # (tokens in this step, tokens in all)
 
@@ -61,19 +65,28 @@ def prefill_cases() -> dict[str, Sequences]:
 class Bench:
     """A backend of one layer over a cache of several copies of a case."""
 
-    def __init__(self, name: str, heads: tuple[int, int, int], sequences: Sequences, window: int | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        heads: tuple[int, int, int],
+        sequences: Sequences,
+        window: int | None,
+        kv_dtype: torch.dtype | None = None,
+    ) -> None:
         device = torch.device("cuda")
         query_heads, kv_heads, dim = heads
         most = max(context for _, context in sequences)
         windows = (None,) if window is None else (window, None)
         spec = AttentionSpec(1, *heads, torch.bfloat16, device, SIZE, most, windows, max(256, len(sequences)))
+        spec = dataclasses.replace(spec, kv_dtype=kv_dtype, latent_dim=LATENT if dim > LATENT else 0)
+        self.token_bytes = spec.kv_bytes_per_block() / SIZE
         blocks = sum(-(-context // SIZE) for _, context in sequences)
         self.copies = max(1, min(64, (1 << 29) // (blocks * spec.kv_bytes_per_block())))
         made, _ = select_backend(name, spec)
-        assert issubclass(made, TritonAttention)
-        self.backend = made(spec, self.copies * blocks)
-        self.backend.keys.normal_()
-        self.backend.values.normal_()
+        self.backend: Any = made(spec, self.copies * blocks)
+        for cache in [self.backend.latents] if spec.latent_dim else self.backend.caches:
+            for part in cache[0].split(1 << 14):  # torch draws no numbers of one byte
+                part.copy_(torch.randn(part.shape, device=device))
         order = torch.randperm(self.copies * blocks, device=device, dtype=torch.int32).split(blocks)
         self.batches = [self._batch(sequences, part) for part in order]
         tokens = sum(count for count, _ in sequences)
@@ -155,20 +168,25 @@ def main() -> None:
         rows.append({"case": case, "us": seconds * 1e6, "bytes": size, "flops": flops})
         print(f"{case:48} {seconds * 1e6:9.1f} us" + (f"  {rate}" if size or flops else ""), flush=True)
 
-    more = [] if args.quick else [(LLAMA_1B, None), (GEMMA_9B, None), (GEMMA_9B, 4096)]
-    for heads, window in [(LLAMA_8B, None), *more]:
+    more: list[tuple[tuple[int, int, int], int | None, torch.dtype | None]] = []
+    if not args.quick:
+        more += [(LLAMA_1B, None, None), (GEMMA_9B, None, None), (GEMMA_9B, 4096, None)]
+        more += [(LLAMA_8B, None, dtype) for dtype in DTYPES] + [(LITE, None, None), (V3, None, None)]
+    for heads, window, kv_dtype in [(LLAMA_8B, None, None), *more]:
         label = "" if heads == LLAMA_8B else f", {heads[0]}/{heads[1]} x {heads[2]}"
         label += "" if window is None else f", window {window}"
+        label += "" if kv_dtype is None else f", cache of {str(kv_dtype).removeprefix('torch.')}"
         for name, contexts in decode_cases().items():
-            bench = Bench(args.backend, heads, [(1, context) for context in contexts], window)
-            size = sum(min(context, window or context) for context in contexts) * 4 * heads[1] * heads[2]
+            bench = Bench(args.backend, heads, [(1, context) for context in contexts], window, kv_dtype)
+            size = sum(min(context, window or context) for context in contexts) * bench.token_bytes
             report(f"decode {name}{label}", bench.attend(), size, 0)
             if not label and name in ("1 x 640", "256 x 576"):
                 report(f"  its plan, once a step ({bench.backend.name})", bench.plan(), 0, 0)
                 report("  its write", bench.write(), 0, 0)
         for name, sequences in prefill_cases().items():
-            bench = Bench(args.backend, heads, sequences, window)
-            flops = 4 * seen(sequences, window) * heads[0] * heads[2]
+            bench = Bench(args.backend, heads, sequences, window, kv_dtype)
+            values = LATENT if heads[2] > LATENT else heads[2]
+            flops = 2 * seen(sequences, window) * heads[0] * (heads[2] + values)
             report(f"prefill {name}{label}", bench.attend(), 0, flops)
     if args.json:
         record = {"date": date.today().isoformat(), "machine": torch.cuda.get_device_name(), "rows": rows}
