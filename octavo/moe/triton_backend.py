@@ -1,0 +1,223 @@
+"""Experts on a GPU: Triton for decode and small steps, torch's grouped product for many tokens.
+
+Which form serves how many tokens is `octavo.moe.forms`' to say; it follows from their number alone, so a step can be
+captured. The kernels are in `octavo.kernels.moe_route` and `octavo.kernels.moe_experts`.
+Legend: T tokens, X experts, K experts of a token, P = T * K pairs, E hidden, I inner size of an expert, G = 2 I.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from octavo.moe.base import ExpertWeights, MoeSpec
+from octavo.moe.forms import Form, Pairs, Tiles, choose
+
+COLUMNS = 1024  # of gather and combine
+
+
+class TritonExperts:
+    name = "triton"
+
+    @staticmethod
+    def supports(spec: MoeSpec) -> str | None:
+        if spec.device.type != "cuda":
+            return f"it needs a GPU, not {spec.device.type}"
+        try:
+            from octavo.kernels import moe_route
+        except ImportError as error:
+            return f"triton is not installed ({error})"
+        if spec.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            return f"it cannot compute in {spec.dtype}"
+        if spec.routing.num_experts > moe_route.MOST_EXPERTS:
+            return f"at most {moe_route.MOST_EXPERTS} experts, not {spec.routing.num_experts}"
+        return None
+
+    def __init__(self, spec: MoeSpec, weights: ExpertWeights) -> None:
+        self.spec = spec
+        self.weights = weights
+        self.grouped = why_not_grouped(spec) is None
+        self.device = torch.cuda.get_device_name(spec.device) if spec.device.type == "cuda" else spec.device.type
+
+    def form(self, tokens: int) -> Form:
+        spec = self.spec
+        return choose(tokens, spec.routing, spec.inner_size, spec.hidden_size, self.device, self.grouped)
+
+    def __call__(self, x_TE: Tensor, logits_TX: Tensor, bias_X: Tensor | None, shared_TE: Tensor | None) -> Tensor:
+        return self.compute(self.form(len(x_TE)), x_TE, logits_TX, bias_X, shared_TE)
+
+    def compute(
+        self, form: Form, x_TE: Tensor, logits_TX: Tensor, bias_X: Tensor | None, shared_TE: Tensor | None
+    ) -> Tensor:
+        if isinstance(form, Pairs):
+            return self._pairs(form, x_TE, logits_TX, bias_X, shared_TE)
+        if isinstance(form, Tiles):
+            return self._tiles(form, x_TE, logits_TX, bias_X, shared_TE)
+        return self._grouped(x_TE, logits_TX, bias_X, shared_TE)
+
+    def _pairs(
+        self, form: Pairs, x_TE: Tensor, logits_TX: Tensor, bias_X: Tensor | None, shared_TE: Tensor | None
+    ) -> Tensor:
+        from octavo.kernels import moe_experts, moe_route
+        from octavo.kernels.elementwise import chain
+
+        spec, weights = self.spec, self.weights
+        routed = moe_route.route(logits_TX, bias_X, spec.routing, aligned=False)
+        inner_PI = x_TE.new_empty(routed.experts_TK.numel(), spec.inner_size)
+        options: dict[str, Any] = {
+            "K": spec.routing.top_k,
+            "R": form.rows,
+            "BLOCK": form.block,
+            "STAGES": form.stages,
+            "BIAS": spec.bias,
+            "num_warps": form.warps,
+            **chain(x_TE.device),
+        }
+        moe_experts.gate_up_pairs_kernel[(-(-spec.inner_size // form.rows), len(inner_PI))](
+            x_TE,
+            weights.gate_up_XGE,
+            weights.gate_up_bias_XG,
+            inner_PI,
+            routed.experts_TK,
+            spec.alpha,
+            spec.limit,
+            IN=spec.hidden_size,
+            OUT=spec.inner_size,
+            ACTIVATION=spec.activation,
+            INTERLEAVED=spec.interleaved,
+            **options,
+        )
+        out_TE = torch.empty_like(x_TE)
+        moe_experts.down_pairs_kernel[(-(-spec.hidden_size // form.rows), len(x_TE))](
+            inner_PI,
+            weights.down_XEI,
+            weights.down_bias_XE,
+            shared_TE,
+            out_TE,
+            routed.experts_TK,
+            routed.weights_TK,
+            IN=spec.inner_size,
+            OUT=spec.hidden_size,
+            SHARED=shared_TE is not None,
+            **options,
+        )
+        return out_TE
+
+    def _tiles(
+        self, form: Tiles, x_TE: Tensor, logits_TX: Tensor, bias_X: Tensor | None, shared_TE: Tensor | None
+    ) -> Tensor:
+        from octavo.kernels import moe_experts, moe_route
+        from octavo.kernels.elementwise import chain
+
+        spec, weights = self.spec, self.weights
+        routed = moe_route.route(logits_TX, bias_X, spec.routing, aligned=True, rows=form.tile)
+        pairs = routed.experts_TK.numel()
+        inner_PI, y_PE = x_TE.new_empty(pairs, spec.inner_size), x_TE.new_empty(pairs, spec.hidden_size)
+        options: dict[str, Any] = {
+            "K": spec.routing.top_k,
+            "M": form.tile,
+            "R": form.rows,
+            "BLOCK": form.block,
+            "STAGES": form.stages,
+            "ACTIVATION": spec.activation,
+            "INTERLEAVED": spec.interleaved,
+            "BIAS": spec.bias,
+            "num_warps": form.warps,
+            **chain(x_TE.device),
+        }
+        where = (routed.tiles, routed.order_P, spec.alpha, spec.limit)
+        moe_experts.tiles_kernel[(len(routed.tiles), -(-spec.inner_size // form.rows))](
+            x_TE,
+            weights.gate_up_XGE,
+            weights.gate_up_bias_XG,
+            inner_PI,
+            *where,
+            IN=spec.hidden_size,
+            OUT=spec.inner_size,
+            DOWN=False,
+            **options,
+        )
+        moe_experts.tiles_kernel[(len(routed.tiles), -(-spec.hidden_size // form.rows))](
+            inner_PI,
+            weights.down_XEI,
+            weights.down_bias_XE,
+            y_PE,
+            *where,
+            IN=spec.inner_size,
+            OUT=spec.hidden_size,
+            DOWN=True,
+            **options,
+        )
+        return self._combine(y_PE, routed, shared_TE, by_expert=False)
+
+    def _grouped(self, x_TE: Tensor, logits_TX: Tensor, bias_X: Tensor | None, shared_TE: Tensor | None) -> Tensor:
+        from octavo.kernels import moe_experts, moe_route
+        from octavo.kernels.elementwise import chain, gate
+
+        spec, weights = self.spec, self.weights
+        routed = moe_route.route(logits_TX, bias_X, spec.routing, aligned=True)
+        pairs = routed.experts_TK.numel()
+        x_PE = x_TE.new_empty(pairs, spec.hidden_size)
+        moe_experts.gather_kernel[(pairs, -(-spec.hidden_size // COLUMNS))](
+            x_TE,
+            x_PE,
+            routed.experts_TK,
+            routed.ranks_TK,
+            routed.starts_X,
+            K=spec.routing.top_k,
+            SIZE=spec.hidden_size,
+            BLOCK=COLUMNS,
+            **chain(x_TE.device),
+        )
+        inner_PI = gate(grouped_mm(x_PE, weights.gate_up_XGE, routed.ends_X), spec.activation)
+        y_PE = grouped_mm(inner_PI, weights.down_XEI, routed.ends_X)
+        return self._combine(y_PE, routed, shared_TE, by_expert=True)
+
+    def _combine(self, y_PE: Tensor, routed: Any, shared_TE: Tensor | None, by_expert: bool) -> Tensor:
+        from octavo.kernels import moe_experts
+        from octavo.kernels.elementwise import chain
+
+        tokens, top_k = routed.experts_TK.shape
+        out_TE = y_PE.new_empty(tokens, self.spec.hidden_size)
+        moe_experts.combine_kernel[(tokens, -(-self.spec.hidden_size // COLUMNS))](
+            y_PE,
+            shared_TE,
+            out_TE,
+            routed.weights_TK,
+            routed.experts_TK,
+            routed.ranks_TK,
+            routed.starts_X,
+            K=top_k,
+            SIZE=self.spec.hidden_size,
+            BLOCK=COLUMNS,
+            SORTED=by_expert,
+            SHARED=shared_TE is not None,
+            **chain(out_TE.device),
+        )
+        return out_TE
+
+
+def grouped_mm(x_PI: Tensor, weight_XOI: Tensor, ends_X: Tensor) -> Tensor:
+    """Rows of each expert times its weight's transpose."""
+    product = getattr(torch.nn.functional, "grouped_mm", None) or torch._grouped_mm
+    found: Tensor = product(x_PI, weight_XOI.transpose(1, 2), offs=ends_X)
+    return found
+
+
+def why_not_grouped(spec: MoeSpec) -> str | None:
+    """The reason why torch's grouped product cannot serve here."""
+    if spec.device.type != "cuda" or torch.version.hip is not None:
+        return f"it is made for NVIDIA's GPUs, not {spec.device.type}"
+    if torch.cuda.get_device_capability(spec.device) not in ((9, 0), (10, 0)):
+        return "elsewhere than on Hopper and Blackwell it waits for the device"
+    if not hasattr(torch.nn.functional, "grouped_mm") and not hasattr(torch, "_grouped_mm"):
+        return "this torch does not have it"
+    if spec.dtype != torch.bfloat16:
+        return f"it computes in bfloat16, not {spec.dtype}"
+    if spec.bias or spec.interleaved or spec.activation == "clamped":
+        return "these experts have biases, or a gate of their own"
+    if spec.hidden_size % 8 or spec.inner_size % 8:
+        return "rows must be multiples of 16 bytes"
+    return None
