@@ -76,6 +76,7 @@ class Admin:
         stats = app.service.llm.stats if app.service is not None else None
         return json_response(
             {
+                "pid": os.getpid(),
                 "ready": app.service is not None and app.service.llm.ready,
                 "draining": app.draining,
                 "requests": [

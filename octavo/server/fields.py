@@ -8,6 +8,7 @@ and what only the parts of a cluster may tell each other, from clients. All othe
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ def decode(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any], str]:
     try:
         request: T = decoder.decode(body)
         # msgspec takes the last of two equal keys, and a proxy before us may have judged by the first.
-        tree: dict[str, Any] = json.loads(body, object_pairs_hook=_unique)
+        tree: dict[str, Any] = json.loads(body, object_pairs_hook=_unique, parse_float=_finite)
     except msgspec.ValidationError as error:
         raise _explain(error) from None
     except RequestError:
@@ -141,6 +142,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise RequestError("An object has the same key twice.", _NOT_NAME.sub("?", twice[:64]))
     return found
+
+
+def _finite(text: str) -> float:
+    """The number; a ValueError for what only looks like one, as 1e999, wherever it is."""
+    value = float(text)
+    if value in (math.inf, -math.inf):
+        raise ValueError("a number without end")
+    return value
 
 
 def _refuse(name: str, value: Any) -> bool:
