@@ -3,9 +3,10 @@
     scripts/bench attention [--backend NAME] [--quick] [--json FILE]
 
 Heads as in Llama-3-8B (32 query, 8 key/value, of 128) unless a line says other, bfloat16, blocks of 16 in random
-order. The cache is quantised where a line says so; latents are DeepSeek's, of 16 heads (V2-Lite) or 128 (V3). Decode: bytes are the keys and values that must be read; the step's plan and the write of its own tokens are
-timed by themselves, because the plan is shared by all layers. Prefill: FLOPs are those of what queries see. Times are
-medians of CUDA graphs with one call for each of several parts of a cache that is larger than the L2.
+order. The cache is quantised where a line says so; latents are DeepSeek's, of 16 heads (V2-Lite) or 128 (V3).
+Decode: bytes are the keys and values that must be read; the step's plan and the write of its own tokens are timed by
+themselves, because the plan is shared by all layers. Prefill: FLOPs are those of what queries see. Times are medians
+of CUDA graphs with one call for each of several parts of a cache that is larger than the L2.
 """
 
 from __future__ import annotations

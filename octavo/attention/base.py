@@ -33,6 +33,7 @@ class AttentionSpec:
     kv_dtype: torch.dtype | None = None
     # Latent attention: there is one key/value head, and a token's values are the first so many of its key's. 0: apart.
     latent_dim: int = 0
+    sinks: bool = False  # layers have sinks
 
     @property
     def cache_dtype(self) -> torch.dtype:
@@ -59,6 +60,8 @@ class AttendOptions:
     scale: float
     window: int | None = None  # the query at position p sees positions (p - window, p]
     softcap: float | None = None  # scores become softcap * tanh(score / softcap)
+    # [H]: of each head a score beside those of its tokens, which takes its share and gives nothing. Part of no key.
+    sinks_H: Tensor | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)
@@ -104,7 +107,8 @@ class AttentionBackend(Protocol):
     def cache(self, layer: int) -> tuple[Tensor, ...] | None:
         """Keys and values as [blocks, block size, K, D], for a kernel that writes instead of `write`.
 
-        If they are quantised, their scales follow, as [blocks, block size, K]. None where the layout is another: then
+        If they are quantised, their scales follow, as [blocks, block size, K]; with latent attention there are only keys,
+        as [blocks, block size, D]. None where the layout is another: then
         only `write` writes.
         """
 

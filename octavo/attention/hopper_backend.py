@@ -34,6 +34,8 @@ class HopperAttention(TritonAttention):
             return f"its blocks have 8 to 128 tokens, a power of two, not {spec.block_size}"
         if spec.windows and None not in spec.windows:
             return "all layers have windows"
+        if spec.sinks:
+            return "it has no attention sinks"
         try:
             import octavo.kernels.paged_attention_hopper  # noqa: F401
         except (ImportError, AttributeError) as error:

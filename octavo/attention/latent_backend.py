@@ -25,6 +25,8 @@ class LatentAttention:
 
     @staticmethod
     def supports(spec: AttentionSpec) -> str | None:
+        if spec.sinks:
+            return "it has no attention sinks"
         if not spec.latent_dim:
             return "keys and values are no latents"
         if spec.device.type != "cuda":
@@ -95,8 +97,8 @@ class LatentAttention:
             UNITS=PLAN_UNITS,
         )
 
-    def cache(self, layer: int) -> None:
-        """Its layout is not that of other kernels."""
+    def cache(self, layer: int) -> tuple[Tensor]:
+        return (self.latents[layer],)
 
     def write(self, layer: int, k_TKD: Tensor, v_TKD: Tensor, batch: ForwardBatch) -> None:
         from octavo.kernels.latent_attention import write_latent_kernel

@@ -13,9 +13,13 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from octavo.kernels.elementwise import chain
 from octavo.kernels.paged_attention import LOWEST
 from octavo.kernels.paged_attention_decode import FIELDS
+
+HEADS_PER_PROGRAM = 16  # of turn_and_write
 
 
 @triton.jit
@@ -32,6 +36,122 @@ def write_latent_kernel(
         tl.load(latent_ptr + token * latent_stride_t + offset, mask=inside),
         mask=inside,
     )
+
+
+@triton.jit
+def turned(
+    start, stride, row, table_ptr, present, ROPE: tl.constexpr, ROPE_P2: tl.constexpr, INTERLEAVED: tl.constexpr
+):
+    """Rows of ROPE values, turned by a row of cosines and signed sines as octavo.layers.rope has them."""
+    HALF: tl.constexpr = ROPE // 2
+    dim = tl.arange(0, ROPE_P2)
+    partner = dim ^ 1 if INTERLEAVED else tl.where(dim < HALF, dim + HALF, dim - HALF)
+    base = start + row[:, None] * stride
+    inside = present[:, None] & (dim[None, :] < ROPE)
+    x = tl.load(base + dim[None, :], mask=inside, other=0.0).to(tl.float32)
+    swapped = tl.load(base + partner[None, :], mask=inside, other=0.0).to(tl.float32)
+    cos = tl.load(table_ptr + dim, mask=dim < ROPE, other=0.0).to(tl.float32)
+    sin = tl.load(table_ptr + ROPE + dim, mask=dim < ROPE, other=0.0).to(tl.float32)
+    return x * cos[None, :] + swapped * sin[None, :], inside
+
+
+@triton.jit
+def turn_and_write_kernel(
+    q_ptr,  # [T, H, NOPE + ROPE], rows `q_stride_t` apart
+    latent_ptr,  # [T, RANK + ROPE] likewise
+    q_out_ptr,  # [T, H, RANK + ROPE], of which only what is turned is written
+    cache_ptr,
+    weight_ptr,  # of the latents' norm
+    table_ptr,  # [P, 2 ROPE]
+    positions_ptr,
+    slots_ptr,
+    q_stride_t,
+    latent_stride_t,
+    eps,
+    HEADS: tl.constexpr,
+    NOPE: tl.constexpr,
+    RANK: tl.constexpr,
+    RANK_P2: tl.constexpr,
+    ROPE: tl.constexpr,
+    ROPE_P2: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    BLOCK: tl.constexpr,  # heads of a program
+    CHAINED: tl.constexpr,  # see octavo.kernels.elementwise
+):
+    """A program a token and a few of its heads; one for its latent, which is normed, turned and put in its slot."""
+    if CHAINED:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    token = tl.program_id(0).to(tl.int64)
+    angles = table_ptr + tl.load(positions_ptr + token) * (2 * ROPE)
+    rope = tl.arange(0, ROPE_P2)
+    if tl.program_id(1) < tl.num_programs(1) - 1:
+        head = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        start = q_ptr + token * q_stride_t + NOPE
+        x, inside = turned(start, NOPE + ROPE, head, angles, head < HEADS, ROPE, ROPE_P2, INTERLEAVED)
+        out = q_out_ptr + (token * HEADS + head)[:, None] * (RANK + ROPE) + RANK + rope[None, :]
+        tl.store(out, x.to(q_out_ptr.dtype.element_ty), mask=inside)
+    else:
+        kind = latent_ptr.dtype.element_ty
+        rank = tl.arange(0, RANK_P2)
+        start = latent_ptr + token * latent_stride_t
+        c = tl.load(start + rank, mask=rank < RANK, other=0.0).to(tl.float32)
+        weight = tl.load(weight_ptr + rank, mask=rank < RANK, other=0.0).to(tl.float32)
+        normed = (c * tl.rsqrt(tl.sum(c * c, 0) / RANK + eps)).to(kind).to(tl.float32) * weight
+        one = tl.zeros([1], tl.int32)
+        x, inside = turned(start + RANK, 0, one, angles, one == 0, ROPE, ROPE_P2, INTERLEAVED)
+        slot = tl.load(slots_ptr + token + tl.zeros([1], tl.int64))  # a row: the interpreter wants one
+        there = tl.where(slot >= 0, rank, RANK) < RANK
+        row = cache_ptr + slot * (RANK + ROPE)
+        tl.store(row + rank, normed.to(kind), mask=there)
+        tl.store(row[:, None] + RANK + rope[None, :], x.to(kind), mask=inside & (slot >= 0)[:, None])
+
+
+def turn_and_write(
+    q_THX: Tensor,
+    latent_TD: Tensor,
+    cache: Tensor,
+    rope: tuple[Tensor, bool],
+    positions_T: Tensor,
+    slots_T: Tensor,
+    norm: tuple[Tensor, float],
+) -> Tensor:
+    """Queries [T, H, D], of which only the turned part is there yet. Latents, normed and turned, go to the cache.
+
+    `rope` is (cosines and signed sines [P, 1, 2 ROPE], whether pairs are neighbours), `norm` (weights [RANK], epsilon).
+    The reference is what `octavo.layers.latent` does in torch.
+    """
+    table, interleaved = rope
+    weight, eps = norm
+    tokens, heads, width = q_THX.shape
+    rank = len(weight)
+    rope_dim = latent_TD.shape[1] - rank
+    q_THD = q_THX.new_empty(tokens, heads, rank + rope_dim)
+    block = min(HEADS_PER_PROGRAM, triton.next_power_of_2(heads))
+    turn_and_write_kernel[(tokens, triton.cdiv(heads, block) + 1)](
+        q_THX,
+        latent_TD,
+        q_THD,
+        cache,
+        weight,
+        table,
+        positions_T,
+        slots_T,
+        q_THX.stride(0),
+        latent_TD.stride(0),
+        eps,
+        HEADS=heads,
+        NOPE=width - rope_dim,
+        RANK=rank,
+        RANK_P2=triton.next_power_of_2(rank),
+        ROPE=rope_dim,
+        ROPE_P2=triton.next_power_of_2(rope_dim),
+        INTERLEAVED=interleaved,
+        BLOCK=block,
+        num_warps=4,
+        **chain(q_THX.device),
+    )
+    return q_THD
 
 
 @triton.jit

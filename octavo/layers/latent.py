@@ -73,23 +73,41 @@ class LatentAttention:
 
     def mix(self, qkv: Tensor, rotations: Rotations, batch: ForwardBatch) -> Tensor:
         """From the first projection's output to the attention's; the latents of the step go to the cache."""
-        rank, rope_dim, nope_dim, _ = self.sizes
+        rank, rope_dim, nope_dim, value_dim = self.sizes
         q, latent_TD = qkv.split_with_sizes((qkv.shape[1] - rank - rope_dim, rank + rope_dim), 1)
         if self.q_norm is not None and self.q_b is not None:
             q = self.q_b(self.q_norm(q.contiguous())[0])
         q_THX = q.view(len(q), -1, nope_dim + rope_dim)
+        turn = self._in_torch if rotations is not None else self._fused
+        q_THD = turn(q_THX, latent_TD, rotations, batch)
+        # Into their places: the products know strides.
+        torch.bmm(q_THX[..., :nope_dim].transpose(0, 1), self.k_HNR, out=q_THD[..., :rank].transpose(0, 1))
+        o_THR = batch.attention.attend(self.layer, q_THD, batch, self.options).view(len(q), -1, rank)
+        o_THV = o_THR.new_empty(*o_THR.shape[:2], value_dim)
+        torch.bmm(o_THR.transpose(0, 1), self.v_HRV, out=o_THV.transpose(0, 1))
+        return self.o(o_THV.flatten(1))
+
+    def _in_torch(self, q_THX: Tensor, latent_TD: Tensor, rotations: Rotations, batch: ForwardBatch) -> Tensor:
+        """Queries [T, H, D] whose last P values are there, and turned; the latents are in the cache."""
+        rank, rope_dim, nope_dim, _ = self.sizes
+        assert rotations is not None
         c_TR, rest_TP = latent_TD.split_with_sizes((rank, rope_dim), 1)
-        c_TR = self.kv_norm(c_TR.contiguous())[0]
-        assert rotations is not None, "one kernel that turns and writes knows nothing of latents"
         turning = torch.cat((q_THX[..., nope_dim:], rest_TP.unsqueeze(1)), 1)
         turned = self.rope(turning, rotations[self.rope])
-        q_HTR = torch.bmm(q_THX[..., :nope_dim].transpose(0, 1), self.k_HNR)
-        q_THD = torch.cat((q_HTR.transpose(0, 1), turned[:, :-1]), -1)
-        k_T1D = torch.cat((c_TR.unsqueeze(1), turned[:, -1:]), -1)
+        k_T1D = torch.cat((self.kv_norm(c_TR.contiguous())[0].unsqueeze(1), turned[:, -1:]), -1)
         batch.attention.write(self.layer, k_T1D, k_T1D, batch)
-        o_THR = batch.attention.attend(self.layer, q_THD, batch, self.options).view(len(q), -1, rank)
-        o_HTV = torch.bmm(o_THR.transpose(0, 1), self.v_HRV)
-        return self.o(o_HTV.transpose(0, 1).flatten(1))
+        q_THD = q_THX.new_empty(*q_THX.shape[:2], rank + rope_dim)
+        q_THD[..., rank:] = turned[:, :-1]
+        return q_THD
+
+    def _fused(self, q_THX: Tensor, latent_TD: Tensor, rotations: Rotations, batch: ForwardBatch) -> Tensor:
+        from octavo.kernels.latent_attention import turn_and_write
+
+        cache = batch.attention.cache(self.layer)
+        assert cache is not None
+        rope = (self.rope.table_P1D, self.rope.interleaved)
+        norm = (self.kv_norm.weight_E, self.kv_norm.eps)
+        return turn_and_write(q_THX, latent_TD, *cache, rope, batch.positions_T, batch.slots_T, norm)
 
     def names(self, at: Mapping[str, str]) -> dict[str, Tensor]:
         assert self.kv_b is not None, "the weights have been taken apart"

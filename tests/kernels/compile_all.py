@@ -12,7 +12,12 @@ from triton.experimental.gluon._runtime import GluonASTSource
 
 from octavo.kernels import paged_attention_hopper as hopper
 from octavo.kernels.elementwise import gate_kernel, norm_kernel, rotate_and_write_kernel
-from octavo.kernels.latent_attention import latent_decode_kernel, latent_prefill_kernel, write_latent_kernel
+from octavo.kernels.latent_attention import (
+    latent_decode_kernel,
+    latent_prefill_kernel,
+    turn_and_write_kernel,
+    write_latent_kernel,
+)
 from octavo.kernels.paged_attention import write_kv_kernel
 from octavo.kernels.paged_attention_decode import decode_kernel, plan_kernel
 from octavo.kernels.paged_attention_prefill import prefill_kernel
@@ -26,11 +31,11 @@ TARGETS = [
 ]
 # Of Llama-3-8B.
 SHAPE = {
-    "WINDOW": 0, "CAPPED": False, "SCALED": False, "WIDE": False,
+    "WINDOW": 0, "CAPPED": False, "SINKS": True, "SCALED": False, "WIDE": False,
     "BLOCK_SIZE": 16, "KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "DIM_P2": 128,
 }  # fmt: skip
 CAPPED = {
-    "WINDOW": 4096, "CAPPED": True, "SCALED": True, "WIDE": True,
+    "WINDOW": 4096, "CAPPED": True, "SINKS": False, "SCALED": True, "WIDE": True,
     "BLOCK_SIZE": 16, "KV_HEADS": 4, "GROUP": 2, "HEAD_DIM": 40, "DIM_P2": 64,
 }  # fmt: skip
 HOPPER = {"BLOCK_SIZE": 16, "KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "TILE": 64, "STAGES": 4}
@@ -50,6 +55,9 @@ LATENT = {
 FP8 = {"QUANTISED": True, "LARGEST": 448.0, "INTEGER": False}
 INT8 = {"QUANTISED": True, "LARGEST": 127.0, "INTEGER": True}
 WRITE = {"KV_HEADS": 8, "HEAD_DIM": 128, "HEADS_P2": 8, "DIM_P2": 128}
+TURN = {
+    "HEADS": 16, "NOPE": 128, "RANK": 512, "RANK_P2": 512, "ROPE": 64, "ROPE_P2": 64, "INTERLEAVED": True, "BLOCK": 16,
+}  # fmt: skip
 NVIDIA, AMD = TARGETS[:3], TARGETS[3:]
 # Kernel, constants, warps, stages, and targets if not all: large kernels take long to compile for AMD.
 KERNELS = [
@@ -61,6 +69,7 @@ KERNELS = [
     (prefill_kernel, SHAPE | {"M": 128, "TILE": 64}, 8, 2, NVIDIA),
     (prefill_kernel, CAPPED | {"M": 64, "TILE": 32}, 4, 2, AMD),
     (write_latent_kernel, {"WIDTH": 576, "WIDTH_P2": 1024}, 4, 1),
+    (turn_and_write_kernel, TURN, 4, 1),
     (latent_decode_kernel, LATENT | {"GROUP_P2": 16}, 4, 2, NVIDIA),
     (latent_decode_kernel, LATENT | {"GROUP_P2": 16, "TILE": 16}, 4, 1, AMD),
     (latent_prefill_kernel, LATENT | {"M": 64}, 8, 2, NVIDIA),

@@ -12,6 +12,8 @@ from octavo.attention.latent_backend import LatentAttention
 from octavo.attention.select import select_backend
 from octavo.core.errors import ConfigError
 from octavo.kernels.paged_attention import reference
+from octavo.layers.latent import LatentAttention as LatentLayer
+from octavo.layers.rope import Rope
 from tests.kernels.paged import fill, make_spec, make_step
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -83,6 +85,44 @@ def test_padding_is_not_written_and_gives_zeros(parts):
     got, wanted = run(latent_spec(), [(1, 0), (1, 70), (1, 0), (1, 3)], parts, spill)
     assert error(got, wanted) < 1e-5
     assert not got[[0, 2]].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("interleaved", [True, False])
+@pytest.mark.parametrize("spoil", [None, "positions", "slots", "norm", "pairs"])
+def test_turn_and_write(dtype, interleaved, spoil):
+    """One kernel against the layer's own torch."""
+    heads, rank, rope_dim, nope_dim = 5, 24, 8, 16
+    rope = Rope(1.0 / 100 ** (torch.arange(4) / 4), 1.0, rope_dim, 64, dtype, torch.device(DEVICE), interleaved)
+    sizes = (rank, rope_dim, nope_dim, 12)
+    layer = LatentLayer(0, 32, heads, sizes, None, rope, AttendOptions(0.2), False, 1e-6, dtype, torch.device(DEVICE))
+    layer.kv_norm.weight_E.copy_(torch.rand(rank) + 0.5)
+    layer.kv_norm.finish()
+    backend = LatentAttention(latent_spec(heads, rank, rope_dim, dtype), 8)
+    batch, *_ = make_step(backend.spec, [(1, 20), (5, 9)], 8)
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(6, heads * (nope_dim + rope_dim) + rank + rope_dim, generator=generator).to(DEVICE, dtype)
+    q, latents = qkv.split([heads * (nope_dim + rope_dim), rank + rope_dim], 1)
+    q_THX = q.view(6, heads, -1)
+    batch.attention = backend
+    layer.kv_norm.kernels = None
+    wanted = layer._in_torch(q_THX, latents, {rope: rope.rows(batch.positions_T)}, batch)
+    cache = backend.latents.clone()
+    backend.latents.zero_()
+    if spoil == "positions":
+        batch.positions_T = batch.positions_T + 1
+    elif spoil == "slots":
+        batch.slots_T = batch.slots_T.roll(1)
+    elif spoil == "norm":
+        layer.kv_norm.eps = 0.5
+    elif spoil == "pairs":
+        rope.interleaved = not interleaved
+    got = layer._fused(q_THX, latents, None, batch)
+    near = 1e-5 if dtype == torch.float32 else 4e-3
+    same = torch.allclose(got[..., rank:], wanted[..., rank:], near, near) and torch.allclose(
+        backend.latents, cache, near, near
+    )
+    assert same == (spoil is None)
 
 
 def later(batch, backend):
