@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from octavo.cli.advise import add_advice
@@ -88,9 +90,19 @@ def _engine_config(options: argparse.Namespace) -> EngineConfig:
 def _serve(options: argparse.Namespace) -> int:
     keys = tuple(key for key in os.environ.get(KEY_VARIABLE, "").split(",") if key)
     engine, server = _engine_config(options), read_flags(ServerConfig, options, api_key=keys)
-    from octavo.server.serve import serve
+    from octavo.core import log
+    from octavo.core.crash import report_folder
+    from octavo.server.sockets import listen
+    from octavo.supervisor import supervise
 
-    return serve(engine, server)
+    def run(sock: socket.socket, control: socket.socket) -> int:
+        from octavo.server.serve import front
+
+        return front(engine, server, sock, control)
+
+    log.setup(server.log_level, server.log_format)
+    with listen(server) as sock:
+        return supervise(partial(run, sock), report_folder(server.crash_dir), server.watchdog_timeout)
 
 
 def _run_batch(options: argparse.Namespace) -> int:

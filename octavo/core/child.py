@@ -25,6 +25,9 @@ _PR_SET_PDEATHSIG = 1
 FLAGS = ("-P", *(["-O"] if sys.flags.optimize else []))
 
 
+READY, ALIVE, STOP = b"R", b".", b"S"  # what a supervisor and its front say to each other
+
+
 class Child:
     """`python -m MODULE FD` with one end of a socket pair; it is killed by `close`, or when nobody holds this."""
 

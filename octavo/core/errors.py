@@ -142,6 +142,14 @@ class EngineUnavailable(ServerError):
     code = "engine_unavailable"
 
 
+class Quarantined(ServerError):
+    """The engine died several times while it worked on this request."""
+
+    status = 500
+    code = "request_quarantined"
+    retry_after = None
+
+
 class InternalError(ServerError):
     """Our bug. The message is fixed: what went wrong is in the log, under the request's id."""
 
@@ -150,6 +158,17 @@ class InternalError(ServerError):
 
     def __init__(self) -> None:
         super().__init__("The server had an internal error; the log has the details under this request id.")
+
+
+class NanLogits(ServerError):
+    """The model computed no numbers for this request: a fault of weights, kernels or the device."""
+
+    status = 500
+    code = "nan_logits"
+    retry_after = None
+
+    def __init__(self) -> None:
+        super().__init__("The model's logits for this request were not finite.")
 
 
 class ConfigError(OctavoError, ValueError):
@@ -162,3 +181,11 @@ class ModelError(ConfigError):
 
 class EngineError(OctavoError, RuntimeError):
     """The engine stopped working: a fault of ours or of the machine."""
+
+
+class RowFault(EngineError):
+    """What was done for one row of a step failed; the others have no part in it."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(f"row {row} cannot be prepared")
+        self.row = row

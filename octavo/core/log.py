@@ -10,8 +10,10 @@ are cut, so that no client can forge a line or flood the log. Prompts, answers a
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import os
 import sys
 import time
 from typing import Any, TextIO
@@ -20,6 +22,7 @@ LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 MAX_FIELD = 256  # characters of a string; a traceback may be longer
 MAX_TRACEBACK = 8192
+TAIL_BYTES = 32 << 10
 
 logger = logging.getLogger("octavo")
 
@@ -33,6 +36,38 @@ def setup(level: str = "info", format: str = "text", stream: TextIO | None = Non
         target.handlers[:] = [handler]
         target.setLevel(floor)
         target.propagate = False
+
+
+def remember(descriptor: int) -> None:
+    """The last lines go to this file in memory, too, for whoever writes the report of our end."""
+    handler = logging.StreamHandler(_Tail(descriptor))
+    handler.setFormatter(TextLines())
+    logger.addHandler(handler)
+
+
+class _Tail(io.TextIOBase):
+    """Keeps the last `TAIL_BYTES` of what is written, or a little less."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor, self._size = descriptor, 0
+
+    def write(self, text: str) -> int:
+        data = text.encode(errors="replace")[-TAIL_BYTES:]
+        if self._size + len(data) > TAIL_BYTES:
+            data = tail_bytes(self._descriptor)[-TAIL_BYTES // 2 :] + data
+            self._size = 0
+            os.ftruncate(self._descriptor, 0)
+        self._size += os.pwrite(self._descriptor, data, self._size)
+        return len(text)
+
+
+def tail_bytes(descriptor: int) -> bytes:
+    return os.pread(descriptor, 2 * TAIL_BYTES, 0)
+
+
+def tail(descriptor: int, count: int = 100) -> list[str]:
+    """The last lines that a process has remembered."""
+    return tail_bytes(descriptor).decode(errors="replace").splitlines()[-count:]
 
 
 def event(name: str, level: int = logging.INFO, *, error: BaseException | None = None, **fields: Any) -> None:

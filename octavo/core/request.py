@@ -30,6 +30,8 @@ class EngineRequest(msgspec.Struct, array_like=True):
     label: str = ""  # the client's request id, for the log
     thinking: list[int] = []  # the tokens that begin and end reasoning, where it has a budget
     tenant: str = ""  # whose it is, for the fair policy
+    # Answers that an engine has died began: (index, int32 token ids so far) of those that are not over.
+    resumed: list[tuple[int, bytes]] = []
     grammar: str = ""  # what the answer must match, as a checker passed it (octavo.grammar)
 
     def prompt_ids(self) -> IntArray:

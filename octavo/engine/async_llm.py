@@ -7,6 +7,10 @@
 
 Tokenizing and detokenizing happen here, so that the engine's process does nothing but steps. A request whose
 generator is closed before its end is aborted in the engine.
+
+When the process dies, `alive` is False, and requests fail; unless `Recovery.resume` lets them wait for `restart`, which
+starts another process that goes on with them from the tokens that have been told. Randomness is a function of seed and
+position, so that the answer is the one that it would have been, and its client knows nothing.
 """
 
 from __future__ import annotations
@@ -14,35 +18,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
-import sys
+import secrets
 import time
-from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from octavo.core.child import FLAGS, HEADER, MAX_FRAME
+from octavo.core import crash
 from octavo.core.config import EngineConfig
 from octavo.core.errors import (
-    ConfigError,
-    EngineError,
     EngineUnavailable,
     ModelError,
     Overloaded,
+    Quarantined,
     QueueTimeout,
     RequestError,
 )
 from octavo.core.hub import resolve_model
+from octavo.core.log import event
 from octavo.core.outputs import RequestOutput, Stats, StepOutputs
 from octavo.core.params import SamplingParams
 from octavo.core.structured import StructuredOutputs
-from octavo.engine.build import EngineInfo
 from octavo.engine.defaults import read_generation_config
+from octavo.engine.gate import ALONE, MAX_ALONE, REFUSED, Gate, Suspects
 from octavo.engine.intake import Intake
-from octavo.engine.ipc import Abort, Add, Codec, ExpectGrammar, Failed, Ready, Start, Step, ToEngine
+from octavo.engine.ipc import Abort, Add, ExpectGrammar, Failed, Step, ToEngine
+from octavo.engine.link import Link
 from octavo.engine.news import News
 from octavo.engine.outputs import OutputProcessor, RequestState
 from octavo.grammar.checker import Checker
@@ -51,10 +54,12 @@ from octavo.text.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
 
-# OpenMP's threads spin while they wait for each other, by default for milliseconds: on two cores beside other processes
-# a decode step's products took 65 ms so, and 5 ms with this; alone it makes no difference (bench/cpu_kernels.py).
-ENVIRONMENT = {"GOMP_SPINCOUNT": "3000"}
 EXIT_SECONDS = 5.0  # that the engine process has to end when it is told to
+REAP_SECONDS = 0.5  # that it has when its end of the socket is closed: it is dying
+WATCH_SECONDS = 0.25  # between two looks at its progress
+MAX_RESUMES = 2  # engines that may die under a request: it may be what kills them
+DIED = "the engine stopped while it answered; try again"
+QUARANTINED = "the engine died several times while it worked on this request; it is refused for a while"
 LATE = "the request waited too long for its turn; try again later"
 DEMO_NAME = "octavo-demo"  # what the model is called when none was named
 # Texts longer than this are tokenized in a thread: 64k characters take about 20 ms, and the event loop must not wait.
@@ -63,20 +68,29 @@ LONG_TEXT = 1 << 14
 CHECKERS, MAX_CHECKS = 2, 64
 
 
+class LogConfig(NamedTuple):
+    level: str
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What happens when the engine dies or hangs."""
+
+    resume: str = "off"  # which requests `restart` goes on with: greedy (and those with a seed), all, off
+    watchdog: float = 60.0  # seconds without progress after which the process is killed; longer if it said so
+    reports: Path = field(default_factory=crash.report_folder)
+
+
 class AsyncLLM:
-    """Made by `start`. `ready` is False once the engine process has died; every request then fails with 503."""
+    """Made by `start`. `alive` is False once the engine process has died, `ready` also while it makes no progress."""
 
     def __init__(
-        self,
-        config: EngineConfig,
-        folder: Path,
-        tokenizer: Tokenizer,
-        info: EngineInfo,
-        process: Process,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        self, config: EngineConfig, folder: Path, tokenizer: Tokenizer, link: Link, recovery: Recovery, log: LogConfig
     ) -> None:
-        self.config = config
+        self.config, self.recovery = config, recovery
+        self._folder, self._link, self._log = folder, link, log
+        info = link.info
         self.model_name = config.model or DEMO_NAME
         self.tokenizer = tokenizer
         self.info = info
@@ -90,43 +104,53 @@ class AsyncLLM:
         self._num_checks = 0
         self._outputs = OutputProcessor(tokenizer)
         self._news: dict[int, News] = {}  # by the uid of the request
-        self._codec = Codec()
-        self._process, self._reader, self._writer = process, reader, writer
-        self._failure: str | None = None
-        self._task = asyncio.create_task(self._receive(), name="engine-outputs")
+        self._suspects = Suspects()
+        self._gate = Gate(self._suspects, self._add)
+        self._live_since()
 
     @classmethod
-    async def start(cls, config: EngineConfig, *, log_level: str = "info", log_format: str = "text") -> AsyncLLM:
+    async def start(
+        cls,
+        config: EngineConfig,
+        *,
+        log_level: str = "info",
+        log_format: str = "text",
+        recovery: Recovery | None = None,
+    ) -> AsyncLLM:
         """Starts the engine process and returns when it can answer. ConfigError if it cannot be started as asked."""
         folder = await asyncio.to_thread(resolve_model, config.model, config.revision)
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder} has no config.json: it does not hold a model")
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, *FLAGS, "-m", "octavo.engine.process", str(theirs.fileno())),
-                pass_fds=[theirs.fileno()],
-                env={**ENVIRONMENT, **os.environ},
-            )
-        reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_FRAME)
+        form = LogConfig(log_level, log_format)
+        tokenizer = asyncio.create_task(asyncio.to_thread(load_tokenizer, _tokenizer_place(config, folder)))
         try:
-            writer.write(Codec().frame(Start(config, str(folder), log_level, log_format)))
-            tokenizer = await asyncio.to_thread(load_tokenizer, _tokenizer_place(config, folder))
-            message = await _read_message(reader, Codec())
-            if not isinstance(message, Ready):
-                reason = message.message if isinstance(message, Failed) else "its process ended; see the log"
-                known = isinstance(message, Failed) and message.config
-                raise ConfigError(reason) if known else EngineError(f"the engine cannot start: {reason}")
+            link = await Link.open(config, folder, *form)
         except BaseException:
-            writer.close()
-            await _end(process, patience=0)
+            tokenizer.cancel()
             raise
-        return cls(config, folder, tokenizer, message.info, process, reader, writer)
+        try:
+            return cls(config, folder, await tokenizer, link, recovery or Recovery(), form)
+        except BaseException:
+            await link.end(patience=0)
+            raise
+
+    def _live_since(self) -> None:
+        """From here on the process of `_link` is the engine."""
+        self._failure: str | None = None
+        self._killed_for = ""  # why we have ended the process, if we have
+        self._stalled = False
+        self._task = asyncio.create_task(self._receive(), name="engine-outputs")
+        self._watcher = asyncio.create_task(self._watch(), name="engine-progress")
+
+    @property
+    def alive(self) -> bool:
+        """The engine process is there."""
+        return self._failure is None
 
     @property
     def ready(self) -> bool:
-        """The engine process is alive."""
-        return self._failure is None
+        """The engine process is there, and takes no longer for what it does than it said."""
+        return self._failure is None and not self._stalled
 
     @property
     def num_live(self) -> int:
@@ -136,7 +160,7 @@ class AsyncLLM:
     @property
     def pid(self) -> int:
         """Of the engine process."""
-        return self._process.pid
+        return self._link.pid
 
     async def generate(
         self,
@@ -164,6 +188,8 @@ class AsyncLLM:
         else:
             ids = self._intake.encode(prompt, prompt_param, add_special_tokens)
         grammar = await self._grammar(params.structured_outputs) if params.structured_outputs is not None else ""
+        if self.recovery.resume == "all" and params.seed is None and not params.greedy:
+            params = params.clone(seed=secrets.randbits(63))
         request = self._intake.build(
             ids,
             params,
@@ -176,21 +202,18 @@ class AsyncLLM:
         )
         text = prompt if isinstance(prompt, str) else None
         state = RequestState(request_id, request, self.tokenizer, text, arrival)
+        self._check_suspicion(state)
         news = self._news[request.uid] = News()
         self._outputs.add(state)
         timer = None
         if queue_seconds is not None:
             timer = asyncio.get_running_loop().call_later(queue_seconds, self._overdue, state, news)
         try:
-            self._send(Add([request]))
+            self._gate.submit([state])
             while not state.finished:
                 await news.wait()
-                if self._failure is not None and not state.finished:
-                    raise EngineUnavailable("the engine stopped while it answered; try again")
-                if state.failure == LATE:
-                    raise QueueTimeout(LATE)
                 if state.failure:
-                    raise EngineUnavailable(LOST) if state.failure == LOST else _too_complex(state.failure)
+                    raise _error_of(state.failure)
                 output = state.output()
                 if output is not None:
                     yield output
@@ -204,6 +227,13 @@ class AsyncLLM:
             alive = self._outputs.drop(state)
             if alive:
                 self._send(Abort(alive))
+            elif not state.failure:
+                self._suspects.clear(state)
+            self._gate.leave(state)
+
+    def _check_suspicion(self, state: RequestState) -> None:
+        if self._suspects and self._suspects.crashes(state) >= REFUSED:
+            raise Quarantined(QUARANTINED)
 
     async def _grammar(self, asked: StructuredOutputs) -> str:
         found = self._checker.known(asked)
@@ -234,12 +264,15 @@ class AsyncLLM:
 
     def _send(self, message: ToEngine) -> None:
         if self._failure is None:
-            self._writer.write(self._codec.frame(message))
+            self._link.send(message)
+
+    def _add(self, states: list[RequestState]) -> None:
+        self._send(Add([state.resumed() if state.lost else state.request for state in states]))
 
     async def _receive(self) -> None:
-        reason = "its process ended"
+        reason = ""
         try:
-            while (message := await _read_message(self._reader, self._codec)) is not None:
+            while (message := await self._link.receive()) is not None:
                 if isinstance(message, Step):
                     self._take(message.outputs)
                 elif isinstance(message, Failed):
@@ -247,10 +280,96 @@ class AsyncLLM:
         except Exception:  # a fault of ours in taking a step's outputs: nobody would be served any more
             log.exception("the front of the engine failed")
             reason = "its outputs could not be taken"
-        self._failure = reason
-        log.error("the engine stopped: %s", reason)
-        for news in self._news.values():
-            news.set()
+        reason = self._killed_for or reason
+        self._failure = reason or "its process ended"
+        self._watcher.cancel()
+        record, state = self._link.progress.read(), self._link.state()
+        suspects = self._outputs.find(record.uids)
+        self._lose(suspects)
+        status = await self._link.end(REAP_SECONDS)
+        lines, stacks = self._link.last_words()
+        self._failure = cause = crash.cause_of(status, reason)
+        await asyncio.to_thread(
+            crash.write_report,
+            self.recovery.reports,
+            "engine",
+            cause,
+            status,
+            progress={
+                "step": record.step,
+                "phase": record.phase.name.lower(),
+                "rows": len(record.uids),
+                "tokens": record.tokens,
+                "budget_seconds": round(record.budget, 3),
+                "seconds_since": round(record.age, 3),
+                "process_state": state,
+            },
+            suspects=[{"id": s.request_id, "fingerprint": self._suspects.fingerprint(s)} for s in suspects],
+            device=f"{self.info.device}, {self.info.dtype}, attention {self.info.attention}",
+            config=crash.plain_config(self.config),
+            memory=dict(self.info.ledger),
+            last_log_lines=lines,
+            stacks=stacks,
+        )
+
+    def _lose(self, suspects: list[RequestState]) -> None:
+        """The engine is gone: requests fail, or wait for another."""
+        for state in suspects:
+            self._suspects.suspect(state)
+        self._gate.empty()
+        quiet = 0
+        for state in self._outputs.find(list(self._news)):
+            crashes = self._suspects.crashes(state)
+            quiet += crashes == ALONE
+            if crashes >= REFUSED:
+                state.failure = state.failure or QUARANTINED
+            elif not self._may_resume(state) or (crashes == ALONE and quiet > MAX_ALONE):
+                state.failure = state.failure or DIED
+            state.lost = True
+        for state in self._outputs.find(list(self._news)):
+            if state.failure:
+                self._news[state.request.uid].set()
+
+    def _may_resume(self, state: RequestState) -> bool:
+        fixed = state.params.greedy or state.params.seed is not None
+        return self.recovery.resume != "off" and fixed and state.resumes < MAX_RESUMES
+
+    async def restart(self) -> None:
+        """After the engine's death: another process, which goes on with what may be gone on with."""
+        await self._task
+        self._link = await Link.open(self.config, self._folder, *self._log)
+        self.info = self._intake.info = self._link.info
+        self._live_since()
+        waiting = [state for state in self._outputs.find(list(self._news)) if not state.failure]
+        if waiting:
+            event("requests_resumed", count=len(waiting))
+        self._gate.submit(waiting)
+
+    async def _watch(self) -> None:
+        """Sees whether the engine makes progress, and ends it when it has made none for too long."""
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            now = time.monotonic()
+            late, last = now - last > 4 * WATCH_SECONDS, now
+            record = self._link.progress.read()
+            overdue = record.overdue > 0
+            if overdue and late:  # perhaps all of us were stopped, as containers are: it has its turn first
+                continue
+            if overdue != self._stalled:
+                self._stalled = overdue
+                event(
+                    "engine_stalled" if overdue else "engine_goes_on",
+                    logging.WARNING,
+                    step=record.step,
+                    phase=record.phase.name.lower(),
+                    seconds=round(record.age, 1),
+                )
+            if overdue and record.age > self.recovery.watchdog:
+                state = self._link.state()
+                self._killed_for = f"it made no progress for {record.age:.0f} s (the process was {state or 'gone'})"
+                await self._link.strike()
+                return
 
     def _take(self, outputs: StepOutputs) -> None:
         self.stats = outputs.stats
@@ -266,42 +385,29 @@ class AsyncLLM:
 
     async def shutdown(self) -> None:
         """Ends the engine process. Requests that are still running fail."""
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        for task in (self._task, self._watcher):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         self._failure = self._failure or "it was shut down"
-        for news in self._news.values():
-            news.set()
+        for state in self._outputs.find(list(self._news)):
+            state.failure = state.failure or DIED
+            self._news[state.request.uid].set()
         self._checks.shutdown(wait=False, cancel_futures=True)
         self._checker.close()
-        self._writer.close()
-        await _end(self._process)
+        await self._link.end(EXIT_SECONDS)
+        self._link.forget()
 
 
 def _tokenizer_place(config: EngineConfig, folder: Path) -> Path:
     return folder if config.tokenizer is None else resolve_model(config.tokenizer)
 
 
-def _too_complex(detail: str) -> RequestError:
-    return RequestError(f"structured_outputs: {detail}", "structured_outputs", "grammar_too_complex")
-
-
-async def _read_message(reader: asyncio.StreamReader, codec: Codec) -> Ready | Step | Failed | None:
-    """The next message of the engine; None when its end is closed."""
-    try:
-        (size,) = HEADER.unpack(await reader.readexactly(HEADER.size))
-        if size > MAX_FRAME:
-            return None
-        message: Ready | Step | Failed = codec.from_engine.decode(await reader.readexactly(size))
-        return message
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None
-
-
-async def _end(process: Process, patience: float = EXIT_SECONDS) -> None:
-    try:
-        await asyncio.wait_for(process.wait(), patience)
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+def _error_of(failure: str) -> RequestError:
+    if failure == LATE:
+        return QueueTimeout(LATE)
+    if failure == QUARANTINED:
+        return Quarantined(QUARANTINED)
+    if failure in (LOST, DIED):
+        return EngineUnavailable(failure)
+    return RequestError(f"structured_outputs: {failure}", "structured_outputs", "grammar_too_complex")

@@ -167,6 +167,7 @@ def _attention_spec(config: EngineConfig, model: Decoder, max_len: int, max_rows
         max_num_seqs=max_rows,
         kv_dtype=getattr(torch, KV_DTYPES[config.kv_cache_dtype]) if config.kv_cache_dtype in KV_DTYPES else None,
         latent_dim=0 if spec.latent is None else spec.latent.rank,
+        sinks=spec.sinks,
     )
 
 

@@ -5,6 +5,7 @@ The offline API drives it in process, the server through `octavo.engine.process`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from octavo.core.outputs import StepOutputs
 from octavo.core.plan import StepPlan
 from octavo.core.request import EngineRequest
 from octavo.engine.build import EngineInfo, build
+from octavo.scheduler.report import describe
+from octavo.scheduler.rows import RowTable
 from octavo.scheduler.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ WAIT_SECONDS = 0.005  # for a grammar, where no row has anything else to do
 class EngineCore:
     def __init__(self, scheduler: Scheduler, runner: Runner, info: EngineInfo, overlap: bool) -> None:
         self.scheduler, self.runner, self.info, self.overlap = scheduler, runner, info, overlap
+        self.on_plan: Callable[[StepPlan, RowTable], None] | None = None  # told of each step before it runs
         self._flight: tuple[StepPlan, StepHandle] | None = None
 
     @classmethod
@@ -49,6 +53,8 @@ class EngineCore:
     def step(self) -> StepOutputs | None:
         """One turn of the loop: starts the next step, then takes in the one before. None if no step ended."""
         plan = self.scheduler.schedule()
+        if plan is not None and self.on_plan is not None:
+            self.on_plan(plan, self.scheduler.rows)
         done = None if plan is None else (plan, self.runner.execute(plan))
         if self.overlap:
             done, self._flight = self._flight, done
@@ -64,6 +70,15 @@ class EngineCore:
     def report(self) -> StepOutputs:
         """Statistics without a step, for when an abort has left nothing to do."""
         return StepOutputs(stats=self.scheduler.take_stats())
+
+    @property
+    def stuck(self) -> bool:
+        """Something waits, and nothing runs that could make room for it."""
+        return self._flight is None and bool(self.scheduler.waiting) and not self.scheduler.rows.num_active
+
+    def describe(self) -> str:
+        """The scheduler's state in a line, for a report."""
+        return describe(self.scheduler)
 
     def check_integrity(self) -> None:
         self.scheduler.check_integrity()

@@ -22,6 +22,10 @@ class Start(msgspec.Struct, array_like=True):
     folder: str
     log_level: str = "info"
     log_format: str = "text"
+    # Descriptors of memory that the front holds too, and reads when the process has died.
+    progress: int = -1
+    log: int = -1
+    stacks: int = -1
 
 
 class Add(msgspec.Struct, tag="add", array_like=True):

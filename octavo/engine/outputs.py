@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -25,7 +26,7 @@ from octavo.core.outputs import (
     TokenLogprobs,
 )
 from octavo.core.params import RequestOutputKind, SamplingParams
-from octavo.core.request import EngineRequest
+from octavo.core.request import EngineRequest, pack_ids
 from octavo.text.detokenizer import Detokenizer
 from octavo.text.tokenizer import Tokenizer
 
@@ -66,6 +67,8 @@ class RequestState:
         self.num_cached = 0
         self.changed = False
         self.finished = False  # all of its answers are
+        self.resumes = 0  # engines that died while it was on its way, and had successors that went on with it
+        self.lost = False  # the engine that had it has died
         self.failure = ""  # why an answer has ended with an error, if the client may hear of it
 
     @property
@@ -74,6 +77,16 @@ class RequestState:
 
     def live_uids(self) -> list[int]:
         return [self.request.uid + a.index for a in self.answers if a.finish_reason is None]
+
+    def resumed(self) -> EngineRequest:
+        """What is left of the request, for another engine: it goes on from what has been told."""
+        live = [answer for answer in self.answers if answer.finish_reason is None]
+        if self.prompt_logprobs is not None and not any(answer.token_ids for answer in self.answers):
+            self.prompt_logprobs = [None]  # perhaps not all have come
+        self.resumes, self.lost = self.resumes + 1, False
+        return msgspec.structs.replace(
+            self.request, resumed=[(answer.index, pack_ids(answer.token_ids)) for answer in live]
+        )
 
     def _detokenizer(self) -> Detokenizer | None:
         params = self.request.params
@@ -192,6 +205,11 @@ class OutputProcessor:
         for index in range(state.params.n):
             self._states[state.request.uid + index] = state
 
+    def find(self, uids: list[int]) -> list[RequestState]:
+        """The requests of these sequences, each once."""
+        found = {state.request.uid: state for uid in uids if (state := self._states.get(uid)) is not None}
+        return list(found.values())
+
     def drop(self, state: RequestState) -> list[int]:
         """Forgets a request; returns the uids that the engine may still be working on."""
         for index in range(state.params.n):
@@ -213,7 +231,7 @@ class OutputProcessor:
             if (state := states.get(uid)) is not None and state.metrics.scheduled_time is None:
                 state.metrics.scheduled_time = time.monotonic()
         for uid, cached in outputs.started:
-            if (state := states.get(uid)) is not None and uid == state.request.uid:
+            if (state := states.get(uid)) is not None and uid == state.request.uid and not state.resumes:
                 state.num_cached = cached
         if outputs.prompt_logprobs is not None:
             for uid, _, found in self._rows(outputs.prompt_logprobs, prompt=True):

@@ -7,10 +7,14 @@ a slow front nor a large message delays a step. When the front is gone, so is th
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
+import os
+import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -20,16 +24,29 @@ import octavo.core.log
 from octavo.core import collector, guard
 from octavo.core.child import die_with_parent, read_frame
 from octavo.core.config import EngineConfig
-from octavo.core.errors import OctavoError
+from octavo.core.errors import EngineError, OctavoError
+from octavo.core.outputs import StepOutputs
+from octavo.core.plan import StepPlan
+from octavo.core.progress import Phase, Progress, StepBudget
 from octavo.engine.core import EngineCore
 from octavo.engine.ipc import Abort, Add, Codec, ExpectGrammar, Failed, FromEngine, Ready, Start, Step, ToEngine
+from octavo.scheduler.rows import RowTable
 
 log = logging.getLogger(__name__)
 
 
+BEAT_SECONDS = 2.0  # between two signs of life of an engine without work
+IDLE_BUDGET, PREPARE_BUDGET = 8.0, 300.0
+ORPHAN_SECONDS = 2.0  # that an engine without a front has for the step that is under way
+MAX_FRUITLESS = 1000  # turns of the loop in which something waits, nothing runs and nothing is planned
+
+
 class EngineProcess:
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, progress: Progress) -> None:
         self._sock = sock
+        self._progress = progress
+        self._budget = StepBudget()
+        self._fruitless = 0
         self._codec = Codec()
         self._inbox: SimpleQueue[ToEngine | None] = SimpleQueue()
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
@@ -45,12 +62,13 @@ class EngineProcess:
                 log.exception("the engine cannot start")
             self._send(Failed(str(error) or type(error).__name__, isinstance(error, OctavoError)))
             return self._close(1)
+        core.on_plan = self._on_plan
         threading.Thread(target=self._read, name="reader", daemon=True).start()
         collector.settle()
         self._send(Ready(core.info))
         try:
             while self._take_messages(core):
-                outputs = core.step()
+                outputs = self._step(core)
                 if outputs is not None:
                     self._send(Step(outputs))
         except Exception as error:
@@ -59,15 +77,37 @@ class EngineProcess:
             return self._close(1)
         return self._close(0)
 
+    def _step(self, core: EngineCore) -> StepOutputs | None:
+        self._planned = 0
+        begun = time.monotonic()
+        outputs = core.step()
+        if self._planned:
+            self._budget.took(self._planned, time.monotonic() - begun)
+        stuck = outputs is None and not self._planned and core.stuck
+        self._fruitless = self._fruitless + 1 if stuck else 0
+        if self._fruitless == MAX_FRUITLESS:
+            raise EngineError(f"requests wait, none runs, and none can be planned: {core.describe()}")
+        return outputs
+
+    def _on_plan(self, plan: StepPlan, rows: RowTable) -> None:
+        """A step is about to run: says so, and for whom."""
+        self._planned = plan.num_tokens
+        if not plan.steady:
+            self._progress.name(rows.uid[plan.rows_N])
+        self._progress.enter(Phase.STEP, self._budget.of(plan.num_tokens), plan.num_tokens)
+
     def _take_messages(self, core: EngineCore) -> bool:
         """Hands on what has come; waits for something if there is no work. False when the front is gone."""
         while True:
-            while not core.has_work and self._inbox.empty() and core.prepare():
+            while not core.has_work and self._inbox.empty() and self._prepare(core):
                 pass
+            self._progress.enter(Phase.IDLE, IDLE_BUDGET)
             try:
-                message = self._inbox.get(block=not core.has_work)
+                message = self._inbox.get(not core.has_work, BEAT_SECONDS)
             except Empty:
-                return True
+                if core.has_work:
+                    return True
+                continue
             match message:
                 case Add(requests):
                     for request in requests:
@@ -80,6 +120,10 @@ class EngineProcess:
                     core.expect_grammar()
                 case None:
                     return False
+
+    def _prepare(self, core: EngineCore) -> bool:
+        self._progress.enter(Phase.PREPARE, PREPARE_BUDGET)
+        return core.prepare()
 
     def _send(self, message: FromEngine) -> None:
         self._outbox.put(self._codec.frame(message))
@@ -95,6 +139,8 @@ class EngineProcess:
             while (frame := read_frame(self._sock)) is not None:
                 self._inbox.put(self._codec.to_engine.decode(frame))
         self._inbox.put(None)
+        time.sleep(ORPHAN_SECONDS)
+        os._exit(1)
 
     def _write(self) -> None:
         with contextlib.suppress(OSError):
@@ -111,7 +157,10 @@ def main() -> int:
     start = msgspec.msgpack.decode(frame, type=Start)
     guard.install()
     octavo.core.log.setup(start.log_level, start.log_format)
-    return EngineProcess(sock).run(start.config, Path(start.folder))
+    octavo.core.log.remember(start.log)
+    faulthandler.enable(start.stacks)
+    faulthandler.register(signal.SIGUSR1, start.stacks)
+    return EngineProcess(sock, Progress(start.progress)).run(start.config, Path(start.folder))
 
 
 if __name__ == "__main__":

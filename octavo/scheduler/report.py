@@ -1,6 +1,9 @@
-"""Logprobs of a step, from the plan's indices to the uids that clients know."""
+"""What leaves the scheduler: logprobs by the uids that clients know, and its state in a line."""
 
 from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +11,9 @@ import numpy.typing as npt
 from octavo.core.outputs import Logprobs, StepOutputs
 from octavo.core.plan import IntArray, LogprobRows, StepPlan
 from octavo.scheduler.rows import RowTable
+
+if TYPE_CHECKING:
+    from octavo.scheduler.scheduler import Scheduler
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -55,3 +61,16 @@ def add_certain(outputs: StepOutputs, uid: int, token: int) -> None:
     found.ids += np.full(found.width, token, np.int32).tobytes()
     found.values += np.zeros(found.width, np.float32).tobytes()
     found.ranks += np.int32(1).tobytes()
+
+
+def describe(scheduler: Scheduler) -> str:
+    """What waits and what there is for it, for the report of a scheduler that plans nothing."""
+    pool, rows = scheduler.cache.pool, scheduler.rows
+    waiting = [
+        f"{seq.uid}: {len(seq.tokens)} of {seq.limit} tokens, passed {seq.passed} times, preempted {seq.preemptions}"
+        for seq in islice(scheduler.waiting, 8)
+    ]
+    return (
+        f"{rows.num_active} of {rows.max_rows} rows in use; of {pool.num_blocks} blocks {pool.num_held} held and "
+        f"{pool.num_cached} cached; {len(scheduler.waiting)} wait ({'; '.join(waiting)})"
+    )

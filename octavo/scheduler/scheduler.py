@@ -14,6 +14,9 @@ that fit only `MAX_PASSED` times, and what could never fit is refused before it 
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import ceil, sqrt
 
 import numpy as np
@@ -21,21 +24,27 @@ import numpy as np
 from octavo.cache.manager import KVCacheManager
 from octavo.cache.prefix import chain_hashes, root_hash
 from octavo.core.config import CacheConfig, SchedulerConfig
-from octavo.core.outputs import Finished, FinishReason, Stats, StepOutputs
+from octavo.core.errors import RowFault
+from octavo.core.outputs import Fault, Finished, FinishReason, Stats, StepOutputs
 from octavo.core.plan import NO_INTS, IntArray, RowJoin, StepPlan, StepResult
 from octavo.core.request import EngineRequest
 from octavo.grammar.messages import State
-from octavo.grammar.rows import Grammars
+from octavo.grammar.rows import LOST, Grammars
 from octavo.scheduler.fairness import OUTPUT_WEIGHT, FairShare
 from octavo.scheduler.queue import WaitingQueue
 from octavo.scheduler.report import add_certain, pack_logprobs, pack_prompt_logprobs
 from octavo.scheduler.rows import RowTable
 from octavo.scheduler.sequence import Sequence
+from octavo.scheduler.trials import Trials
+
+log = logging.getLogger(__name__)
 
 MAX_PASSED = 64  # admissions past a sequence that does not fit, before all others wait for it
 CHUNK_SHARE = 4  # a prompt takes at most this part of a step while others generate, who wait for the whole step
 THINKING_OPENS = 8  # the last tokens of a prompt, among which it may begin the reasoning
 MASK_SECONDS = 0.0005  # that a step waits for the masks of rows that could be in it
+SHRINKS = 3  # times that a step is halved for want of memory, before its largest sequence fails
+REGROWTH = 64  # steps after which a step that was halved is doubled again
 LOOK_AHEAD = 8  # waiting sequences that are tried in a step after the first that does not fit
 
 
@@ -56,6 +65,9 @@ class Scheduler:
         self._prefilling: list[int] = []  # rows whose known tokens are partly computed
         self._last_plan: StepPlan | None = None  # the step before, if it was all decodes
         self._stuck = (-1, -1)  # state in which nothing more could be admitted
+        self._budget = config.max_tokens_per_step  # of a step; less for a while after memory has run out
+        self._good_steps = 0
+        self._trials = Trials()
         self._arrivals = 0
         self._random = np.random.default_rng(config.seed)
         self._joins: list[RowJoin] = []
@@ -65,6 +77,17 @@ class Scheduler:
     # Requests come and go
 
     def add(self, request: EngineRequest) -> None:
+        """Queues the request. What goes wrong is told as its end."""
+        try:
+            self._queue(request)
+        except Exception:
+            log.exception("request %r failed: it cannot be queued", request.label)
+            for uid in range(request.uid, request.uid + request.params.n):
+                self._forks.pop(uid, None)
+                self._sequences.pop(uid, None)
+                self._late.finished.append(Finished(uid, FinishReason.ERROR))
+
+    def _queue(self, request: EngineRequest) -> None:
         seed = request.params.seed
         if seed is None:
             seed = int(self._random.integers(-(2**63), 2**63 - 1))
@@ -74,6 +97,9 @@ class Scheduler:
         start, cost, length, n = 0, 0, len(request.prompt) // 4, request.params.n
         if self.fair is not None:
             start, cost = self.fair.arrive(request.tenant, length, request.max_tokens, n)
+        if request.resumed:
+            self._resume(request, seed, start, cost)
+            return
         parent = Sequence(request, 0, self._arrivals, seed, None, start)
         parent.charged = length + cost
         parent.root = root_hash(request.adapter, request.salt)
@@ -89,6 +115,20 @@ class Scheduler:
             self._forks[parent.uid] = children
         self.waiting.add(parent)
 
+    def _resume(self, request: EngineRequest, seed: int, start: int, cost: int) -> None:
+        """Answers that an engine which died had begun go on as if they had been preempted here."""
+        told = any(tokens for _, tokens in request.resumed)
+        for index, tokens in request.resumed:
+            seq = Sequence(request, index, self._arrivals, seed, None, start)
+            seq.tokens = np.concatenate((seq.tokens, np.frombuffer(tokens, np.int32)))
+            seq.started, seq.told = told, seq.prompt_len if told else 0
+            seq.charged = cost
+            seq.root = root_hash(request.adapter, request.salt)
+            seq.hashes = chain_hashes(seq.root, seq.tokens, self.cache.block_size)
+            assert seq.uid not in self._sequences, "a uid is used twice"
+            self._sequences[seq.uid] = seq
+            self.waiting.add(seq)
+
     def abort(self, uids: list[int]) -> None:
         """Forgets the sequences wherever they are; all they held is free at once. Unknown uids are ignored."""
         for uid in uids:
@@ -98,7 +138,7 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._sequences)
+        return bool(self._sequences or self._late.finished)
 
     @property
     def num_live(self) -> int:
@@ -113,9 +153,11 @@ class Scheduler:
         self._released_forks.clear()
         if self.grammars is not None and self.grammars.pending:
             self._take_masks(self.grammars)
+        if self._trials.active:
+            self._end_trials()
 
         decodes, starts = self._plan_decodes()
-        chunks = self._plan_chunks(self.config.max_tokens_per_step - len(decodes))
+        chunks = self._plan_chunks(self._budget - len(decodes))
         last, plan = self._last_plan, None
         if chunks:
             plan = self._describe_mixed(decodes, starts, chunks)
@@ -156,6 +198,8 @@ class Scheduler:
                 chunks.append((row, int(self.rows.computed[row]), count))
                 budget -= self._cost(row, count)
         state = (self.cache.releases, self.waiting.version)
+        if self._trials.active:
+            self._stuck = (-1, -1)  # who may be admitted changes with the group on trial
         if budget > 0 and self.waiting and self.rows.num_free and state != self._stuck:
             for row in self._admit(budget):
                 count = self._chunk(row, budget)
@@ -174,7 +218,7 @@ class Scheduler:
             return 0
         most = min(whole - start, self.config.max_chunk or budget)
         if not self.config.max_chunk and len(self._decoding):
-            budget = min(budget, max(1, self.config.max_tokens_per_step // CHUNK_SHARE))
+            budget = min(budget, max(1, self._budget // CHUNK_SHARE))
         if (scale := self.config.context_cost) > 0:
             # n tokens from `start` on attend to n (start + n / 2) in all: the n for which that is scale * budget.
             budget = max(1, min(budget, int(sqrt(start * start + 2 * scale * budget) - start)))
@@ -204,7 +248,15 @@ class Scheduler:
         index = 0
         while index < len(self.waiting) and self.rows.num_free and budget > 0:
             seq = self.waiting[index]
-            if self._place(seq):
+            if not self._trials.allows(seq.uid):
+                index += 1
+                continue
+            placed = False
+            with self._blame(seq):
+                placed = self._place(seq)
+            if seq.uid not in self._sequences:
+                continue
+            if placed:
                 self.waiting.remove(seq)
                 admitted.append(seq.row)
                 budget -= self._cost(seq.row, self._chunk(seq.row, budget))
@@ -255,10 +307,10 @@ class Scheduler:
         self._prefilling.append(row)
         request = seq.request
         masked = bool(request.grammar)
-        self._joins.append(RowJoin(row, request.params, seq.seed, seq.tokens, seq.prompt_len, request.stop_ids, masked))
         if masked:
             assert self.grammars is not None, "nobody follows grammars"
             self.grammars.open(row, int(self.rows.epoch[row]), request, seq.tokens[seq.prompt_len :])
+        self._joins.append(RowJoin(row, request.params, seq.seed, seq.tokens, seq.prompt_len, request.stop_ids, masked))
         return True
 
     def _preempt_last(self) -> None:
@@ -319,12 +371,13 @@ class Scheduler:
         steady: bool,
     ) -> StepPlan:
         joins, self._joins = self._joins, []
+        changes = self.cache.take_changes()  # before a row can leave: it is in the plan all the same
         banned, masks = (NO_INTS, NO_INTS), (NO_INTS, NO_INTS)
         if self.rows.num_lockstep:
             banned, masks = self._banned(rows[sampled]), self._masks(rows[sampled])
         return StepPlan(
             rows, starts, counts, epochs, num_decodes, tokens, targets, sampled, steady, joins,
-            *self.cache.take_changes(), *banned, *masks,
+            *changes, *banned, *masks,
         )  # fmt: skip
 
     def _banned(self, rows: IntArray) -> tuple[IntArray, IntArray]:
@@ -333,12 +386,12 @@ class Scheduler:
         for index, row in enumerate(rows.tolist()):
             if not self.rows.lockstep[row]:
                 continue
-            seq = self.rows.owned(row)
-            answer = self.rows.tokens[row, seq.prompt_len : self.rows.length[row]].tolist()
-            for bad in seq.request.bad_sequences:
-                head = bad[:-1]
-                if not head or answer[-len(head) :] == head:
-                    pairs.append((index, bad[-1]))
+            with self._blame(seq := self.rows.owned(row)):
+                answer = self.rows.tokens[row, seq.prompt_len : self.rows.length[row]].tolist()
+                for bad in seq.request.bad_sequences:
+                    head = bad[:-1]
+                    if not head or answer[-len(head) :] == head:
+                        pairs.append((index, bad[-1]))
         table = np.array(pairs, np.int32).reshape(-1, 2)
         return table[:, 0], table[:, 1]
 
@@ -356,22 +409,24 @@ class Scheduler:
             elif state is State.READY:
                 self.rows.awaits_mask[row] = False
             else:
-                self._finish(row, FinishReason.ERROR, -1, self._late, error)
+                fault = Fault.GRAMMARS_LOST if error == LOST else Fault.GRAMMAR
+                self._finish(row, FinishReason.ERROR, -1, self._late, error, fault)
 
     # Taking in what a step gave
 
     def update(self, plan: StepPlan, result: StepResult) -> StepOutputs:
         """Appends the sampled tokens, ends what is to end, and says what clients must hear."""
         table, outputs = self.rows, self._late
-        self._late = StepOutputs()
         rows_N, ends_N = plan.rows_N, plan.starts_N + plan.counts_N
         alive_N = table.epoch[rows_N] == plan.epochs_N
         table.written[rows_N[alive_N]] = ends_N[alive_N]
-        for i in range(plan.num_decodes, len(rows_N)):
-            if alive_N[i]:
-                self._chunk_done(int(rows_N[i]), outputs)
-
         alive_S = alive_N[plan.sampled_S]
+        bad = set(rows_N[plan.sampled_S][result.tokens_S < 0].tolist())
+        for i in range(plan.num_decodes, len(rows_N)):
+            if alive_N[i] and (row := int(rows_N[i])) not in bad:
+                with self._blame(table.owned(row)):
+                    self._chunk_done(row, outputs)
+        alive_S &= table.epoch[rows_N[plan.sampled_S]] == plan.epochs_N[plan.sampled_S]
         rows, tokens = rows_N[plan.sampled_S][alive_S], result.tokens_S[alive_S]
         length = table.length[rows]
         # max_tokens = 0 asks for the prompt's logprobs only: such a row is full before it samples.
@@ -386,9 +441,12 @@ class Scheduler:
         outputs.uids = table.uid[rows[streaming]].tobytes()
         outputs.tokens = tokens[streaming].tobytes()
         if result.logprobs is not None:
-            outputs.logprobs = pack_logprobs(result.logprobs, plan, alive_S, table)
+            with self._blame(*self._asking(rows, "logprobs")):
+                outputs.logprobs = pack_logprobs(result.logprobs, plan, alive_S, table)
         if result.prompt_logprobs is not None:
-            outputs.prompt_logprobs = pack_prompt_logprobs(result.prompt_logprobs, plan, alive_N, table)
+            alive_N &= table.epoch[rows_N] == plan.epochs_N
+            with self._blame(*self._asking(rows_N[alive_N], "prompt_logprobs")):
+                outputs.prompt_logprobs = pack_prompt_logprobs(result.prompt_logprobs, plan, alive_N, table)
 
         stopped = (tokens[:, None] == table.stop_ids[rows]).any(1) & (length + 1 >= table.minimum[rows])
         # Whether a full answer with a grammar is complete too is not known yet.
@@ -398,12 +456,18 @@ class Scheduler:
             self.grammars.advance(rows[going], tokens[going])
         for i in np.flatnonzero(ended).tolist():
             reason, stop_id = (FinishReason.STOP, int(tokens[i])) if stopped[i] else (FinishReason.LENGTH, -1)
-            self._finish(int(rows[i]), reason, stop_id, outputs)
+            if (seq := table.owner[rows[i]]) is not None:
+                with self._blame(seq):
+                    self._finish(seq.row, reason, stop_id, outputs)
         if table.num_thinking:
             for row in rows[~ended & (length + 1 >= table.think_until[rows])].tolist():
-                self._end_thinking(row, outputs)
+                if (seq := table.owner[row]) is not None:
+                    with self._blame(seq):
+                        self._end_thinking(row, outputs)
+        self._late = StepOutputs()
         outputs.admitted, self._admitted = self._admitted, []
         outputs.stats = self.take_stats(plan.num_tokens)
+        self._regrow()
         return outputs
 
     def _chunk_done(self, row: int, outputs: StepOutputs) -> None:
@@ -416,8 +480,14 @@ class Scheduler:
 
     def _end_without_token(self, rows: IntArray, tokens: IntArray, outputs: StepOutputs) -> None:
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
-            full = self.rows.length[row] >= self.rows.limit[row]
-            self._finish(row, FinishReason.LENGTH if full or token >= 0 else FinishReason.ERROR, -1, outputs)
+            if (seq := self.rows.owner[row]) is None:
+                continue
+            if token < 0:
+                log.error("request %r failed: its logits were not finite", seq.request.label)
+                self.cache.withdraw(row)  # what it computed may not be numbers either
+                self.rows.written[row] = 0
+            reason = FinishReason.ERROR if token < 0 else FinishReason.LENGTH
+            self._finish(row, reason, -1, outputs, fault=Fault.NAN_LOGITS)
 
     def wait(self, seconds: float) -> StepOutputs | None:
         """When there is no step to do: waits for a grammar; tells of what has ended without a step."""
@@ -429,14 +499,23 @@ class Scheduler:
             self.grammars.wait(seconds)
         return None
 
-    def _finish(self, row: int, reason: FinishReason, stop_id: int, outputs: StepOutputs, detail: str = "") -> None:
+    def _finish(
+        self,
+        row: int,
+        reason: FinishReason,
+        stop_id: int,
+        outputs: StepOutputs,
+        detail: str = "",
+        fault: Fault = Fault.INTERNAL,
+    ) -> None:
         seq = self.rows.owned(row)
         answer = self.rows.tokens[row, seq.prompt_len : self.rows.length[row]]
         tokens = b"" if seq.request.stream else answer.tobytes()
-        outputs.finished.append(Finished(seq.uid, reason, stop_id, len(answer), tokens, detail, seq.preemptions))
+        end = Finished(seq.uid, reason, stop_id, len(answer), tokens, detail, seq.preemptions, fault)
         if reason is not FinishReason.ERROR:
             self._extend_hashes(seq, self.rows.tokens[row, : self.rows.length[row]])
         self._remove(seq, complete=True)
+        outputs.finished.append(end)
 
     def _end_thinking(self, row: int, outputs: StepOutputs) -> None:
         """Reasoning that has spent its budget goes on with the token that ends it, as if that had been sampled.
@@ -484,6 +563,8 @@ class Scheduler:
         self.cache.release(row)
         if self.rows.masked[row] and self.grammars is not None:
             self.grammars.close(row)
+        if self._joins:
+            self._joins = [join for join in self._joins if join.row != row]
         self.rows.vacate(row)
         if row in self._prefilling:
             self._prefilling.remove(row)
@@ -512,6 +593,91 @@ class Scheduler:
             self.waiting.remove(seq)
         self._released_forks += self._forks.pop(seq.uid, [])
         del self._sequences[seq.uid]
+        if self._trials.active:
+            self._trials.forget(seq.uid)
+
+    # When something goes wrong
+
+    @contextmanager
+    def _blame(self, *suspects: Sequence) -> Iterator[None]:
+        """What goes wrong inside is because of these: they fail, and the others go on."""
+        try:
+            yield
+        except Exception:
+            labels = [seq.request.label for seq in suspects]
+            log.exception("request %s failed", ", ".join(map(repr, labels)))
+            for seq in suspects:
+                self.fail(seq)
+            if not suspects:
+                raise
+
+    def fail(self, seq: Sequence, fault: Fault = Fault.INTERNAL) -> None:
+        """Ends the sequence wherever it is."""
+        if seq.row >= 0:
+            if seq.uid in self.waiting:
+                self.waiting.remove(seq)  # it was on its way from there
+            self._finish(seq.row, FinishReason.ERROR, -1, self._late, fault=fault)
+        elif seq.uid in self._sequences:
+            self._remove(seq)
+            self._late.finished.append(Finished(seq.uid, FinishReason.ERROR, fault=fault))
+
+    def _asking(self, rows: IntArray, name: str) -> list[Sequence]:
+        owners = [seq for row in rows.tolist() if (seq := self.rows.owner[row]) is not None]
+        return [seq for seq in owners if getattr(seq.request.params, name) is not None]
+
+    def retreat(self, plan: StepPlan | None, error: Exception, exhausted: bool) -> None:
+        """The step could not be prepared (`plan`: as far as it was made), and none after it is under way.
+
+        It never was: every row is put back, to go on from what is known. If it is clear whose fault it was, that
+        request fails; if not, trials find out. `exhausted`: memory did not suffice for the step. The next ones are
+        smaller, and the largest request fails when that was not enough.
+        """
+        rows = range(self.rows.max_rows) if plan is None else plan.rows_N.tolist()
+        inside = [seq for row in rows if (seq := self.rows.owner[row]) is not None]
+        culprit = self.rows.owner[error.row] if isinstance(error, RowFault) else None
+        for owner in self.rows.owner:
+            if owner is not None:
+                self._put_back(owner.row)
+        self._last_plan = None
+        fault = Fault.INTERNAL
+        if exhausted:
+            fault = Fault.NO_MEMORY
+            if len(inside) == 1 or self._budget <= self.config.max_tokens_per_step >> SHRINKS:
+                culprit = max(inside, key=lambda seq: len(seq.tokens), default=None)
+            self._budget = max(1, self.config.max_tokens_per_step >> SHRINKS, self._budget // 2)
+            self._good_steps = 0
+        elif culprit is None and inside:
+            uid = self._trials.failed({seq.uid: len(seq.tokens) for seq in inside})
+            culprit = None if uid is None else self._sequences[uid]
+        labels = [seq.request.label for seq in (inside if culprit is None else [culprit])]
+        log.error("a step could not be prepared because of %s", ", ".join(map(repr, labels[:64])), exc_info=error)
+        if not inside:
+            raise error
+        if culprit is not None:
+            self.fail(culprit, fault)
+
+    def _regrow(self) -> None:
+        if self._budget < self.config.max_tokens_per_step:
+            self._good_steps += 1
+            if self._good_steps % REGROWTH == 0:
+                self._budget = min(self.config.max_tokens_per_step, 2 * self._budget)
+
+    def _end_trials(self) -> None:
+        lengths = ((seq.uid, int(self.rows.length[seq.row])) for seq in self.rows.owner if seq is not None)
+        for uid in self._trials.passed(lengths):
+            self._put_back(self._sequences[uid].row)
+
+    def audit(self) -> int:
+        """Compares the bookkeeping of the blocks with itself. Wrong ones are never used again; who held them is
+        computed anew. How many there were."""
+        blocks, rows = self.cache.audit()
+        for row in rows:
+            self.rows.written[row] = 0  # nothing of it is to be published
+            self._put_back(row)
+        if len(blocks):
+            self._stats.repairs += 1
+            log.error("%d KV blocks are taken out of use: their bookkeeping was wrong", len(blocks))
+        return len(blocks)
 
     def take_stats(self, step_tokens: int = 0) -> Stats:
         """The gauges as they are now, and what the counters have counted since the last call."""
@@ -522,6 +688,7 @@ class Scheduler:
         stats.kv_cached_blocks = pool.num_cached
         stats.kv_waste = self.cache.waste(self.rows.tokens_in_cache())
         stats.step_tokens = step_tokens
+        stats.kv_quarantined_blocks = pool.num_quarantined
         self._stats = Stats(kv_total_blocks=pool.num_blocks)
         return stats
 

@@ -159,10 +159,6 @@ class App:
         self.service = Service(llm, self.server, self.engine, self.metrics, self.keys)
         self.batches.resume()
 
-    def detach(self) -> None:
-        """The engine is gone; all work is refused until there is another."""
-        self.service = None
-
     async def close(self) -> None:
         """After the last request: nothing goes on, and nothing is left that need not be."""
         await self.batches.close()
@@ -302,7 +298,8 @@ class App:
         if self.service is None:
             raise EngineUnavailable("The model is being loaded.")
         if not self.service.llm.ready:
-            raise EngineUnavailable("The engine makes no progress.")
+            dead = not self.service.llm.alive
+            raise EngineUnavailable("The engine is being restarted." if dead else "The engine makes no progress.")
         return self.service
 
     def _match(self, exchange: Exchange) -> Route | RequestError:

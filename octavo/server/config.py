@@ -34,6 +34,14 @@ class ServerConfig:
         "auto", "sampling defaults: auto takes the model's generation_config.json, vllm none", ("auto", "vllm")
     )
     shutdown_timeout: float = flag(60.0, "seconds that running requests have to finish after SIGTERM")
+    resume_requests: str = flag(
+        "greedy",
+        "requests that go on after the engine has died and was started again: those that are greedy or have a seed, "
+        "all (the others are given one), or none",
+        ("greedy", "all", "off"),
+    )
+    watchdog_timeout: float = flag(60.0, "seconds without any progress after which the engine is started again")
+    crash_dir: str | None = flag(None, "folder of crash reports (default: octavo/crashes among the user's state)")
     max_stored_responses: int = flag(4096, "answers of /v1/responses that are kept")
     stored_response_seconds: float = flag(3600.0, "how long they are kept")
     data_dir: str | None = flag(None, "folder of uploaded files and batches (default: a private one, gone at the end)")
@@ -51,6 +59,8 @@ class ServerConfig:
             raise ConfigError(f"port must be in [0, 65535], got {self.port}")
         if not 0 <= self.shutdown_timeout <= 86400:
             raise ConfigError(f"shutdown_timeout must be in [0, 86400] seconds, got {self.shutdown_timeout}")
+        if not 5 <= self.watchdog_timeout <= 86400:
+            raise ConfigError(f"watchdog_timeout must be in [5, 86400] seconds, got {self.watchdog_timeout}")
         if self.max_requests_per_key < 0 or self.max_queue_seconds < 0:
             raise ConfigError("max_requests_per_key and max_queue_seconds must not be negative")
         if self.max_data_bytes < 0:

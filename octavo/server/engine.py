@@ -20,7 +20,16 @@ class Engine(Protocol):
 
     @property
     def ready(self) -> bool:
-        """The engine is alive. Once False, it stays so."""
+        """The engine is alive and makes progress."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Once False, it stays so until `restart`."""
+        ...
+
+    async def restart(self) -> None:
+        """After the engine's death: another one. OctavoError if there is none to be had; it may be tried again."""
         ...
 
     def generate(

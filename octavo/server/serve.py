@@ -1,8 +1,9 @@
 """`octavo serve`: the socket, then HTTP, then the engine; and the way back down.
 
 The port is taken first, so that a wrong one costs no model load. HTTP answers while the model loads, and while an
-engine that died is started again; requests are not repeated, their clients get an error. SIGTERM or Ctrl-C
-drains (readiness is 503 at once, the listener stays open, running answers finish); a second one ends at once.
+engine that died is started again, which goes on with the requests that it can (`--resume-requests`); the clients of
+others get an error. SIGTERM or Ctrl-C drains (readiness is 503 at once, the listener stays open, running answers
+finish); a second one ends at once.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shlex
 import signal
 import socket
 import ssl
 import sys
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -25,18 +26,21 @@ import msgspec
 import uvicorn
 
 from octavo.core import collector, guard, log
+from octavo.core.child import ALIVE, READY, STOP
 from octavo.core.config import EngineConfig
+from octavo.core.crash import report_folder
 from octavo.core.errors import ConfigError, Draining, EngineError, OctavoError
+from octavo.core.restarts import DEATHS_SECONDS, MAX_DEATHS, Restarts
 from octavo.server.admin import Admin, private_folder
 from octavo.server.app import App
 from octavo.server.config import ServerConfig
 from octavo.server.engine import Engine
-from octavo.server.transport import Connection, bind, bind_unix
+from octavo.server.sockets import bind_unix, listen
+from octavo.server.transport import Connection
 from octavo.version import VERSION
 
 POLL_SECONDS = 0.25  # between two looks at whether the engine is alive
-# The first restart is at once, the next ones after 1, 2 and 4 seconds; an engine that dies once more will not live.
-MAX_DEATHS, DEATHS_SECONDS, BACK_OFF_SECONDS = 5, 600.0, 1.0
+BEAT_SECONDS = 2.0  # between two signs of life for the supervisor
 CLOSE_SECONDS = 5  # that connections have to send what is left, once every answer is complete
 KEEP_ALIVE_SECONDS = 75  # longer than the pools of common clients keep an idle connection
 
@@ -45,7 +49,22 @@ StartEngine = Callable[[EngineConfig, ServerConfig], Awaitable[Engine]]
 
 
 def serve(engine: EngineConfig, server: ServerConfig, start: StartEngine | None = None) -> int:
-    """Runs until a signal; returns the exit status. OctavoError if it cannot start."""
+    """Runs until a signal, in one process but for the engine; returns the exit status. OctavoError if it cannot start.
+
+    `octavo serve` has a supervisor around this (`octavo.supervisor`).
+    """
+    with listen(server) as sock:
+        return front(engine, server, sock, None, start)
+
+
+def front(
+    engine: EngineConfig,
+    server: ServerConfig,
+    sock: socket.socket,
+    control: socket.socket | None,
+    start: StartEngine | None = None,
+) -> int:
+    """Serves at a socket that is listening. `control` is the front's end of its supervisor's pair."""
     import uvloop
 
     log.setup(server.log_level, server.log_format)
@@ -53,8 +72,8 @@ def serve(engine: EngineConfig, server: ServerConfig, start: StartEngine | None 
     check_tls(server)
     if server.admin_socket is not None:
         private_folder(server.admin_socket)
-    with listen(server) as sock, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Serving(engine, server, start or start_engine).run(sock))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Serving(engine, server, start or start_engine, control).run(sock))
 
 
 def check_tls(server: ServerConfig) -> None:
@@ -69,23 +88,11 @@ def check_tls(server: ServerConfig) -> None:
         ) from None
 
 
-@contextlib.contextmanager
-def listen(server: ServerConfig) -> Iterator[socket.socket]:
-    if server.uds is None:
-        with bind(server.host, server.port) as sock:
-            yield sock
-        return
-    with bind_unix(server.uds) as sock:
-        try:
-            yield sock
-        finally:
-            Path(server.uds).unlink(missing_ok=True)
-
-
 async def start_engine(engine: EngineConfig, server: ServerConfig) -> Engine:
-    from octavo.engine.async_llm import AsyncLLM
+    from octavo.engine.async_llm import AsyncLLM, Recovery
 
-    llm = await AsyncLLM.start(engine, log_level=server.log_level, log_format=server.log_format)
+    recovery = Recovery(server.resume_requests, server.watchdog_timeout, report_folder(server.crash_dir))
+    llm = await AsyncLLM.start(engine, log_level=server.log_level, log_format=server.log_format, recovery=recovery)
     collector.settle()
     return llm
 
@@ -116,8 +123,11 @@ class Server(uvicorn.Server):
 
 
 class Serving:
-    def __init__(self, engine: EngineConfig, server: ServerConfig, start: StartEngine) -> None:
+    def __init__(
+        self, engine: EngineConfig, server: ServerConfig, start: StartEngine, control: socket.socket | None = None
+    ) -> None:
         self.engine = engine
+        self.control = control
         self.server = server
         self.start = start
         self.app = App(server, engine)
@@ -128,19 +138,22 @@ class Serving:
     async def run(self, sock: socket.socket) -> int:
         url = base_url(sock, self.server)
         say(f"Octavo {VERSION} at {url}: loading {self.engine.model or 'the demo model'}")
-        control = bind_unix(self.server.admin_socket) if self.server.admin_socket is not None else None
+        operator = bind_unix(self.server.admin_socket) if self.server.admin_socket is not None else None
         self.handle_signals()
         tls = {"ssl_keyfile": self.server.ssl_keyfile, "ssl_certfile": self.server.ssl_certfile}
         self.http = Server.of(self.app, **tls)
         listening = asyncio.create_task(self.http.serve(sockets=[sock]))
-        admin = asyncio.create_task(self._administer(control)) if control is not None else None
+        admin = asyncio.create_task(self._administer(operator)) if operator is not None else None
+        keeping = asyncio.create_task(self._keep_engine(url))
         try:
-            await first(self._keep_engine(url), self.stop)
+            await first(asyncio.shield(keeping), self.stop)
             if self.app.service is not None:
                 say(f"Stopping: running requests have {self.server.shutdown_timeout:g} s. Once more to stop at once.")
-                await first(self.app.drain(self.server.shutdown_timeout), self.kill)
+                await first(self._drain(keeping), self.kill)
                 self.app.abort(Draining("The server was stopped."))
         finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
             self.http.should_exit = True
             self.http.force_exit = self.kill.is_set() or self.app.service is None
             await listening
@@ -157,30 +170,37 @@ class Serving:
 
         An engine that cannot be started at all is the user's to mend: that error is raised at once.
         """
-        deaths: deque[float] = deque(maxlen=MAX_DEATHS)
+        began = time.monotonic()
+        self.llm = llm = await self.start(self.engine, self.server)
+        self.app.attach(llm)
+        say(f"Ready in {time.monotonic() - began:.1f} s. Try:\n\n{curl(url, self.app)}\n")
+        if self.control is not None:
+            self.control.send(READY)
+        restarts = Restarts()
         while True:
-            began = time.monotonic()
-            try:
-                self.llm = await self.start(self.engine, self.server)
-            except OctavoError as error:
-                if not deaths:
-                    raise
-                log.event("engine_start", logging.ERROR, reason=str(error))
-            else:
-                self.app.attach(self.llm)
-                say(f"Ready in {time.monotonic() - began:.1f} s. Try:\n\n{curl(url, self.app)}\n")
-                while self.llm.ready:
-                    await asyncio.sleep(POLL_SECONDS)
-                self.app.detach()
-                await self.llm.shutdown()
-                self.llm = None
-            deaths.append(time.monotonic())
-            if len(deaths) == MAX_DEATHS and deaths[-1] - deaths[0] < DEATHS_SECONDS:
-                raise EngineError(f"the engine stopped {MAX_DEATHS} times in {DEATHS_SECONDS / 60:g} minutes")
-            recent = sum(deaths[-1] - death < DEATHS_SECONDS for death in deaths)
-            pause = 0 if recent == 1 else BACK_OFF_SECONDS * 2 ** (recent - 2)
-            log.event("engine_restart", logging.ERROR, in_seconds=pause)
-            await asyncio.sleep(pause)
+            while llm.alive:
+                await asyncio.sleep(POLL_SECONDS)
+            while not llm.alive:
+                pause = restarts.pause()
+                if pause is None:
+                    raise EngineError(f"the engine stopped {MAX_DEATHS} times in {DEATHS_SECONDS / 60:g} minutes")
+                log.event("engine_restart", logging.ERROR, in_seconds=pause)
+                await asyncio.sleep(pause)
+                try:
+                    await llm.restart()
+                except OctavoError as error:
+                    log.event("engine_start", logging.ERROR, reason=str(error))
+            self.app.batches.resume()
+
+    async def _drain(self, keeping: asyncio.Task[None]) -> None:
+        """Until the running requests have ended; an engine that dies meanwhile is started again for them."""
+        draining = asyncio.create_task(self.app.drain(self.server.shutdown_timeout))
+        try:
+            await asyncio.wait({draining, keeping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not draining.done():
+                self.app.abort(Draining("The server was stopped."))
+            draining.cancel()
 
     async def _administer(self, sock: socket.socket) -> None:
         """Listens on the operator's socket until it is cancelled."""
@@ -195,8 +215,27 @@ class Serving:
 
     def handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.on_signal)
+        if self.control is None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.on_signal)
+            return
+        self.control.setblocking(False)
+        loop.add_reader(self.control, self._on_control)
+        self._beat(loop, self.control)
+
+    def _on_control(self) -> None:
+        assert self.control is not None
+        said = self.control.recv(64)
+        if not said:  # our parent is gone, and we with it
+            os._exit(1)
+        for _ in range(said.count(STOP)):
+            self.on_signal()
+
+    def _beat(self, loop: asyncio.AbstractEventLoop, control: socket.socket) -> None:
+        """Tells the supervisor that the event loop turns."""
+        with contextlib.suppress(OSError):
+            control.send(ALIVE)
+        loop.call_later(BEAT_SECONDS, self._beat, loop, control)
 
     def on_signal(self) -> None:
         if self.stop.is_set():

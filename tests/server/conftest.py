@@ -22,7 +22,7 @@ import uvloop
 from octavo.core.config import EngineConfig
 from octavo.server.config import ServerConfig
 from octavo.server.serve import Serving
-from octavo.server.transport import bind
+from octavo.server.sockets import bind
 from tests.server.fake_engine import FakeLLM
 
 

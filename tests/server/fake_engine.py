@@ -91,6 +91,7 @@ class FakeLLM:
         self.stats = Stats(kv_total_blocks=100)
         self.listeners: list[Callable[[Stats], None]] = []
         self.ready = True
+        self.may_restart = asyncio.Event()
         self.aborted: list[str] = []
         self.seen: list[SamplingParams] = []
         self.salts: list[str] = []
@@ -188,6 +189,18 @@ class FakeLLM:
         self.ready = False
         for event in self.news.values():
             event.set()
+
+    @property
+    def alive(self) -> bool:
+        return self.ready
+
+    def revive(self) -> None:
+        """From now on a restart succeeds."""
+        self.may_restart.set()
+
+    async def restart(self) -> None:
+        await self.may_restart.wait()
+        self.ready = True
 
     async def run(self) -> None:
         """The steps of the engine, while there is anything to do."""

@@ -45,12 +45,13 @@ class Served:
         self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="x", http_client=self.http, max_retries=0)
 
     def engine(self) -> int:
-        """The process of the engine, which is the server's only child."""
-        (pid,) = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self.is_child(pid)]
-        return pid
+        """The process of the engine, which the front starts first."""
+        return children(self.front())[0]
 
-    def is_child(self, pid: int) -> bool:
-        return status(pid).get("PPid") == str(self.process.pid) and is_running(pid)
+    def front(self) -> int:
+        """The process with HTTP, which is the supervisor's only child."""
+        (pid,) = children(self.process.pid)
+        return pid
 
     def metric(self, name: str) -> float:
         found = re.search(rf"^vllm:{name}(?:{{.*}})? (\S+)$", self.http.get("/metrics").text, re.MULTILINE)
@@ -65,6 +66,12 @@ def status(pid: int) -> dict[str, str]:
     except OSError:
         return {}
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def children(parent: int) -> list[int]:
+    """The live ones, the oldest first."""
+    pids = sorted(map(int, filter(str.isdigit, os.listdir("/proc"))))
+    return [pid for pid in pids if status(pid).get("PPid") == str(parent) and is_running(pid)]
 
 
 def is_running(pid: int) -> bool:

@@ -17,7 +17,7 @@ import pytest
 from octavo.core.errors import ConfigError
 from octavo.server.config import ServerConfig
 from octavo.server.serve import check_tls
-from octavo.server.transport import bind_unix
+from octavo.server.sockets import bind_unix
 from tests.server.conftest import StartServer, error_of, wait_for
 
 PAGE = {"Origin": "https://page.example"}

@@ -16,9 +16,10 @@ import httpx
 import openai
 import pytest
 
+from octavo.core import restarts
 from octavo.core.config import EngineConfig
 from octavo.core.errors import EngineError
-from octavo.server import serve, transport
+from octavo.server import serve, sockets, transport
 from octavo.server.config import ServerConfig
 from tests.server.conftest import Running, StartServer, error_of, events, read_answer, wait_for
 from tests.server.fake_engine import FakeLLM
@@ -212,7 +213,7 @@ def test_a_dead_engine(start_server: StartServer) -> None:
     error_of(response, 503, "engine_unavailable")
     assert response.headers["retry-after"]
     server.idle()
-    server.llm = FakeLLM()  # what the restart finds
+    server.call(llm.revive)
     wait_for(lambda: server.get("/readyz").status_code == 200)
     assert server.chat().status_code == 200
     assert "vllm:request_prompt_tokens_count" in server.get("/metrics").text
@@ -220,19 +221,24 @@ def test_a_dead_engine(start_server: StartServer) -> None:
 
 def test_an_engine_that_dies_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "POLL_SECONDS", 0.001)
-    monkeypatch.setattr(serve, "BACK_OFF_SECONDS", 0.01)
+    monkeypatch.setattr(restarts, "FIRST_PAUSE", 0.01)
     starts: list[float] = []
 
+    class Mortal(FakeLLM):
+        async def restart(self) -> None:
+            starts.append(time.monotonic())
+            if len(starts) == 3:
+                raise EngineError("no memory")
+            self.ready = True
+            asyncio.get_running_loop().call_later(0.01, self.crash)
+
     async def start(engine: EngineConfig, server: ServerConfig) -> FakeLLM:
-        starts.append(time.monotonic())
-        if len(starts) == 3:
-            raise EngineError("no memory")
-        llm = FakeLLM()
-        asyncio.get_running_loop().call_later(0.01, llm.crash)
+        llm = Mortal()
+        await llm.restart()
         return llm
 
     serving = serve.Serving(EngineConfig(), ServerConfig(port=0, log_level="error"), start)
-    with transport.bind("127.0.0.1", 0) as sock, pytest.raises(EngineError, match="5 times in 10 minutes"):
+    with sockets.bind("127.0.0.1", 0) as sock, pytest.raises(EngineError, match="5 times in 10 minutes"):
         asyncio.run(serving.run(sock))
     assert len(starts) == 5
     pauses = [after - before for before, after in zip(starts, starts[1:], strict=False)]

@@ -18,7 +18,7 @@ import pytest
 
 from octavo.core.errors import ConfigError
 from octavo.server.config import ServerConfig
-from octavo.server.transport import bind
+from octavo.server.sockets import bind
 from tests.server.conftest import wait_for
 
 PROGRAM = """

@@ -216,11 +216,8 @@ def test_the_matcher_may_be_killed(served: Served) -> None:
     """Answers that it follows fail, others go on, and it is started again."""
     complete = served.client.completions.create
     complete(model=served.model, prompt="x", extra_body={"guided_choice": ["a"]})
-    processes = {pid: status(pid) for pid in map(int, filter(str.isdigit, os.listdir("/proc")))}
-    engines = [
-        pid for pid, found in processes.items() if found.get("PPid") == str(served.process.pid) and engine_runs(pid)
-    ]
-    (matcher,) = [pid for pid, found in processes.items() if found.get("PPid") == str(engines[0]) and is_running(pid)]
+    engines = [pid for pid in children(served.front()) if b"octavo.engine.process" in command(pid)]
+    (matcher,) = children(engines[0])
     streams: dict[str, Any] = {
         "grammar": complete(
             model=served.model, prompt="x", max_tokens=400, stream=True, extra_body={"guided_regex": "[a-z]{400}"}
@@ -237,5 +234,5 @@ def test_the_matcher_may_be_killed(served: Served) -> None:
     assert chosen.choices[0].text == "a" and is_running(engines[0])
 
 
-def engine_runs(pid: int) -> bool:
-    return is_running(pid) and b"octavo.engine.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+def command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -1,0 +1,122 @@
+"""What the engine does now, in memory that its front reads: health is progress, not an answer to a question.
+
+    progress = Progress(descriptor)                # the engine: a descriptor from Progress.allocate()
+    progress.enter(Phase.STEP, budget=8.0)         # at each step and phase; some hundred nanoseconds
+    progress.name(uids)                            # whose tokens the steps compute, when that changes
+
+    record = Progress(descriptor).read()           # the front, also after the engine's death
+    record.overdue                                 # seconds past the budget; negative while all is well
+
+An engine that is stopped, hangs in a kernel or spins writes nothing, and what it wrote last tells what it was at. A
+long step is no fault: it says beforehand how long it may take. The clock is the machine's: both processes read it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_UIDS = 4096
+_VERSION, _STEP, _PHASE, _BUDGET, _SINCE, _TOKENS, _COUNT, _UIDS = range(8)
+_SIZE = 8 * (_UIDS + MAX_UIDS)
+_TRIES = 100
+
+
+class Phase(IntEnum):
+    START = 0  # the model is being loaded
+    IDLE = 1  # it waits for requests, and says so every other second
+    STEP = 2
+    PREPARE = 3  # it compiles or records what later steps need
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    step: int
+    phase: Phase
+    budget: float  # seconds that the phase may take
+    age: float  # seconds since the last word
+    tokens: int  # computed by the step
+    uids: list[int]  # sequences of the last plan
+
+    @property
+    def overdue(self) -> float:
+        return self.age - self.budget
+
+
+class Progress:
+    def __init__(self, descriptor: int) -> None:
+        self._map = mmap.mmap(descriptor, _SIZE)
+        self._words = memoryview(self._map).cast("q")
+
+    @staticmethod
+    def allocate() -> int:
+        """A descriptor of such memory, without a name, to be inherited by the engine."""
+        descriptor = os.memfd_create("octavo-progress")
+        os.ftruncate(descriptor, _SIZE)
+        return descriptor
+
+    def enter(self, phase: Phase, budget: float, tokens: int = 0) -> None:
+        words = self._words
+        words[_VERSION] += 1  # odd: being written
+        words[_STEP] += phase is Phase.STEP
+        words[_PHASE] = phase
+        words[_BUDGET] = int(budget * 1e9)
+        words[_SINCE] = time.monotonic_ns()
+        words[_TOKENS] = tokens
+        words[_VERSION] += 1
+
+    def name(self, uids: npt.NDArray[np.int64]) -> None:
+        count = min(len(uids), MAX_UIDS)
+        words = self._words
+        words[_VERSION] += 1
+        words[_COUNT] = count
+        words[_UIDS : _UIDS + count] = memoryview(uids[:count].tobytes()).cast("q")
+        words[_VERSION] += 1
+
+    def read(self) -> Record:
+        words = self._words
+        for _ in range(_TRIES):  # one that died while it wrote leaves the number odd: then it is what it is
+            before = words[_VERSION]
+            found = words[: _UIDS + MAX_UIDS].tobytes()
+            if before % 2 == 0 and words[_VERSION] == before:
+                break
+        head = np.frombuffer(found, np.int64)
+        since, count = int(head[_SINCE]), min(int(head[_COUNT]), MAX_UIDS)
+        age = (time.monotonic_ns() - since) / 1e9 if since else 0.0
+        return Record(
+            step=int(head[_STEP]),
+            phase=Phase(int(head[_PHASE])),
+            budget=int(head[_BUDGET]) / 1e9 if since else float("inf"),
+            age=age,
+            tokens=int(head[_TOKENS]),
+            uids=head[_UIDS : _UIDS + count].tolist(),
+        )
+
+
+class StepBudget:
+    """How long a step of so many tokens may take, judged by those before it.
+
+    A step larger than any so far may compile kernels, allocate, or be the first that attends so far back.
+    """
+
+    FLOOR, FIRST, SLACK = 8.0, 120.0, 10.0
+
+    def __init__(self) -> None:
+        self._most = 0  # tokens of the largest step so far
+        self._rate = 0.0  # seconds a token, of the slowest large step
+
+    def of(self, tokens: int) -> float:
+        if tokens > self._most:
+            return self.FIRST
+        return max(self.FLOOR, self.SLACK * self._rate * tokens)
+
+    def took(self, tokens: int, seconds: float) -> None:
+        if 2 * tokens >= self._most:
+            self._rate = max(seconds / max(1, tokens), 0.9 * self._rate)
+        self._most = max(self._most, tokens)
