@@ -85,8 +85,22 @@ class KVCacheManager:
         self._published[row] = max(first, last)
         self.releases += last > first
 
+    def withdraw(self, row: int) -> None:
+        """What the row's blocks hold cannot be trusted: nobody may hit them from now on."""
+        self.pool.withdraw(self.table[row, : self.held[row]])
+
     def release(self, row: int) -> None:
-        self.pool.release(self.table[row, : self.held[row]])
+        blocks = self.table[row, : self.held[row]]
+        if self._changes:  # the row leaves before a plan has told of it: its next owner's entries must be the only ones
+            self._changes = [
+                (rows[rows != row], index[rows != row], taken[rows != row]) for rows, index, taken in self._changes
+            ]
+        if self._copies:
+            mine = set(blocks.tolist())
+            self._copies = [copy for copy in self._copies if copy[1] not in mine]
+        if self.pool.num_quarantined:
+            blocks = blocks[~self.pool.quarantined[blocks]]
+        self.pool.release(blocks)
         self.held[row] = 0
         self._published[row] = 0
         self.releases += 1
@@ -116,6 +130,20 @@ class KVCacheManager:
         self.table[row, :count] = blocks
         self.held[row] = count
         self._changes.append((np.full(count, row, np.int32), index, blocks))
+
+    def audit(self) -> tuple[IntArray, list[int]]:
+        """Takes blocks whose bookkeeping is wrong out of use. Those blocks, and the rows that hold some of them: the
+        caller has to empty these at once. In a few vectorised calls, so that it can be done while serving."""
+        rows = np.flatnonzero(self.held)
+        used = np.arange(self.table.shape[1]) < self.held[rows, None]
+        held = np.bincount(self.table[rows][used], minlength=self.config.num_blocks)
+        wrong = self.pool.audit(held)
+        if len(self.index) != np.count_nonzero(self.pool.published):
+            wrong = np.union1d(wrong, self.index.audit(self.pool.published)).astype(np.int32)
+        if not len(wrong):
+            return NO_INTS, []
+        self.pool.quarantine(wrong)
+        return wrong, rows[(self.pool.quarantined[self.table[rows]] & used).any(1)].tolist()
 
     def check_integrity(self) -> None:
         self.pool.check_integrity()

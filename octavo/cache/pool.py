@@ -25,6 +25,8 @@ class BlockPool:
         self._forget = forget
         self.refs = np.zeros(num_blocks, np.int32)
         self.published = np.zeros(num_blocks, np.bool_)
+        self.quarantined = np.zeros(num_blocks, np.bool_)  # not to be used again; see `audit`
+        self.num_quarantined = 0
         self._free = np.arange(num_blocks - 1, -1, -1, dtype=np.int32)  # a stack: low numbers go first
         self._num_free = num_blocks
         self.num_cached = 0
@@ -42,7 +44,7 @@ class BlockPool:
 
     @property
     def num_held(self) -> int:
-        return self.num_blocks - self._num_free - self.num_cached
+        return self.num_blocks - self._num_free - self.num_cached - self.num_quarantined
 
     def take(self, count: int) -> IntArray:
         """`count` blocks with one reference each. The caller has checked `available`."""
@@ -73,6 +75,34 @@ class BlockPool:
     def publish(self, block: int) -> None:
         """The held block's content can be hit from now on; it is kept when nobody holds it."""
         self.published[block] = True
+
+    def withdraw(self, blocks: IntArray) -> None:
+        """Those of the held blocks that are published cannot be hit any more."""
+        known = blocks[self.published[blocks]]
+        self._forget(known)
+        self.published[known] = False
+
+    def audit(self, held: IntArray) -> IntArray:
+        """Blocks whose state is not what it must be; `held[block]` counts the rows that hold it."""
+        free = np.bincount(self._free[: self._num_free], minlength=self.num_blocks)
+        cached = self._stamp > 0
+        places = free + cached + (held > 0) + self.quarantined
+        wrong = (places != 1) | (self.refs != held) & ~self.quarantined | cached & ~self.published
+        return np.flatnonzero(wrong | (free > 0) & self.published).astype(np.int32)
+
+    def quarantine(self, blocks: IntArray) -> None:
+        """Nobody holds the blocks and nobody will again: their bookkeeping is wrong. All counters are made anew."""
+        self._forget(blocks[self.published[blocks]])
+        self.published[blocks] = False
+        self.refs[blocks] = 0
+        self._stamp[blocks] = 0
+        self.quarantined[blocks] = True
+        self.num_quarantined = int(self.quarantined.sum())
+        free = np.unique(self._free[: self._num_free])[::-1]
+        free = free[~self.quarantined[free]]
+        self._num_free = len(free)
+        self._free[: len(free)] = free
+        self.num_cached = int((self._stamp > 0).sum())
 
     def _push_free(self, blocks: IntArray) -> None:
         self._free[self._num_free : self._num_free + len(blocks)] = blocks
@@ -122,8 +152,9 @@ class BlockPool:
         queued = self._stamp > 0
         assert int(queued.sum()) == self.num_cached, "cached blocks miscounted"
         assert (self.refs[queued] == 0).all() and self.published[queued].all(), "a cached block is held or unpublished"
-        idle = self.refs == 0
+        idle = (self.refs == 0) & ~self.quarantined
         assert int(idle.sum()) == self.available, "a block is lost"
+        assert not self.quarantined[free].any() and not (self.quarantined & queued).any(), "a block left quarantine"
         entries, stamps = self._queue[self._head : self._tail], self._queue_stamps[self._head : self._tail]
         live = entries[self._stamp[entries] == stamps]
         assert np.array_equal(np.sort(live), np.flatnonzero(queued)), "the eviction queue and the stamps differ"

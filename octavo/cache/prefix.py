@@ -75,9 +75,16 @@ class PrefixIndex:
     def forget(self, blocks: IntArray) -> None:
         for block in blocks.tolist():
             digest = self._hash_of[block]
-            assert digest is not None, "an unpublished block is evicted"
-            del self._block_of[digest]
-            self._hash_of[block] = None
+            if digest is not None:
+                self._block_of.pop(digest, None)
+                self._hash_of[block] = None
+
+    def audit(self, published: np.typing.NDArray[np.bool_]) -> IntArray:
+        """Blocks that are published and not known here, or the other way round."""
+        known = np.zeros(len(published), np.bool_)
+        known[list(self._block_of.values())] = True
+        hashed = np.array([digest is not None for digest in self._hash_of], np.bool_)
+        return np.flatnonzero((known != published) | (hashed != published)).astype(np.int32)
 
     def check_integrity(self, published: np.typing.NDArray[np.bool_]) -> None:
         for digest, block in self._block_of.items():

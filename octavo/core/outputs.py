@@ -18,6 +18,16 @@ class FinishReason(IntEnum):
         return self.name.lower()
 
 
+class Fault(IntEnum):
+    """Why an answer ended with an error: all that a client may hear of it, but for `Finished.detail`."""
+
+    INTERNAL = 0  # a bug of ours: the log has the rest
+    NAN_LOGITS = 1  # the model's logits were not finite
+    NO_MEMORY = 2  # a step with this sequence did not fit into the device's memory
+    GRAMMAR = 3  # what it must match is too complex; `detail` says why
+    GRAMMARS_LOST = 4  # the process that follows grammars was lost
+
+
 class Finished(msgspec.Struct, array_like=True):
     """A sequence ended."""
 
@@ -28,6 +38,7 @@ class Finished(msgspec.Struct, array_like=True):
     tokens: bytes = b""  # int32 ids of all of them, where the request did not stream
     detail: str = ""  # of an error that the client may hear of
     preemptions: int = 0  # times that it gave its place to others
+    fault: Fault = Fault.INTERNAL  # where the reason is ERROR
 
 
 class Logprobs(msgspec.Struct, array_like=True):
@@ -53,6 +64,8 @@ class Stats(msgspec.Struct, array_like=True):
     prefix_queries: int = 0  # tokens
     prefix_hits: int = 0  # tokens
     step_tokens: int = 0  # tokens computed by the step
+    kv_quarantined_blocks: int = 0  # whose bookkeeping was found wrong: never used again
+    repairs: int = 0  # times that it was
 
 
 class StepOutputs(msgspec.Struct, array_like=True):

@@ -25,6 +25,9 @@ class WaitingQueue:
     def __getitem__(self, index: int) -> Sequence:
         return self._sequences[index]
 
+    def __contains__(self, uid: object) -> bool:
+        return any(seq.uid == uid for seq in self._sequences)
+
     def add(self, seq: Sequence) -> None:
         index = bisect_left(self._keys, seq.key)
         self._keys.insert(index, seq.key)
