@@ -6,10 +6,12 @@ keyword that JSON Schema itself does not know is an annotation, and a `format` t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 MAX_DEPTH = 64
+MAX_EXACT = 2**53  # the library's numbers are doubles: what is larger would become another number
 UNSUPPORTED = frozenset(
     ("unevaluatedProperties", "unevaluatedItems", "contains", "minContains", "maxContains", "uniqueItems")
     + ("propertyNames", "dependentRequired", "dependentSchemas", "dependencies", "if", "then", "else", "not")
@@ -26,6 +28,8 @@ FORMATS = frozenset(
 _OPTIONS = "x-guidance"  # the library's own options, which are ours to set
 _OF_NAMES = ("properties", "patternProperties", "$defs", "definitions")
 _OF_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_OF_VALUES = ("const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _ONE = ("items", "additionalProperties", "additionalItems")
 # Their values say that nothing is asked.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -73,6 +77,10 @@ def _prepare(schema: Any, path: str, depth: int, close: bool) -> Any:
             raise GrammarError(f"the keyword {key} is not supported", here)
         if key == "format" and _leaves_open(value, here):
             continue
+        if key in _OF_VALUES:
+            _check_exact(value, here)
+        if key in _COUNTS and isinstance(value, float) and value.is_integer():
+            value = int(value)
         if key in _OF_NAMES:
             if not isinstance(value, dict):
                 raise GrammarError(f"{key} must be an object of schemas", here)
@@ -92,6 +100,22 @@ def _prepare(schema: Any, path: str, depth: int, close: bool) -> Any:
         found.setdefault("additionalProperties", False)
     _check_count(found, path)
     return found
+
+
+def _check_exact(value: Any, path: str) -> None:
+    parts = [value]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, (int, float)) and not -MAX_EXACT <= part <= MAX_EXACT and not _is_double(part):
+            raise GrammarError("numbers that a double cannot hold are not supported", path)
+        parts += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+
+
+def _is_double(value: int | float) -> bool:
+    try:
+        return math.isfinite(value) and int(float(value)) == value
+    except OverflowError:
+        return False
 
 
 def _check_count(schema: dict[str, Any], path: str) -> None:
@@ -136,9 +160,11 @@ def blame(message: str) -> str:
     """The keyword that a message of the library is about; "" if it does not say."""
     for start, keyword in (
         ("regex parse error", "pattern"),
+        ("lookarounds not supported", "pattern"),
         ("Invalid type", "type"),
         ("Unknown format", "format"),
         ("oneOf", "oneOf"),
+        ("min/maxProperties", "minProperties"),
         ("Pointer", "$ref"),
         ("Resource", "$ref"),
     ):

@@ -18,8 +18,8 @@ from octavo.grammar.source import translate
 from octavo.grammar.vocabulary import Vocabulary
 from octavo.text.tokenizer import load_tokenizer
 from tests.builders import VOCAB_SIZE, save_tokenizer
+from tests.grammar.walks import walk
 
-FREE_TOKENS, MOST_TOKENS = 40, 400
 NAMES = st.sampled_from(["a", "b", "id", "x y", 'q"', "é"])
 
 
@@ -28,31 +28,6 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
     folder: Path = tmp_path_factory.mktemp("tokenizer")
     save_tokenizer(folder)
     return Vocabulary(load_tokenizer(folder), VOCAB_SIZE)
-
-
-def walk(vocabulary: Vocabulary, source: str, rng: np.random.Generator) -> str | None:
-    """A text that the masks allow, drawn at random; None if it has no end in sight."""
-    matcher, written = vocabulary.matcher(source), []
-    closing = {token for token, text in enumerate(vocabulary.tokens) if text in (b'"', b"}", b"]", b",", b"0", b":")}
-    for count in range(MOST_TOKENS):
-        mask = np.zeros(vocabulary.words, np.int32)
-        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-        assert not matcher.is_error(), matcher.get_error()
-        if vocabulary.ends(matcher, mask):
-            break
-        allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
-        if count > FREE_TOKENS:  # it is time to come to an end
-            if matcher.is_accepting():
-                break
-            allowed = [token for token in allowed if token in closing] or allowed
-        token = int(rng.choice(allowed))
-        if token in vocabulary.eos_ids:
-            break
-        assert matcher.consume_token(token)
-        written.append(vocabulary.tokens[token])
-    else:
-        return None
-    return b"".join(written).decode()
 
 
 def leaves() -> st.SearchStrategy[Any]:
