@@ -94,17 +94,17 @@ def turn_and_write_kernel(
     else:
         kind = latent_ptr.dtype.element_ty
         rank = tl.arange(0, RANK_P2)
-        start = latent_ptr + token * latent_stride_t
-        c = tl.load(start + rank, mask=rank < RANK, other=0.0).to(tl.float32)
+        latent = latent_ptr + token * latent_stride_t
+        c = tl.load(latent + rank, mask=rank < RANK, other=0.0).to(tl.float32)
         weight = tl.load(weight_ptr + rank, mask=rank < RANK, other=0.0).to(tl.float32)
         normed = (c * tl.rsqrt(tl.sum(c * c, 0) / RANK + eps)).to(kind).to(tl.float32) * weight
         one = tl.zeros([1], tl.int32)
-        x, inside = turned(start + RANK, 0, one, angles, one == 0, ROPE, ROPE_P2, INTERLEAVED)
+        rest, of_rope = turned(latent + RANK, 0, one, angles, one == 0, ROPE, ROPE_P2, INTERLEAVED)
         slot = tl.load(slots_ptr + token + tl.zeros([1], tl.int64))  # a row: the interpreter wants one
         there = tl.where(slot >= 0, rank, RANK) < RANK
         row = cache_ptr + slot * (RANK + ROPE)
         tl.store(row + rank, normed.to(kind), mask=there)
-        tl.store(row[:, None] + RANK + rope[None, :], x.to(kind), mask=inside & (slot >= 0)[:, None])
+        tl.store(row[:, None] + RANK + rope[None, :], rest.to(kind), mask=of_rope & (slot >= 0)[:, None])
 
 
 def turn_and_write(
