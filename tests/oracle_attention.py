@@ -56,7 +56,10 @@ class OracleAttention:
                 scores = torch.einsum("hd,chd->hc", q_THD[token].float(), k[first : last + 1]) * options.scale
                 if options.softcap is not None:
                     scores = options.softcap * torch.tanh(scores / options.softcap)
-                mixed = torch.einsum("hc,chd->hd", scores.softmax(-1), v[first : last + 1, :, : self.value_dim])
+                if options.sinks_H is not None:
+                    scores = torch.cat((scores, options.sinks_H.float()[:, None]), 1)
+                weights = scores.softmax(-1)[:, : last + 1 - first]
+                mixed = torch.einsum("hc,chd->hd", weights, v[first : last + 1, :, : self.value_dim])
                 out_THD[token] = mixed.to(out_THD.dtype)
         return out_THD.flatten(1)
 

@@ -164,6 +164,11 @@ class TorchAttention:
             job.attend(cache, q_THD, batch.plan.own, options, out_THD)
         return out_THD[..., : self.spec.value_dim].flatten(1)
 
+    def poison(self, blocks_P: Tensor) -> None:
+        for layer in self.layers:
+            for blocks in layer.blocks:
+                blocks.index_fill_(1, blocks_P.long(), float("nan") if blocks.is_floating_point() else 127)
+
     def copy_blocks(self, src_P: Tensor, dst_P: Tensor) -> None:
         for layer in self.layers:
             for blocks in layer.blocks:
@@ -221,9 +226,7 @@ class TorchAttention:
         return torch.zeros(hidden.shape, dtype=self.spec.dtype).masked_fill_(torch.from_numpy(hidden), -torch.inf)
 
 
-def _mix(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: AttendOptions, sinks: Tensor | None
-) -> Tensor:
+def _mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: AttendOptions, sinks: Tensor | None) -> Tensor:
     """Attention over [X, Y, Q, D] and [X, Y, L, D]; soft caps and sinks are more than torch's own can do."""
     if options.softcap is None and sinks is None:
         return scaled_dot_product_attention(q, k, v, mask, scale=options.scale)

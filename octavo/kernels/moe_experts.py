@@ -25,8 +25,9 @@ def activated(gate, up, ACTIVATION: tl.constexpr, alpha, limit, kind: tl.constex
     up = rounded(up, kind)
     if ACTIVATION == "clamped":
         gate = tl.minimum(gate, limit)
-        return gate * tl.sigmoid(alpha * gate) * (tl.minimum(tl.maximum(up, -limit), limit) + 1)
-    if ACTIVATION == "silu":
+        inner = gate * tl.sigmoid(alpha * gate)
+        up = tl.minimum(tl.maximum(up, -limit), limit) + 1
+    elif ACTIVATION == "silu":
         inner = gate * tl.sigmoid(gate)
     elif ACTIVATION == "gelu":
         inner = 0.5 * gate * (1 + tl.erf(gate * 0.7071067811865476))

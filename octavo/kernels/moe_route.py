@@ -23,8 +23,7 @@ from torch import Tensor
 from octavo.kernels.elementwise import chain
 
 MOST_EXPERTS = 1024
-LIST = 16  # tiles that are listed at a time
-PAIRS = 1024  # pairs that are sorted at a time
+PAIRS = 256  # pairs that are sorted at a time
 
 
 @triton.jit
@@ -36,13 +35,14 @@ def first_of(values, index, top, none: tl.constexpr):
 @triton.jit
 def align(
     counts_ptr, starts_ptr, ends_ptr, tiles_ptr, order_ptr, experts_ptr, ranks_ptr, pairs, tiles,
-    X: tl.constexpr, X_P2: tl.constexpr, ROWS: tl.constexpr, LIST: tl.constexpr, PAIRS: tl.constexpr,
+    X: tl.constexpr, X_P2: tl.constexpr, ROWS: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """What the last program does: where each expert's rows begin and end, tiles of them, and pairs in that order."""
     index = tl.arange(0, X_P2)
     inside = index < X
     count = tl.load(counts_ptr + index, mask=inside, other=0, cache_modifier=".cg")
-    tl.store(counts_ptr + index, 0, mask=index <= X)
+    tl.store(counts_ptr + index, 0, mask=inside)
+    tl.store(counts_ptr + X, 0)
     end = tl.cumsum(count, 0)
     start = end - count
     tl.store(starts_ptr + index, start, mask=inside)
@@ -50,17 +50,15 @@ def align(
     if ROWS > 0:
         blocks = tl.cdiv(count, ROWS)
         last = tl.cumsum(blocks, 0)
-        for begin in range(0, tiles, LIST):
-            tile = begin + tl.arange(0, LIST)
-            expert = tl.sum(((last[:, None] <= tile[None, :]) & inside[:, None]).to(tl.int32), 0)
-            own = index[:, None] == expert[None, :]
-            before = tl.sum(tl.where(own, (last - blocks)[:, None], 0), 0)
-            done = (tile - before) * ROWS
-            row = tiles_ptr + tile * 4
-            kept = tile < tiles
-            tl.store(row, tl.where(expert < X, expert, -1), mask=kept)
-            tl.store(row + 1, tl.sum(tl.where(own, start[:, None], 0), 0) + done, mask=kept)
-            tl.store(row + 2, tl.minimum(tl.sum(tl.where(own, count[:, None], 0), 0) - done, ROWS), mask=kept)
+        total = tl.sum(blocks, 0)
+        for i in range(0, tl.max(blocks, 0)):  # each expert lists its own
+            row = tiles_ptr + (last - blocks + i) * 4
+            more = i < blocks
+            tl.store(row, index, mask=more)
+            tl.store(row + 1, start + i * ROWS, mask=more)
+            tl.store(row + 2, tl.minimum(count - i * ROWS, ROWS), mask=more)
+        for begin in range(total, tiles, X_P2):
+            tl.store(tiles_ptr + (begin + index) * 4, -1, mask=begin + index < tiles)
         tl.debug_barrier()  # starts are stored before any thread reads them
         for begin in range(0, pairs, PAIRS):
             pair = begin + tl.arange(0, PAIRS)
@@ -87,7 +85,7 @@ def route_kernel(
     tiles,
     scale,
     X: tl.constexpr,
-    X_P2: tl.constexpr,  # above X
+    X_P2: tl.constexpr,
     GROUPS: tl.constexpr,
     GROUPS_P2: tl.constexpr,
     SIZE_P2: tl.constexpr,  # of a group
@@ -100,7 +98,6 @@ def route_kernel(
     BIAS: tl.constexpr,
     ALIGN: tl.constexpr,
     ROWS: tl.constexpr,  # of a tile; 0: neither tiles nor order are wanted
-    LIST: tl.constexpr,
     PAIRS: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
@@ -171,7 +168,7 @@ def route_kernel(
             tl.debug_barrier()
             align(
                 counts_ptr, starts_ptr, ends_ptr, tiles_ptr, order_ptr, experts_ptr, ranks_ptr, tokens * K, tiles,
-                X, X_P2, ROWS, LIST, PAIRS,
+                X, X_P2, ROWS, PAIRS,
             )  # fmt: skip
 
 
@@ -232,7 +229,7 @@ def route(logits_TX: Tensor, bias_X: Tensor | None, routing: Any, aligned: bool,
         tiles,
         routing.scale,
         X=experts,
-        X_P2=triton.next_power_of_2(experts + 1),
+        X_P2=triton.next_power_of_2(experts),
         GROUPS=routing.groups,
         GROUPS_P2=groups_p2,
         SIZE_P2=size_p2,
@@ -245,7 +242,6 @@ def route(logits_TX: Tensor, bias_X: Tensor | None, routing: Any, aligned: bool,
         BIAS=bias_X is not None,
         ALIGN=aligned or rows > 0,
         ROWS=rows,
-        LIST=LIST,
         PAIRS=PAIRS,
         num_warps=1 if groups_p2 * size_p2 <= 256 else 4,
         **chain(device),

@@ -173,6 +173,7 @@ def reference(
     scale: float,
     window: int | None,
     softcap: float | None = None,
+    sinks_H: Tensor | None = None,
 ) -> Tensor:
     """What prefill and decode compute, in float64, a sequence at a time. `keys` and `values`: [blocks, size, K, D].
 
@@ -198,5 +199,9 @@ def reference(
         if window is not None:
             seen_QL &= position_L > q_pos_Q[:, None] - window
         scores_HQL.masked_fill_(~seen_QL, float("-inf"))
-        out_THD[starts[i] : starts[i + 1]] = torch.einsum("hql,lhd->qhd", scores_HQL.softmax(-1), v_LHD)
+        if sinks_H is not None:
+            sinks_HQ1 = sinks_H.double()[:, None, None].expand(*scores_HQL.shape[:2], 1)
+            scores_HQL = torch.cat((scores_HQL, sinks_HQ1), -1)
+        weights_HQL = scores_HQL.softmax(-1)[..., :context]
+        out_THD[starts[i] : starts[i + 1]] = torch.einsum("hql,lhd->qhd", weights_HQL, v_LHD)
     return out_THD

@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.kernels.paged_attention import LOWEST, attend_tiles
+from octavo.kernels.paged_attention import LOG2E, LOWEST, attend_tiles
 
 # Entries of a unit in the list: pair (sequence * K + head, or -1: nothing to do), first token, end, context, number of
 # parts that its pair has, which of them this is, place of the pair's first part in the workspace.
@@ -87,12 +87,14 @@ def decode_kernel(
     value_cache_ptr,
     key_scale_ptr,  # of a quantised cache
     value_scale_ptr,
+    sinks_ptr,  # [H]
     q_stride_t,
     table_stride,
     scale,
     softcap,
     WINDOW: tl.constexpr,
     CAPPED: tl.constexpr,
+    SINKS: tl.constexpr,
     SCALED: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
@@ -121,9 +123,14 @@ def decode_kernel(
         q = tl.load(
             q_ptr + sequence * q_stride_t + head * (GROUP * HEAD_DIM) + inner, mask=present, other=0.0
         )  # fmt: skip
+        maximum = tl.full([GROUP_P2], LOWEST, tl.float32)
+        total = tl.zeros([GROUP_P2], tl.float32)
+        if SINKS:  # of the first part: as if it had seen one token more, without a value
+            sink = tl.load(sinks_ptr + head * GROUP + member, mask=member < GROUP, other=0.0).to(tl.float32)
+            maximum = tl.where(part == 0, sink * LOG2E, maximum)
+            total += tl.where(part == 0, 1.0, 0.0)
         maximum, total, acc = attend_tiles(
-            q, tl.zeros([GROUP_P2], tl.int32) + context - 1, begin, end,
-            tl.full([GROUP_P2], LOWEST, tl.float32), tl.zeros([GROUP_P2], tl.float32),
+            q, tl.zeros([GROUP_P2], tl.int32) + context - 1, begin, end, maximum, total,
             tl.zeros([GROUP_P2, DIM_P2], tl.float32), table_ptr + sequence * table_stride,
             key_cache_ptr + head * HEAD_DIM, value_cache_ptr + head * HEAD_DIM, key_scale_ptr + head,
             value_scale_ptr + head, scale, softcap, True, WINDOW, CAPPED, SCALED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.kernels.paged_attention import LOWEST, attend_tiles
+from octavo.kernels.paged_attention import LOG2E, LOWEST, attend_tiles
 
 
 @triton.jit(
@@ -28,6 +28,7 @@ def prefill_kernel(
     value_cache_ptr,
     key_scale_ptr,  # of a quantised cache
     value_scale_ptr,
+    sinks_ptr,  # [H]
     num_sequences,
     q_stride_t,
     table_stride,
@@ -35,6 +36,7 @@ def prefill_kernel(
     softcap,
     WINDOW: tl.constexpr,
     CAPPED: tl.constexpr,
+    SINKS: tl.constexpr,
     SCALED: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
@@ -85,6 +87,10 @@ def prefill_kernel(
         value_scale_ptr += head
         maximum = tl.full([M], LOWEST, tl.float32)
         total = tl.zeros([M], tl.float32)
+        if SINKS:  # as if each row had seen one token more, without a value
+            sink = tl.load(sinks_ptr + head * GROUP + row % GROUP).to(tl.float32)
+            maximum = sink * LOG2E
+            total += 1.0
         acc = tl.zeros([M, DIM_P2], tl.float32)
         seen = 0
         if WINDOW > 0:

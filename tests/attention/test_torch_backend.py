@@ -37,7 +37,9 @@ def dense(q_QHD: Tensor, k_LKD: Tensor, v_LKD: Tensor, options: AttendOptions) -
             scores = keys @ q_QHD[query, head].double() * options.scale
             if options.softcap is not None:
                 scores = options.softcap * torch.tanh(scores / options.softcap)
-            weights = torch.softmax(scores, 0)
+            if options.sinks_H is not None:
+                scores = torch.cat((scores, options.sinks_H[head : head + 1].double()))
+            weights = torch.softmax(scores, 0)[: position + 1 - first]
             out[query, head] = weights @ v_LKD[first : position + 1, head // group].double()
     return out.flatten(1)
 
@@ -54,6 +56,7 @@ class World:
         block_size=4,
         windows=(None,),
         softcap=None,
+        sinks=False,
         blocks=256,
         seed=0,
         latent=0,
@@ -74,7 +77,8 @@ class World:
             latent_dim=latent,
             kv_dtype=kv_dtype,
         )
-        self.layers = [AttendOptions(1.3 / math.sqrt(dim), window, softcap) for window in windows]
+        sinks_H = torch.randn(heads[0], generator=self.generator) if sinks else None
+        self.layers = [AttendOptions(1.3 / math.sqrt(dim), window, softcap, sinks_H) for window in windows]
         self.backend = TorchAttention(self.spec, blocks)
         self.tables: list[list[int]] = []
         self.history: list[list[tuple[Tensor, Tensor]]] = []  # of a sequence, of a layer
@@ -271,6 +275,21 @@ def test_soft_cap(dtype):
     world.step([(a, 5), (b, 9)])
     world.step([(a, 1), (b, 1)])
     world.step([(a, 1), (b, 40)])
+
+
+@pytest.mark.parametrize("heads", [(4, 2), (2, 2), (8, 1)])
+def test_sinks(heads):
+    world = World(
+        windows=(None, 5), sinks=True, heads=heads, dtype=torch.bfloat16 if heads == (2, 2) else torch.float32
+    )
+    a, b, c = world.add(), world.add(), world.add()
+    world.step([(a, 5), (b, 9), (c, 9)])
+    world.step([(a, 1), (b, 1), (c, 12)])
+    world.step([(a, 1), (b, 40)])
+    real = world.backend.attend
+    world.backend.attend = lambda *args: real(*args[:-1], dataclasses.replace(args[-1], sinks_H=None))
+    with pytest.raises(AssertionError, match="layer 0, sequence"):
+        decode(world)
 
 
 def test_a_soft_cap_that_is_forgotten_is_seen():

@@ -18,10 +18,10 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MIXED = [(1, 1), (1, 40), (1, 70), (5, 5), (3, 35), (9, 64)]
 
 
-def run(spec, steps, window=None, softcap=None, parts=1, seed=0, spoil=None):
+def run(spec, steps, window=None, softcap=None, parts=1, seed=0, spoil=None, sinks=None):
     """(what the kernels give, what the reference gives)."""
     spec = dataclasses.replace(spec, windows=(window,))
-    options = AttendOptions(1.2 * spec.head_dim**-0.5, window, softcap)
+    options = AttendOptions(1.2 * spec.head_dim**-0.5, window, softcap, sinks)
     backend = TritonAttention(spec, 40)
     form = DecodeForm(parts, 1, backend.tile, 4, 3)
     backend._allocate(form, form)
@@ -49,6 +49,7 @@ def run(spec, steps, window=None, softcap=None, parts=1, seed=0, spoil=None):
         options.scale,
         window,
         softcap,
+        sinks,
     )
     if spoil is not None:
         spoil(batch, backend)
@@ -69,6 +70,16 @@ def error(got, wanted) -> float:
 @pytest.mark.parametrize("parts", [1, 5, 30])  # pairs whole, and divided
 def test_mixed_steps(heads, kv_heads, dim, parts):
     assert error(*run(make_spec(heads, kv_heads, dim, device=DEVICE), MIXED, parts=parts)) < 1e-5
+
+
+@pytest.mark.parametrize("parts", [1, 7])
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (9, None), (None, 1.5)])
+def test_sinks(window, softcap, parts):
+    sinks = torch.tensor([0.5, -20.0, 3.0, 40.0], device=DEVICE)
+    spec = make_spec(4, 2, 16, device=DEVICE)
+    got, wanted = run(spec, MIXED, window, softcap, parts, sinks=sinks)
+    assert error(got, wanted) < 1e-5
+    assert error(got, run(spec, MIXED, window, softcap, parts)[1]) > 0.1
 
 
 @pytest.mark.parametrize("parts", [1, 7])
