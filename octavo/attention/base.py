@@ -121,5 +121,8 @@ class AttentionBackend(Protocol):
     def attend(self, layer: int, q_THD: Tensor, batch: ForwardBatch, options: AttendOptions) -> Tensor:
         """Causal attention over all that is written, as [T, H * D] in q's dtype (D: of values)."""
 
+    def poison(self, blocks_P: Tensor) -> None:
+        """Fills whole blocks in every layer with what no answer can hide: for debugging, where a backend can."""
+
     def copy_blocks(self, src_P: Tensor, dst_P: Tensor) -> None:
         """Copies whole blocks in every layer; all sources are read before any destination is written."""

@@ -28,6 +28,7 @@ class KVCacheManager:
         self._published = np.zeros(config.max_rows, np.int32)  # leading blocks of the row that are published
         self._changes: list[tuple[IntArray, IntArray, IntArray]] = []
         self._copies: list[tuple[int, int]] = []
+        self._fresh: list[IntArray] = []  # blocks taken since the last plan, in debug mode
         self.releases = 0  # counts what may let a waiting request fit now
 
     def blocks_for(self, num_tokens: int) -> int:
@@ -46,7 +47,7 @@ class KVCacheManager:
         """Gives an empty row the cached blocks `hits` and fresh ones up to `num_blocks`."""
         assert self.held[row] == 0, "the row still holds blocks"
         self.pool.retain(hits)
-        fresh = self.pool.take(num_blocks - len(hits))
+        fresh = self._take(num_blocks - len(hits))
         self._append(row, np.concatenate((hits, fresh)))
         self._published[row] = len(hits)
 
@@ -67,7 +68,7 @@ class KVCacheManager:
 
     def extend(self, rows: IntArray) -> None:
         """One more block for each of the rows."""
-        blocks = self.pool.take(len(rows))
+        blocks = self._take(len(rows))
         index = self.held[rows]
         self.table[rows, index] = blocks
         self.held[rows] = index + 1
@@ -118,6 +119,17 @@ class KVCacheManager:
         sources, copies = np.array(self._copies, np.int32).T
         self._copies = []
         return rows, index, blocks, sources, copies
+
+    def _take(self, count: int) -> IntArray:
+        blocks = self.pool.take(count)
+        if self.config.debug:
+            self._fresh.append(blocks)
+        return blocks
+
+    def take_fresh(self) -> IntArray:
+        """Blocks that were handed out since the last call, in debug mode."""
+        fresh, self._fresh = self._fresh, []
+        return np.unique(np.concatenate(fresh)) if fresh else NO_INTS
 
     def waste(self, num_tokens: int) -> float:
         """Share of the held slots that hold no token, when the rows' tokens in the cache are `num_tokens` in all."""

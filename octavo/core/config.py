@@ -88,6 +88,7 @@ class CacheConfig:
     max_rows: int  # sequences that run at once
     max_model_len: int
     prefix_caching: bool = True
+    debug: bool = False  # poison what is freed, so that whoever reads it is found out
 
     @property
     def blocks_per_row(self) -> int:

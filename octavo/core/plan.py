@@ -61,6 +61,7 @@ class StepPlan:
     # What a grammar allows: rows sampled in this step, and a bit for each token, W words of 32.
     mask_rows_M: IntArray = field(default_factory=lambda: NO_INTS)
     masks_MW: IntArray = field(default_factory=lambda: NO_INTS)
+    poisoned_B: IntArray = field(default_factory=lambda: NO_INTS)  # fresh blocks, in debug mode: nobody may read them
 
     @property
     def num_tokens(self) -> int:

@@ -34,7 +34,6 @@ from octavo.core.errors import (
     Overloaded,
     Quarantined,
     QueueTimeout,
-    RequestError,
 )
 from octavo.core.hub import resolve_model
 from octavo.core.log import event
@@ -49,7 +48,6 @@ from octavo.engine.link import Link
 from octavo.engine.news import News
 from octavo.engine.outputs import OutputProcessor, RequestState
 from octavo.grammar.checker import Checker
-from octavo.grammar.rows import LOST
 from octavo.text.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -213,10 +211,12 @@ class AsyncLLM:
             while not state.finished:
                 await news.wait()
                 if state.failure:
-                    raise _error_of(state.failure)
+                    raise state.failure
                 output = state.output()
                 if output is not None:
                     yield output
+            if state.failure:
+                raise state.failure
             output = state.output()  # what came while the last one was being sent
             if output is not None:
                 yield output
@@ -252,7 +252,7 @@ class AsyncLLM:
 
     def _overdue(self, state: RequestState, news: News) -> None:
         if state.metrics.scheduled_time is None and not state.failure:
-            state.failure = LATE
+            state.failure = QueueTimeout(LATE)
             news.set()
 
     def check_room(self) -> None:
@@ -322,9 +322,9 @@ class AsyncLLM:
             crashes = self._suspects.crashes(state)
             quiet += crashes == ALONE
             if crashes >= REFUSED:
-                state.failure = state.failure or QUARANTINED
+                state.failure = state.failure or Quarantined(QUARANTINED)
             elif not self._may_resume(state) or (crashes == ALONE and quiet > MAX_ALONE):
-                state.failure = state.failure or DIED
+                state.failure = state.failure or EngineUnavailable(DIED)
             state.lost = True
         for state in self._outputs.find(list(self._news)):
             if state.failure:
@@ -391,7 +391,7 @@ class AsyncLLM:
                 await task
         self._failure = self._failure or "it was shut down"
         for state in self._outputs.find(list(self._news)):
-            state.failure = state.failure or DIED
+            state.failure = state.failure or EngineUnavailable(DIED)
             self._news[state.request.uid].set()
         self._checks.shutdown(wait=False, cancel_futures=True)
         self._checker.close()
@@ -401,13 +401,3 @@ class AsyncLLM:
 
 def _tokenizer_place(config: EngineConfig, folder: Path) -> Path:
     return folder if config.tokenizer is None else resolve_model(config.tokenizer)
-
-
-def _error_of(failure: str) -> RequestError:
-    if failure == LATE:
-        return QueueTimeout(LATE)
-    if failure == QUARANTINED:
-        return Quarantined(QUARANTINED)
-    if failure in (LOST, DIED):
-        return EngineUnavailable(failure)
-    return RequestError(f"structured_outputs: {failure}", "structured_outputs", "grammar_too_complex")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Without a flag the CPU's cache takes a quarter of the free memory, at most 4 GiB: the machine has other work.
+DEBUG = "OCTAVO_DEBUG"  # set to 1: rows and blocks are poisoned as they are reused; for tests and for finding faults
 CPU_CACHE_SHARE, CPU_CACHE_BYTES = 0.25, 4 << 30
 
 KV_DTYPES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "int8": "int8"}  # torch's names
@@ -92,7 +94,8 @@ def build(config: EngineConfig, folder: Path) -> tuple[Scheduler, Runner, Engine
     spec = _attention_spec(config, model, max_len, max_rows)
     backend, reasons = select_backend(config.attention_backend, spec)
     log.info("attention: %s", "; ".join([f"{backend.name} runs", *reasons]))
-    shape = CacheConfig(1, config.block_size, max_rows, max_len, config.enable_prefix_caching)
+    debug = os.environ.get(DEBUG) == "1"
+    shape = CacheConfig(1, config.block_size, max_rows, max_len, config.enable_prefix_caching, debug)
     graphs = on_gpu and backend.graph_safe and not config.enforce_eager
     num_blocks = _num_blocks(config, shape, model, spec, backend, max_tokens, graphs, ledger)
     cache = dataclasses.replace(shape, num_blocks=num_blocks)

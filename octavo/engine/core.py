@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from octavo.runner.runner import Runner, StepHandle
 
 
+AUDIT_STEPS = 1000  # between two looks at the bookkeeping while there is work
 WAIT_SECONDS = 0.005  # for a grammar, where no row has anything else to do
 
 
@@ -30,6 +31,7 @@ class EngineCore:
         self.scheduler, self.runner, self.info, self.overlap = scheduler, runner, info, overlap
         self.on_plan: Callable[[StepPlan, RowTable], None] | None = None  # told of each step before it runs
         self._flight: tuple[StepPlan, StepHandle] | None = None
+        self._steps = 0  # since the bookkeeping was looked at
 
     @classmethod
     def start(cls, config: EngineConfig, folder: Path) -> EngineCore:
@@ -52,10 +54,19 @@ class EngineCore:
 
     def step(self) -> StepOutputs | None:
         """One turn of the loop: starts the next step, then takes in the one before. None if no step ended."""
-        plan = self.scheduler.schedule()
-        if plan is not None and self.on_plan is not None:
-            self.on_plan(plan, self.scheduler.rows)
-        done = None if plan is None else (plan, self.runner.execute(plan))
+        plan: StepPlan | None = None
+        done: tuple[StepPlan, StepHandle] | None = None
+        try:
+            plan = self.scheduler.schedule()
+            if plan is not None:
+                if self.on_plan is not None:
+                    self.on_plan(plan, self.scheduler.rows)
+                done = plan, self.runner.execute(plan)
+        except Exception as error:  # up to here nothing has happened that cannot be done again
+            return self._retreat(plan, error)
+        self._steps += done is not None
+        if self._steps >= AUDIT_STEPS:
+            self._audit()
         if self.overlap:
             done, self._flight = self._flight, done
         if done is None:
@@ -65,7 +76,24 @@ class EngineCore:
 
     def prepare(self) -> bool:
         """Without work: does something that a later step would have to. False if there is nothing left to do."""
+        if self._steps:
+            self._audit()
+            return True
         return self.runner.prepare()
+
+    def _retreat(self, plan: StepPlan | None, error: Exception) -> StepOutputs | None:
+        """Takes in the step under way, as if the one that failed had not been tried."""
+        exhausted = self.runner.recover(error)
+        outputs = None
+        if self._flight is not None:
+            (before, handle), self._flight = self._flight, None
+            outputs = self.scheduler.update(before, handle.wait())
+        self.scheduler.retreat(plan, error, exhausted)
+        return outputs
+
+    def _audit(self) -> None:
+        self._steps = 0
+        self.scheduler.audit()
 
     def report(self) -> StepOutputs:
         """Statistics without a step, for when an abort has left nothing to do."""

@@ -6,16 +6,20 @@ beside the server; the engine itself never touches text.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from octavo.core.errors import EngineUnavailable, InternalError, NanLogits, Overloaded, RequestError
 from octavo.core.outputs import (
     CompletionOutput,
+    Fault,
     Finished,
     FinishReason,
     Logprob,
@@ -29,6 +33,8 @@ from octavo.core.params import RequestOutputKind, SamplingParams
 from octavo.core.request import EngineRequest, pack_ids
 from octavo.text.detokenizer import Detokenizer
 from octavo.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -69,7 +75,7 @@ class RequestState:
         self.finished = False  # all of its answers are
         self.resumes = 0  # engines that died while it was on its way, and had successors that went on with it
         self.lost = False  # the engine that had it has died
-        self.failure = ""  # why an answer has ended with an error, if the client may hear of it
+        self.failure: RequestError | None = None  # why an answer has ended with an error
 
     @property
     def params(self) -> SamplingParams:
@@ -87,6 +93,14 @@ class RequestState:
         return msgspec.structs.replace(
             self.request, resumed=[(answer.index, pack_ids(answer.token_ids)) for answer in live]
         )
+
+    def fail(self, error: RequestError) -> None:
+        """Ends all answers that are on their way."""
+        self.failure = self.failure or error
+        for answer in self.answers:
+            answer.finish_reason = answer.finish_reason or str(FinishReason.ERROR)
+        self.changed = self.finished = True
+        self.metrics.finished_time = time.monotonic()
 
     def _detokenizer(self) -> Detokenizer | None:
         params = self.request.params
@@ -115,7 +129,8 @@ class RequestState:
         stopped = self._add_text(answer, tokens, end)
         if not stopped and end is not None:
             answer.finish_reason = str(end.reason)
-            self.failure = self.failure or end.detail
+            if end.reason is FinishReason.ERROR:
+                self.failure = self.failure or _error_of(end)
             # OpenAI's clients read null as "the end of the text": only ids that the user named are told.
             named = end.reason is FinishReason.STOP and end.stop_id in (self.params.stop_token_ids or ())
             answer.stop_reason = end.stop_id if named else None
@@ -223,10 +238,20 @@ class OutputProcessor:
             assert not state.finished, "a finished request is still known"
 
     def process(self, outputs: StepOutputs) -> tuple[list[RequestState], list[int]]:
-        """The requests that have news, and the uids that the engine must abort because a stop string ended them."""
+        """The requests that have news, and the uids that the engine must abort because a stop string ended them.
+
+        A request whose outputs cannot be taken fails; nobody else has a part in it.
+        """
         states = self._states
         changed: dict[int, RequestState] = {}
         aborts: list[int] = []
+
+        def fail(state: RequestState) -> None:
+            log.exception("request %r failed: its outputs cannot be taken", state.request_id)
+            aborts.extend(self.drop(state))
+            state.fail(InternalError())
+            changed[state.request.uid] = state
+
         for uid in outputs.admitted:
             if (state := states.get(uid)) is not None and state.metrics.scheduled_time is None:
                 state.metrics.scheduled_time = time.monotonic()
@@ -234,14 +259,21 @@ class OutputProcessor:
             if (state := states.get(uid)) is not None and uid == state.request.uid and not state.resumes:
                 state.num_cached = cached
         if outputs.prompt_logprobs is not None:
-            for uid, _, found in self._rows(outputs.prompt_logprobs, prompt=True):
+            for uid, row in _rows(outputs.prompt_logprobs):
                 state = states.get(uid)
                 if state is not None and state.prompt_logprobs is not None and uid == state.request.uid:
-                    state.prompt_logprobs.append(found)
+                    try:
+                        state.prompt_logprobs.append(self._logprobs(row, state.params.prompt_logprobs or 0))
+                    except Exception:
+                        fail(state)
         if outputs.logprobs is not None:
-            for uid, token, found in self._rows(outputs.logprobs, prompt=False):
+            for uid, row in _rows(outputs.logprobs):
                 if (state := states.get(uid)) is not None:
-                    state.add_logprobs(uid - state.request.uid, found, token)
+                    try:
+                        found = self._logprobs(row, state.params.logprobs or 0)
+                        state.add_logprobs(uid - state.request.uid, found, row.ids[0])
+                    except Exception:
+                        fail(state)
         ends = {end.uid: end for end in outputs.finished}
         news = [
             (uid, [token])
@@ -260,33 +292,57 @@ class OutputProcessor:
             if state is None:
                 continue
             end = ends.get(uid)
-            if state.take(uid - state.request.uid, tokens, end) and end is None:
-                aborts.append(uid)
+            try:
+                if state.take(uid - state.request.uid, tokens, end) and end is None:
+                    aborts.append(uid)
+            except Exception:
+                fail(state)
             if state.changed:
                 changed[state.request.uid] = state
             if state.finished:
                 self.drop(state)
         return list(changed.values()), aborts
 
-    def _rows(self, found: Logprobs, prompt: bool) -> Iterator[tuple[int, int, TokenLogprobs]]:
-        """(uid, the token itself, its logprobs) of each row, cut to as many as the request asked for."""
-        shape = (len(found.uids), found.width)
-        ids: npt.NDArray[np.int32] = np.frombuffer(found.ids, np.int32).reshape(shape)
-        values: npt.NDArray[np.float32] = np.frombuffer(found.values, np.float32).reshape(shape)
-        ranks = np.frombuffer(found.ranks, np.int32).tolist()
-        for uid, rank, row_ids, row_values in zip(found.uids, ranks, ids.tolist(), values.tolist(), strict=True):
-            state = self._states.get(uid)
-            if state is None:
-                continue
-            count = (state.params.prompt_logprobs if prompt else state.params.logprobs) or 0
-            row = {row_ids[0]: Logprob(row_values[0], rank, self._decoded(row_ids[0]))}
-            likeliest = zip(row_ids[1 : count + 1], row_values[1 : count + 1], strict=True)
-            for place, (token, value) in enumerate(likeliest, 1):
-                row.setdefault(token, Logprob(value, place, self._decoded(token)))
-            yield uid, row_ids[0], row
+    def _logprobs(self, row: _LogprobRow, count: int) -> TokenLogprobs:
+        """Those of the token itself and of the `count` likeliest: other requests of the step may have wanted more."""
+        found = {row.ids[0]: Logprob(row.values[0], row.rank, self._decoded(row.ids[0]))}
+        likeliest = zip(row.ids[1 : count + 1], row.values[1 : count + 1], strict=True)
+        for place, (token, value) in enumerate(likeliest, 1):
+            found.setdefault(token, Logprob(value, place, self._decoded(token)))
+        return found
 
     def _decoded(self, token: int) -> str:
         text = self._texts.get(token)
         if text is None:
             text = self._texts[token] = self.tokenizer.decode([token], skip_special_tokens=False)
         return text
+
+
+class _LogprobRow(NamedTuple):
+    """The token itself, its rank, and the likeliest tokens."""
+
+    ids: list[int]
+    values: list[float]
+    rank: int
+
+
+def _rows(found: Logprobs) -> Iterator[tuple[int, _LogprobRow]]:
+    shape = (len(found.uids), found.width)
+    ids: npt.NDArray[np.int32] = np.frombuffer(found.ids, np.int32).reshape(shape)
+    values: npt.NDArray[np.float32] = np.frombuffer(found.values, np.float32).reshape(shape)
+    ranks = np.frombuffer(found.ranks, np.int32).tolist()
+    return zip(found.uids, map(_LogprobRow, ids.tolist(), values.tolist(), ranks), strict=True)
+
+
+def _error_of(end: Finished) -> RequestError:
+    """What a client hears of an answer that ended with an error."""
+    match end.fault:
+        case Fault.NAN_LOGITS:
+            return NanLogits()
+        case Fault.NO_MEMORY:
+            return Overloaded("there was not enough memory to compute this request; try again later")
+        case Fault.GRAMMAR:
+            return RequestError(f"structured_outputs: {end.detail}", "structured_outputs", "grammar_too_complex")
+        case Fault.GRAMMARS_LOST:
+            return EngineUnavailable(end.detail)
+    return InternalError()

@@ -19,6 +19,7 @@ from octavo.attention.base import AttentionBackend, ForwardBatch
 from octavo.core.config import CacheConfig
 from octavo.core.plan import IntArray, StepPlan
 
+POISON_TOKEN = 1 << 40  # in no vocabulary: whoever reads it fails
 DEVICE_TOKEN = -1  # stands for the row's last sampled token in a plan's packed ids
 
 
@@ -48,6 +49,7 @@ class BatchBuilder:
     """Owns the device's block tables and last tokens, and keeps the tensors that a steady step reuses."""
 
     def __init__(self, cache: CacheConfig, device: torch.device, attention: AttentionBackend) -> None:
+        self.debug = cache.debug
         self.block_size = cache.block_size
         self.attention = attention
         # One row more than there are: the spare one, which fills up batches (see graphs.py) and is never read.
@@ -65,6 +67,11 @@ class BatchBuilder:
     def forget(self) -> None:
         """The tensors kept no longer hold the last step: it ran as a graph."""
         self._step = None
+
+    def reset_row(self, row: int) -> None:
+        """A sequence takes the row: its table follows with the plan, its last token with the first that is sampled."""
+        if self.debug:
+            self.last_token_R[row] = POISON_TOKEN
 
     def write_table(self, rows: Tensor, index: Tensor, blocks: Tensor) -> None:
         if len(rows):
@@ -142,6 +149,9 @@ class BatchBuilder:
 
     def _tables(self, rows_N: Tensor, longest: int) -> Tensor:
         return self.table_RB[rows_N, : -(-longest // self.block_size)]
+
+    def poison(self, blocks: IntArray) -> None:
+        self.attention.poison(*upload([blocks], self.device))
 
     def copy_blocks(self, src: IntArray, dst: IntArray) -> None:
         self.attention.copy_blocks(*upload([src, dst], self.device))

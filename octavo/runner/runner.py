@@ -16,7 +16,8 @@ from torch import Tensor
 
 from octavo.attention.base import AttentionBackend
 from octavo.core.config import CacheConfig
-from octavo.core.plan import IntArray, LogprobRows, StepPlan, StepResult
+from octavo.core.errors import RowFault
+from octavo.core.plan import IntArray, LogprobRows, RowJoin, StepPlan, StepResult
 from octavo.models.decoder import Decoder
 from octavo.runner.batch import BatchBuilder, StepInput
 from octavo.runner.graphs import DecodeGraphs
@@ -106,10 +107,13 @@ class Runner:
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepHandle:
         for join in plan.joins:
-            self.sampler.join(join)
-            wanted = join.params.prompt_logprobs
-            self._prompt_logprobs[join.row] = -1 if wanted is None else wanted
+            try:
+                self._join(join)
+            except Exception as error:
+                raise RowFault(join.row) from error
         self.sampler.write_masks(plan.mask_rows_M, plan.masks_MW)
+        if len(plan.poisoned_B):
+            self.builder.poison(plan.poisoned_B)
         if len(plan.copy_src_P):
             self.builder.copy_blocks(plan.copy_src_P, plan.copy_dst_P)
         if (handle := self._replay(plan)) is not None:
@@ -119,6 +123,30 @@ class Runner:
         hidden_TE = self.model.forward(step.batch)
         tokens_S, logprobs = self._sample(plan, step, hidden_TE)
         return StepHandle.start(tokens_S, logprobs, self._score_prompts(plan, hidden_TE))
+
+    def _join(self, join: RowJoin) -> None:
+        """The one place where a row gets an owner: nothing that is kept by row outlives it."""
+        self.builder.reset_row(join.row)
+        self.sampler.join(join)
+        wanted = join.params.prompt_logprobs
+        self._prompt_logprobs[join.row] = -1 if wanted is None else wanted
+
+    def recover(self, error: Exception) -> bool:
+        """After a step could not be started, and before all its rows join anew. Whether it was for want of memory;
+        raises the error if the device is lost."""
+        if self.device.type == "cuda":
+            try:
+                torch.cuda.synchronize(self.device)
+            except Exception:
+                raise error from None
+        self.builder.forget()
+        self.sampler.forget()
+        if self.decode_graphs is not None:
+            self.decode_graphs.forget()
+        exhausted = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if exhausted and self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return exhausted
 
     def _replay(self, plan: StepPlan) -> StepHandle | None:
         """The step as a graph, if it can be one."""

@@ -145,6 +145,10 @@ class Sampler:
             edit.join(join)
         self.kinds[row] = self._kind(params, any(ints[edit.slot] for edit in self.edits)).code()
 
+    def forget(self) -> None:
+        """A step was not done: the next one is no sequel of the one before."""
+        self._batch = None
+
     def _kind(self, params: SamplingParams, edited: bool) -> Kind:
         if params.greedy:
             return Kind(Mode.GREEDY, edited)

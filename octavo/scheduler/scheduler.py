@@ -377,7 +377,7 @@ class Scheduler:
             banned, masks = self._banned(rows[sampled]), self._masks(rows[sampled])
         return StepPlan(
             rows, starts, counts, epochs, num_decodes, tokens, targets, sampled, steady, joins,
-            *changes, *banned, *masks,
+            *changes, *banned, *masks, self.cache.take_fresh(),
         )  # fmt: skip
 
     def _banned(self, rows: IntArray) -> tuple[IntArray, IntArray]:
