@@ -48,6 +48,7 @@ FAMILIES = {
     "qwen2_moe": ("Qwen2MoeConfig", "Qwen2MoeForCausalLM"),
     "qwen3_moe": ("Qwen3MoeConfig", "Qwen3MoeForCausalLM"),
     "olmoe": ("OlmoeConfig", "OlmoeForCausalLM"),
+    "gpt_oss": ("GptOssConfig", "GptOssForCausalLM"),
     "granitemoe": ("GraniteMoeConfig", "GraniteMoeForCausalLM"),
     "glm4_moe": ("Glm4MoeConfig", "Glm4MoeForCausalLM"),
     "dots1": ("Dots1Config", "Dots1ForCausalLM"),
@@ -151,7 +152,7 @@ def make_model(
         for name, parameter in model.named_parameters():
             # transformers starts norms at one and biases at zero, which would hide a norm or a bias left out.
             norm = "norm" in name or ".ln_" in name
-            if parameter.dim() == 1 or norm:
+            if parameter.dim() == 1 or norm or name.endswith("_bias"):
                 center = float(norm and name.endswith("weight") and not family.startswith("gemma"))
                 torch.nn.init.normal_(parameter, mean=center, std=0.2)
         for name, buffer in model.named_buffers():

@@ -9,6 +9,7 @@ Legend: T tokens, X experts, E hidden, I inner size of an expert, G = 2 I.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from octavo.layers.mlp import GatedMLP
 from octavo.layers.norm import LayerNorm, RMSNorm
 from octavo.moe.base import ExpertWeights, MoeBackend, MoeSpec
 from octavo.moe.select import select_experts
+from octavo.quant import mxfp4
 
 
 class Router:
@@ -59,21 +61,27 @@ class Router:
 
 
 class Experts:
-    """All experts of a layer; `names` as a checkpoint has them: each apart, or stacked with the first dimension X."""
+    """All experts of a layer; `names` as a checkpoint has them: each apart, or in stacks with the first dimension X.
 
-    __slots__ = ("backend", "spec", "weights")
+    `transposed`: the stacks are [X, E, G] and [X, I, E].
+    """
 
-    def __init__(self, spec: MoeSpec) -> None:
+    __slots__ = ("backend", "spec", "transposed", "weights")
+
+    def __init__(self, spec: MoeSpec, transposed: bool = False) -> None:
         self.spec = spec
+        self.transposed = transposed
         experts, hidden, inner = spec.routing.num_experts, spec.hidden_size, spec.inner_size
-        with torch.device(spec.device):
-            self.weights: ExpertWeights | None = ExpertWeights(
-                torch.empty(experts, 2 * inner, hidden, dtype=spec.dtype),
-                torch.empty(experts, hidden, inner, dtype=spec.dtype),
-                torch.zeros(experts, 2 * inner, dtype=spec.dtype) if spec.bias else None,
-                torch.zeros(experts, hidden, dtype=spec.dtype) if spec.bias else None,
-            )
+        self.weights: ExpertWeights | None = ExpertWeights(
+            self.make_weight(experts, 2 * inner, hidden),
+            self.make_weight(experts, hidden, inner),
+            torch.zeros(experts, 2 * inner, dtype=spec.dtype, device=spec.device) if spec.bias else None,
+            torch.zeros(experts, hidden, dtype=spec.dtype, device=spec.device) if spec.bias else None,
+        )
         self.backend: MoeBackend | None = None
+
+    def make_weight(self, *shape: int) -> Tensor:
+        return torch.empty(*shape, dtype=self.spec.dtype, device=self.spec.device)
 
     def finish(self) -> None:
         assert self.weights is not None
@@ -83,10 +91,9 @@ class Experts:
     def names(self, at: Mapping[str, str]) -> dict[str, Tensor]:
         """`at` has `expert_gate`, `expert_up` and `expert_down` with a place for the expert's index, or the stacks."""
         assert self.weights is not None
-        weights, found = self.weights, {}
-        if "experts_gate_up" in at:
-            found = {at["experts_gate_up"]: weights.gate_up_XGE, at["experts_down"]: weights.down_XEI}
-        else:
+        weights = self.weights
+        found = self.stacks(at) if "experts_gate_up" in at else {}
+        if not found:
             for expert, (gate_up_GE, down_EI) in enumerate(zip(weights.gate_up_XGE, weights.down_XEI, strict=True)):
                 gate_IE, up_IE = gate_up_GE.chunk(2)
                 parts = {"expert_gate": gate_IE, "expert_up": up_IE, "expert_down": down_EI}
@@ -96,6 +103,48 @@ class Experts:
                 at["experts_gate_up_bias"]: weights.gate_up_bias_XG,
                 at["experts_down_bias"]: weights.down_bias_XE,
             }
+        return found
+
+    def stacks(self, at: Mapping[str, str]) -> dict[str, Tensor]:
+        assert self.weights is not None
+        gate_up, down = self.weights.gate_up_XGE, self.weights.down_XEI
+        if self.transposed:
+            gate_up, down = gate_up.transpose(1, 2), down.transpose(1, 2)
+        return {at["experts_gate_up"]: gate_up, at["experts_down"]: down}
+
+
+class Mxfp4Experts(Experts):
+    """Stacks in MXFP4, which are decoded when all are there: for kernels that multiply the model's own type."""
+
+    __slots__ = ("packed",)
+
+    def __init__(self, spec: MoeSpec) -> None:
+        self.packed: list[tuple[Tensor, Tensor]] = []
+        super().__init__(spec)
+
+    def make_weight(self, *shape: int) -> Tensor:
+        *rows, size = shape
+        on = self.spec.device
+        blocks = torch.zeros(*rows, size // mxfp4.BLOCK, mxfp4.BLOCK // 2, dtype=torch.uint8, device=on)
+        self.packed.append((blocks, torch.zeros(blocks.shape[:-1], dtype=torch.uint8, device=on)))
+        return torch.empty(0, dtype=self.spec.dtype, device=on)
+
+    def finish(self) -> None:
+        assert self.weights is not None
+        gate_up, down = (
+            mxfp4.decode(
+                blocks, scales, super(Mxfp4Experts, self).make_weight(*blocks.shape[:2], blocks[0, 0].numel() * 2)
+            )
+            for blocks, scales in self.packed
+        )
+        self.packed.clear()
+        self.weights = replace(self.weights, gate_up_XGE=gate_up, down_XEI=down)
+        super().finish()
+
+    def stacks(self, at: Mapping[str, str]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for part, (blocks, scales) in zip(("experts_gate_up", "experts_down"), self.packed, strict=True):
+            found |= {f"{at[part]}_blocks": blocks, f"{at[part]}_scales": scales}
         return found
 
 

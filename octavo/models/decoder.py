@@ -20,7 +20,7 @@ from octavo.layers.embedding import Embedding, LMHead
 from octavo.layers.latent import LatentAttention
 from octavo.layers.linear import Linear
 from octavo.layers.mlp import MLP, GatedMLP
-from octavo.layers.moe import Experts, MixtureOfExperts, Router
+from octavo.layers.moe import Experts, MixtureOfExperts, Mxfp4Experts, Router
 from octavo.layers.norm import LayerNorm, RMSNorm
 from octavo.layers.qk_norm import FullQKNorm, HeadLayerNorm, QKNorm
 from octavo.layers.rope import Rope
@@ -67,6 +67,7 @@ class Decoder:
     paths: ClassVar[Mapping[str, str]] = PATHS
     ignored_suffixes: ClassVar[tuple[str, ...]] = IGNORED_SUFFIXES
     layer_class: ClassVar[type[Block]] = PreNorm
+    quantised: ClassVar[tuple[str, ...]] = ()  # methods of quantization_config that it can load
 
     def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device, max_len: int) -> None:
         self.spec = spec
@@ -160,11 +161,11 @@ class Decoder:
             experts.routing,
             spec.hidden_size,
             experts.inner_size,
-            spec.activation if experts.limit is None else "clamped",
+            spec.activation if experts.clamp is None else "clamped",
             *on,
             bias=experts.bias,
             interleaved=experts.interleaved,
-            limit=experts.limit or 0.0,
+            clamp=experts.clamp or (0.0, 0.0),
         )
         shared = gate = None
         if experts.shared_size:
@@ -172,7 +173,8 @@ class Decoder:
         if experts.shared_gate:
             gate = Linear(spec.hidden_size, 1, False, *on)
         router = Router(moe, experts.wide_router, experts.bias, experts.correction)
-        return MixtureOfExperts(router, Experts(moe), shared, gate)
+        stack = Mxfp4Experts(moe) if experts.packed else Experts(moe, experts.transposed)
+        return MixtureOfExperts(router, stack, shared, gate)
 
     @property
     def names(self) -> dict[str, Tensor]:

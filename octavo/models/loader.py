@@ -73,10 +73,15 @@ def resolve_dtype(dtype: str, spec: ModelSpec, device: torch.device) -> torch.dt
 
 
 def fill_random(model: Decoder, seed: int) -> None:
-    """Normal weights; norms stay one and biases zero, as the layers made them. Same seed and device, same weights."""
+    """Normal weights; norms stay one and biases zero, as the layers made them. Same seed and device, same weights.
+
+    Bytes are such that they are small numbers, whether they are scales or packed.
+    """
     generator = torch.Generator(model.device).manual_seed(seed)
     for tensor in model.names.values():
-        if tensor.dim() > 1:
+        if not tensor.is_floating_point():
+            tensor.random_(112, 120, generator=generator)
+        elif tensor.dim() > 1:
             tensor.normal_(0.0, model.spec.initializer_range, generator=generator)
 
 
@@ -136,8 +141,9 @@ def _checked(checkpoint: Any, name: str, target: Tensor, file: Path) -> Tensor:
     """A tensor of a file, still on disk, that fits its target."""
     view = checkpoint.get_slice(name)
     shape, dtype = list(view.get_shape()), view.get_dtype()
-    if dtype not in FLOATS:
-        raise ModelError(f"{file}: tensor {name} has the type {dtype}; expected one of {', '.join(FLOATS)}")
+    known = FLOATS if target.is_floating_point() else ("U8",)
+    if dtype not in known:
+        raise ModelError(f"{file}: tensor {name} has the type {dtype}; expected one of {', '.join(known)}")
     if shape != list(target.shape):
         raise ModelError(f"{file}: tensor {name} has the shape {shape}; the config asks for {list(target.shape)}")
     source: Tensor = checkpoint.get_tensor(name)

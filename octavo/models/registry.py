@@ -86,6 +86,12 @@ ARCHITECTURES = {
         "GPT-2",
         "learned positions; layer norms; plain MLP with gelu; biases; transposed matrices, q, k, v in one",
     ),
+    "GptOssForCausalLM": Architecture(
+        "gpt_oss:GptOss",
+        "gpt-oss-20b, gpt-oss-120b",
+        "attention sinks; windows in every second layer; experts in stacks, also in MXFP4, with biases and a gate of "
+        "their own",
+    ),
     "GraniteForCausalLM": Architecture(
         "granite:Granite", "Granite 3.x (dense)", "multipliers of embeddings, residual, scores and logits"
     ),

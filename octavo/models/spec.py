@@ -55,7 +55,9 @@ class ExpertsSpec:
     correction: int = 0  # dimensions of the bias for choosing; 0: none
     bias: bool = False  # of router and experts
     interleaved: bool = False  # rows of gate and up alternate
-    limit: float | None = None  # GPT-OSS's activation, clamped by it
+    transposed: bool = False  # stacks of a checkpoint are
+    packed: bool = False  # they are in MXFP4
+    clamp: tuple[float, float] | None = None  # GPT-OSS's activation: alpha and limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +106,20 @@ class ModelSpec:
         from octavo.models.registry import load_class
 
         config = ConfigReader(read_json(folder / "config.json"), str(folder / "config.json"))
-        if config.has("quantization_config"):
-            method = config.section("quantization_config").raw("quant_method", "unknown")
-            raise config.error("quantization_config", f"is not supported: the weights are quantised ({method!s:.40})")
         names = config.texts("architectures")
         if not names:
             raise config.error("architectures", "is empty")
+        family = load_class(names[0])
+        if config.has("quantization_config"):
+            method = config.section("quantization_config").raw("quant_method", "unknown")
+            if method not in family.quantised:
+                raise config.error(
+                    "quantization_config", f"is not supported: the weights are quantised ({method!s:.40})"
+                )
         generation = folder / "generation_config.json"
         if generation.exists():
             config.values["generation_config"] = read_json(generation)
-        return load_class(names[0]).configure(config)
+        return family.configure(config)
 
     @classmethod
     def from_config(

@@ -40,8 +40,8 @@ class MoeSpec:
     device: torch.device
     bias: bool = False  # of both products
     interleaved: bool = False  # rows of gate and up alternate; else all of gate come first
-    alpha: float = 1.702  # clamped: (min(gate, limit) * sigmoid(alpha * ..)) * (clamp(up, limit) + 1)
-    limit: float = 7.0
+    # Alpha and limit: with gate and up clamped by the limit, gate * sigmoid(alpha * gate) * (up + 1).
+    clamp: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(slots=True)

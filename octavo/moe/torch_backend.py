@@ -59,8 +59,9 @@ def gated(gate_up_PG: Tensor, spec: MoeSpec) -> Tensor:
     else:
         gate, up = gate_up_PG.chunk(2, -1)
     if spec.activation == "clamped":
-        gate = gate.clamp(max=spec.limit)
-        return gate * torch.sigmoid(spec.alpha * gate) * (up.clamp(-spec.limit, spec.limit) + 1)
+        alpha, limit = spec.clamp
+        gate = gate.clamp(max=limit)
+        return gate * torch.sigmoid(alpha * gate) * (up.clamp(-limit, limit) + 1)
     if spec.activation == "silu":
         return F.silu(gate) * up
     return F.gelu(gate, approximate="tanh" if spec.activation == "gelu_tanh" else "none") * up

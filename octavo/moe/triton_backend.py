@@ -81,8 +81,7 @@ class TritonExperts:
             weights.gate_up_bias_XG,
             inner_PI,
             routed.experts_TK,
-            spec.alpha,
-            spec.limit,
+            *spec.clamp,
             IN=spec.hidden_size,
             OUT=spec.inner_size,
             ACTIVATION=spec.activation,
@@ -127,7 +126,7 @@ class TritonExperts:
             "num_warps": form.warps,
             **chain(x_TE.device),
         }
-        where = (routed.tiles, routed.order_P, spec.alpha, spec.limit)
+        where = (routed.tiles, routed.order_P, *spec.clamp)
         moe_experts.tiles_kernel[(len(routed.tiles), -(-spec.inner_size // form.rows))](
             x_TE,
             weights.gate_up_XGE,

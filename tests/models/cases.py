@@ -188,6 +188,32 @@ CASES |= {
     "qwen3_moe-window": ("qwen3_moe", {**EXPERTS, "use_sliding_window": True, "sliding_window": 8}),
     "olmoe": ("olmoe", {"num_experts": 8, "num_experts_per_tok": 3}),
     "olmoe-normed": ("olmoe", {"num_experts": 8, "num_experts_per_tok": 3, "norm_topk_prob": True}),
+    "gpt_oss": (
+        "gpt_oss",
+        {
+            **LOCAL,
+            "sliding_window": 8,
+            "swiglu_limit": 0.3,
+            "max_position_embeddings": 512,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "truncate": False,
+                "original_max_position_embeddings": 128,
+                "rope_theta": 1.5e5,
+            },
+        },
+    ),
+    "gpt_oss-plain": (
+        "gpt_oss",
+        {
+            **LOCAL,
+            "attention_bias": False,
+            "layer_types": ALTERNATE[::-1],
+            "sliding_window": 5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    ),
     "granitemoe": (
         "granitemoe",
         {

@@ -136,7 +136,7 @@ WAYS = {
     "silu": {},
     "gelu": {"activation": "gelu"},
     "gelu_tanh": {"activation": "gelu_tanh"},
-    "oss": {"activation": "clamped", "bias": True, "interleaved": True, "limit": 1.0},
+    "oss": {"activation": "clamped", "bias": True, "interleaved": True, "clamp": (1.702, 1.0)},
 }
 
 
