@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import itertools
 import json
 import socket
 import time
@@ -197,12 +198,29 @@ ODD = {
 
 
 def test_A9_odd_json(subject: Subject) -> None:
-    for path in BODIES:
-        for what, body in ODD.items():
-            answer = subject.post(path, body)
+    with httpx.Client(base_url=subject.url, headers=AUTH, timeout=60) as client:
+        for path, (what, body) in itertools.product(BODIES, ODD.items()):
+            answer = client.post(path, content=body)
             assert answer.status_code == 400, (path, what, answer.text[:200])
             assert set(answer.json()["error"]) >= {"message", "type", "param", "code"}
             assert "Traceback" not in answer.text and "0x" not in answer.text
+
+
+TEXTS = """
+    model user cache_salt request_id stop guided_regex guided_grammar guided_choice bad_words suffix rid extra_key
+    prompt_cache_key reasoning_effort service_tier tool_choice metadata made_up chat_template_kwargs
+"""
+
+
+def test_A9_half_a_character_anywhere(subject: Subject) -> None:
+    for path, body in (
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+    ):
+        for name in TEXTS.split():
+            for value in ("\ud800", {"\ud800": "\ud800"}):
+                answer = subject.post(path, {**body, "max_tokens": 1, name: value})
+                assert answer.status_code in (200, 400, 404), (path, name, value, answer.text)
 
 
 def test_A11_ids_and_the_log(subject: Subject) -> None:

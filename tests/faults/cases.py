@@ -1,0 +1,124 @@
+"""The cases of docs/reliability.md: what is done to the server, and the tests that do it.
+
+A test named `test_A5_…` in this folder belongs to case A5 by its name; `elsewhere` names tests of other folders, by
+file or as file::test. A case without tests says why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HTTP, LIFE, SERVED = "tests/server/test_http.py", "tests/server/test_life.py", "tests/server/test_end_to_end.py"
+MEDIA = "no such feature yet: the server takes text only"
+RANKS = "no such feature yet: an engine is one process on one device"
+ADAPTERS = "no such feature yet: adapters are not loaded"
+
+
+@dataclass(frozen=True)
+class Case:
+    id: str
+    text: str
+    elsewhere: tuple[str, ...] = ()
+    note: str = ""
+
+
+def _at(file: str, *tests: str) -> tuple[str, ...]:
+    return tuple(f"{file}::{test}" for test in tests)
+
+
+CASES = (
+    Case("A1", "Host and target that name a public route: never past the key", _at(HTTP, "test_no_way_around_the_key")),
+    Case("A2", "Every route of the table, every method, no key: 401",
+         _at(HTTP, "test_every_route_and_method_needs_the_key")),
+    Case("A4", "Wrong keys: growing prefixes, a megabyte, not ASCII", _at(HTTP, "test_wrong_keys"),
+         "digests are compared in constant time; the time itself is not tested"),
+    Case("A5", "A long header, many headers, a long target: 431, closed", _at(HTTP, "test_too_long_a_head")),
+    Case("A6", "A thousand slow heads, a slow body: closed, others served", _at(HTTP, "test_slow_heads_and_bodies")),
+    Case("A7", "10 GB declared, an endless body, a compressed one: 413, 415", _at(HTTP, "test_an_endless_body")),
+    Case("A8", "Request smuggling: two lengths, length and chunks, folds, bare line feeds: 400, closed"),
+    Case("A9", "JSON that is none, too deep, too long, infinite, half a character: 400, never 500",
+         ("tests/server/test_requests.py::test_not_a_json_object",)),
+    Case("A11", "Request ids and paths that would forge a line of the log", _at(HTTP, "test_ids_that_are_not_echoed")),
+    Case("A13", "Web pages, DNS rebinding; the operator's socket is not on the port",
+         ("tests/server/test_origins.py", "tests/server/test_admin.py")),
+    Case("B1", "n, best_of, beams beyond their caps", ("tests/server/test_requests.py::test_bad_values",)),
+    Case("B3", "Prompts: too many, empty, mixed", ("tests/server/test_requests.py::test_bad_prompts",)),
+    Case("B5", "Sampling parameters out of range, NaN, infinite", ("tests/server/test_requests.py::test_bad_values",)),
+    Case("B9", "Prompt logprobs are those of an uncached run", _at(SERVED, "test_logprobs_are_those_of_the_prompt")),
+    Case("B13", "Prompts of the whole context and one more; more than the cache holds",
+         ("tests/server/test_requests.py::test_more_than_the_cache_holds",)),
+    Case("B14", "Penalties with every kind of speculation", note="no such feature yet: speculation"),
+    Case("B15", "Prompt embeddings", note="refused: they are not taken"),
+    Case("B17", "Internal fields from clients",
+         ("tests/server/test_requests.py::test_no_feature_is_dropped_in_silence",)),
+    Case("C1", "Chat templates of clients, on every route that has chats: 400"),
+    Case("C2", "Templates that loop, grow, reach for Python", ("tests/text/test_sandbox.py",),
+         "only a model's own template or --chat-template is rendered, within a budget"),
+    Case("C4", "Schemas: unknown types, circles, 20,000 properties, depth, sizes", ("tests/grammar/test_checker.py",)),
+    Case("C5", "Regexes and schemas without end: killed after 2 s, 400", ("tests/server/test_structured.py::"
+         "test_a_hostile_grammar_harms_nobody",)),
+    Case("C6", "Grammars: 60,000 nested groups, left recursion, unknown rules"),
+    Case("C8", "64 requests at once, half of them with a grammar"),
+    Case("C9", "Answers that parsers could choke on", ("tests/text/parsing/test_parsers.py",)),
+    *(Case(f"D{i}", text, note=MEDIA) for i, text in enumerate((
+        "Addresses of private networks", "Addresses that parsers read differently", "Redirections and rebinding",
+        "The same on every route", "Bodies without end", "Ten thousand images", "Images of hostile size",
+        "Malformed images", "Audio and video of hostile length", "Keyword arguments of processors",
+        "Equal bytes, other meaning", "Files of the server", "Embeddings of images",
+    ), 1)),
+    Case("E1", "Adapters from strange places", note=ADAPTERS),
+    Case("E2", "Weights whose header lies", ("tests/models/test_loader.py::test_corrupt_files",)),
+    Case("E4", "A model with Python files, pickles, a hostile template, in its own folder, under python -O",
+         ("tests/test_security.py", "tests/text/test_tokenizer.py::test_code_in_the_folder_is_not_run")),
+    Case("E5", "A pinned revision whose files changed", ("tests/core/test_hub.py",)),
+    Case("E6", "Who listens: the port of the API and the operator's socket"),
+    Case("E7", "Random frames to what decodes the processes' messages", note="the socket pairs have no name to open"),
+    Case("E8", "Handles of shared memory from clients", note="none are taken from outside: the pairs pass descriptors"),
+    Case("E9", "Metrics, models, version, log: no prompts, keys, paths", ("tests/server/test_metrics.py::"
+         "test_labels_come_from_closed_sets",)),
+    Case("F1", "Foreign or stale KV: every read checks a stamp", ("tests/scheduler/test_model.py",)),
+    Case("F2", "State of a slot that another request left", ("tests/sampling", "tests/engine/test_structured.py::"
+         "test_neighbours_without_a_grammar_are_left_alone")),
+    Case("F4", "Prefix hashes: 128 bits under a key of the process", ("tests/scheduler/test_scheduler.py::"
+         "test_salts_do_not_share",)),
+    Case("F5", "Two keys never share a cached prefix", _at(HTTP, "test_keys_part_their_caches")),
+    Case("F6", "Responses of another key", ("tests/server/test_responses.py::test_another_key_s_responses",
+         "tests/server/test_responses.py::test_the_store_is_bounded")),
+    Case("F7", "A block is a hit only after its step", ("tests/scheduler/test_scheduler.py::"
+         "test_a_block_is_a_hit_only_after_its_step_has_ended",)),
+    Case("G1", "The engine is killed: streams end with an error, it is started again",
+         _at(SERVED, "test_a_killed_engine_is_started_again")),
+    Case("G2", "The engine is frozen", note="see tests/server/test_life.py"),
+    Case("G4", "The server is killed: no engine is left", _at(SERVED, "test_a_killed_server_leaves_no_engine")),
+    Case("G5", "A rank dies", note=RANKS),
+    Case("G6", "An exception in the engine's step", ("tests/engine/test_async.py::"
+         "test_death_of_the_engine_fails_every_stream",)),
+    Case("G7", "Logits that are not finite", ("tests/scheduler/test_scheduler.py::"
+         "test_a_row_that_is_not_finite_fails_alone",)),
+    Case("G9", "Wrong flags, a port in use, a missing model: one line, no orphans",
+         ("tests/server/test_serve.py::test_an_engine_that_cannot_start",
+          "tests/server/test_serve.py::test_a_port_in_use_costs_no_model_load")),
+    Case("G10", "An engine that dies again and again", _at(LIFE, "test_an_engine_that_dies_again_and_again")),
+    Case("G11", "SIGTERM with streams and a queue; a second one", _at(LIFE, "test_drain",
+         "test_a_drain_that_takes_too_long", "test_a_second_signal_ends_at_once")),
+    Case("G15", "A node is lost", note=RANKS),
+    Case("G16", "A data-parallel rank dies", note=RANKS),
+    Case("H1", "Requests of all kinds, 30 % of them leave at any moment: nothing is left",
+         ("tests/engine/test_async.py::test_ten_thousand_requests_with_aborts_leave_nothing",)),
+    Case("H2", "Storms of preemption: equal answers", ("tests/scheduler/test_scheduler.py::"
+         "test_the_last_in_order_is_preempted_and_its_answer_is_the_same",)),
+    Case("H3", "A large request among small ones is not starved", ("tests/scheduler/test_scheduler.py::"
+         "test_a_large_request_does_not_block_the_queue_and_is_not_starved",)),
+    Case("H5", "A peer that never sends its KV", note="no such feature yet: KV stays in one engine"),
+    Case("H6", "A full queue: refused before the body is read", ("tests/server/test_overload.py",)),
+    Case("H7", "Deadlines and limits on waiting", ("tests/server/test_parameters.py::test_a_deadline",)),
+    Case("H8", "Random walks of scheduler and cache", ("tests/scheduler/test_model.py",)),
+    Case("I1", "Clients that stop reading: bounded memory, dropped after 30 s",
+         _at(LIFE, "test_a_client_that_does_not_read_is_dropped")),
+    Case("I3", "Characters in pieces, bytes that are no text", ("tests/text/test_detokenizer.py",)),
+    Case("I5", "Stop strings over tokens and characters", ("tests/text/test_detokenizer.py::"
+         "test_stop_strings_equal_a_search_of_the_whole",)),
+    Case("I7", "The engine dies in a stream: an error, no [DONE]",
+         _at(LIFE, "test_the_openai_client_raises_when_a_stream_breaks")),
+    Case("I8", "Many streams and idle connections", _at(LIFE, "test_two_hundred_streams_at_once")),
+)  # fmt: skip

@@ -1,0 +1,126 @@
+"""Runs every case in its full form and writes docs/reliability.md: `scripts/test-faults`.
+
+`--soak SECONDS` runs the random load of case H1 against one server for that long instead, and prints its memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import datetime
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+from tests.faults.cases import CASES, Case
+from tests.faults.subject import Subject, memory
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "reliability.md"
+HEAD = """# What the server withstands
+
+Each case is a fault, or a request or a client that means harm. `tests/faults` does it to a server of real processes
+that runs under `python -O`; other cases belong to the tests of what they are about. Around every test of `tests/faults`
+stands one post-condition (P0, `tests/faults/subject.py`): the same processes run; no request, KV block, task, thread,
+descriptor or file is left; the front has gained at most 64 MiB; every line of the log is one line; four canary
+streams that ran meanwhile have ended with the text that they have alone; and the next request succeeds. Errors have
+the one shape, the field at fault, and nothing of ours in them.
+
+This page is written by `scripts/test-faults`, which runs the full form. The short form is part of the tests of every
+change. What needs a quiet machine is not here: times and rates are those of `bench/overload.py`, not yet measured.
+
+"""
+
+
+def own_tests() -> dict[str, list[str]]:
+    """The tests of this folder by the case that their name begins with."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(Path(__file__).parent.glob("test_*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                case = node.name.split("_")[1]
+                found.setdefault(case, []).append(f"tests/faults/{path.name}::{node.name}")
+    return found
+
+
+def nodes_of(case: Case) -> list[str]:
+    return own_tests().get(case.id, []) + list(case.elsewhere)
+
+
+def run(nodes: list[str]) -> list[tuple[str, str]]:
+    """(test, outcome) of all of them, in one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "result.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "not gpu and not peer", f"--junitxml={file}", *nodes]
+        subprocess.run(command, cwd=ROOT, check=False)
+        results = []
+        for each in ET.parse(file).iter("testcase"):
+            path = (each.get("classname") or "").replace(".", "/") + ".py"
+            marks = {child.tag for child in each}
+            outcome = "failed" if marks & {"failure", "error"} else "skipped" if "skipped" in marks else "passed"
+            results.append((f"{path}::{each.get('name')}", outcome))
+        return results
+
+
+def belongs(result: str, node: str) -> bool:
+    return result == node or result.startswith((f"{node}[", f"{node}::", f"{node}/"))
+
+
+def verdict(case: Case, results: list[tuple[str, str]]) -> str:
+    nodes = nodes_of(case)
+    if not nodes:
+        return "–"
+    found = [outcome for result, outcome in results if any(belongs(result, node) for node in nodes)]
+    if "failed" in found:
+        return "**failed**"
+    return f"passed ({found.count('passed')})" if "passed" in found else "not run"
+
+
+def page(results: list[tuple[str, str]]) -> str:
+    day = datetime.date.today().isoformat()
+    lines = [HEAD, f"Last run: {day}, Python {platform.python_version()}, {platform.machine()}, without a GPU.\n\n"]
+    lines.append("| Case | What is done | Result (tests) | Tests, or why there are none |\n|---|---|---|---|\n")
+    for case in CASES:
+        where = dict.fromkeys(f"`{node.partition('::')[0]}`" for node in nodes_of(case))
+        why = "; ".join(filter(None, [", ".join(where), case.note]))
+        lines.append(f"| {case.id} | {case.text} | {verdict(case, results)} | {why} |\n")
+    return "".join(lines)
+
+
+def soak(seconds: float) -> int:
+    from tests.faults.test_load import abort_at_random
+
+    with tempfile.TemporaryDirectory() as folder:
+        subject = Subject(Path(folder))
+        abort_at_random(subject, 500, 0)  # what grows at the beginning has grown
+        before, begin, seed, total = subject.snapshot(), time.monotonic(), 1, 0
+        while time.monotonic() - begin < seconds:
+            with subject.canaries():
+                total += sum(abort_at_random(subject, 500, seed))
+            subject.check(before)
+            engine, front = memory(before.pids[1]) / 2**20, memory(before.pids[0]) / 2**20
+            passed = time.monotonic() - begin
+            print(f"{passed:6.0f} s: {total} requests, front {front:.0f} MiB, engine {engine:.0f} MiB", flush=True)
+            seed += 1
+        return subject.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--soak", type=float, metavar="SECONDS")
+    options = parser.parse_args()
+    if options.soak is not None:
+        return soak(options.soak)
+    results = run(list(dict.fromkeys(node for case in CASES for node in nodes_of(case))))
+    PAGE.write_text(page(results))
+    failed = [name for name, outcome in results if outcome == "failed"]
+    print(f"{len(results)} tests, {len(failed)} failed; written to {PAGE.relative_to(ROOT)}")
+    return 1 if failed or not results else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
