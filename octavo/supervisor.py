@@ -36,7 +36,7 @@ from octavo.core.errors import OctavoError
 from octavo.core.restarts import MAX_DEATHS, Restarts
 
 FAILED = 70  # sysexits.h: an internal error of software
-ORPHAN_SECONDS = 5.0  # that what a dead front leaves has to end by itself
+ORPHAN_SECONDS = 1.0  # that what a dead front leaves has to end by itself
 _PR_SET_CHILD_SUBREAPER = 36
 
 Front = Callable[[socket.socket], int]

@@ -18,7 +18,7 @@ import pytest
 from octavo.core.structured import StructuredOutputs
 from tests.builders import make_model
 from tests.server.conftest import Running
-from tests.server.test_end_to_end import MESSAGES, Served, is_running, status
+from tests.server.test_end_to_end import MESSAGES, Served, children, is_running
 from tests.server.test_requests import error_of
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer", "maximum": 99}}, "required": ["x"]}

@@ -1,0 +1,200 @@
+"""Engines that die or hang: whose requests go on, with what, and who is not served any more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from octavo import AsyncLLM, EngineConfig, RequestOutputKind, SamplingParams
+from octavo.core.errors import EngineUnavailable, Quarantined
+from octavo.core.structured import StructuredOutputs
+from octavo.engine.async_llm import Recovery
+from tests.engine.conftest import Reference
+
+KIND = RequestOutputKind
+BASE = SamplingParams(temperature=0.0, max_tokens=300, ignore_eos=True, output_kind=KIND.DELTA)
+REQUESTS = {
+    "greedy": BASE,
+    "several": BASE.clone(n=3, temperature=1.0, seed=5),
+    "logprobs": BASE.clone(logprobs=2, prompt_logprobs=1, frequency_penalty=0.3),
+    "seeded": BASE.clone(temperature=0.9, top_p=0.8, seed=7, stop=["never to be found"]),
+    "whole": BASE.clone(output_kind=KIND.FINAL_ONLY, repetition_penalty=1.2),
+    "cumulative": BASE.clone(output_kind=KIND.CUMULATIVE, min_tokens=20),
+    "grammar": BASE.clone(structured_outputs=StructuredOutputs(regex="[a-z ]{250}"), max_tokens=400),
+    "banned": BASE.clone(bad_words=["the"], logit_bias={40: 3.0}),
+}
+PROMPT = [(7 * i) % 400 + 5 for i in range(70)]
+
+
+def run(reference: Reference, reports: Path, scenario, resume: str = "greedy", watchdog: float = 60.0, **config):
+    async def main():
+        engine = await AsyncLLM.start(
+            EngineConfig(model=str(reference.folder), **{"num_kv_blocks": 512, "dtype": "float32", **config}),
+            recovery=Recovery(resume, watchdog, reports),
+        )
+        try:
+            return await asyncio.wait_for(scenario(engine), 240)
+        finally:
+            await engine.shutdown()
+
+    return asyncio.run(main())
+
+
+async def answer(engine: AsyncLLM, params: SamplingParams, prompt=PROMPT, name: str = "r"):
+    """All that a client gets to know, put together."""
+    delta = params.output_kind is KIND.DELTA
+    found: dict[int, dict] = {}
+    prompt_logprobs, cached = None, 0
+    async for output in engine.generate(prompt, params, request_id=name):
+        prompt_logprobs, cached = output.prompt_logprobs, output.num_cached_tokens
+        for piece in output.outputs:
+            known = found.setdefault(piece.index, {"text": "", "ids": [], "logprobs": [], "end": None})
+            if not delta:
+                known.update(text="", ids=[], logprobs=[])
+            known["text"] += piece.text
+            known["ids"] += piece.token_ids
+            known["logprobs"] += [next(iter(row.values())).logprob for row in piece.logprobs or []]
+            known["end"] = (piece.finish_reason, piece.stop_reason)
+    rows = [next(iter(row.values())).logprob for row in (prompt_logprobs or [])[1:]]
+    return found, rows, cached
+
+
+def kill(engine: AsyncLLM, number: int = signal.SIGKILL) -> None:
+    os.kill(engine.pid, number)
+
+
+async def until(condition) -> None:
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+async def restarted(engine: AsyncLLM) -> None:
+    await until(lambda: not engine.alive)
+    await engine.restart()
+    assert engine.ready
+
+
+def report_of(folder: Path) -> dict:
+    (path,) = folder.iterdir()
+    assert "# The engine process of Octavo" in (path / "report.md").read_text()
+    return json.loads((path / "report.json").read_text())
+
+
+def test_answers_go_on_as_they_would_have(llama: Reference, tmp_path: Path):
+    async def scenario(engine):
+        await answer(engine, BASE.clone(max_tokens=2))  # so that all find the prompt in the cache
+        alone = {name: await answer(engine, params) for name, params in REQUESTS.items()}
+        tasks = {name: asyncio.create_task(answer(engine, params, name=name)) for name, params in REQUESTS.items()}
+        sampled = asyncio.create_task(answer(engine, BASE.clone(temperature=1.0)))
+        await until(lambda: engine.stats.running == 11 and engine._outputs.find(list(engine._news))[0].answers[0].text)
+        kill(engine)
+        with pytest.raises(EngineUnavailable):
+            await asyncio.wait_for(sampled, 2)
+        await restarted(engine)
+        found = {name: await task for name, task in tasks.items()}
+        for name, (answers, prompt_logprobs, cached) in found.items():
+            expected, expected_rows, expected_cached = alone[name]
+            for index, one in answers.items():
+                assert one["logprobs"] == pytest.approx(expected[index].pop("logprobs"), abs=1e-4), name
+                del one["logprobs"]
+            assert answers == expected, name
+            assert prompt_logprobs == pytest.approx(expected_rows, abs=1e-4) and cached == expected_cached, name
+        assert engine.num_live == 0
+        await answer(engine, BASE.clone(max_tokens=1))
+        assert (engine.stats.running, engine.stats.kv_used_blocks) == (0, 0)
+
+    run(llama, tmp_path, scenario)
+    report = report_of(tmp_path)
+    assert report["cause"] == "killed by SIGKILL" and report["exit_status"] == -9
+    assert report["progress"]["rows"] >= 9 and report["progress"]["phase"] in ("step", "idle")
+    # Whoever waits for the mask of a grammar is not in each step.
+    assert {*REQUESTS, "r"} - {"grammar"} <= {each["id"] for each in report["suspects"]}
+    assert any("KV cache" in line for line in report["last_log_lines"])
+    assert "out-of-memory killer" in report["remedies"][0]
+
+
+def test_with_all_everything_goes_on_and_with_off_nothing(llama: Reference, tmp_path: Path):
+    params = BASE.clone(temperature=1.0)
+
+    async def everything(engine):
+        task = asyncio.create_task(answer(engine, params))
+        await until(lambda: engine.stats.running)
+        kill(engine)
+        await restarted(engine)
+        ((one,), *_) = (list((await task)[0].values()),)
+        assert len(one["ids"]) == params.max_tokens
+
+    async def nothing(engine):
+        task = asyncio.create_task(answer(engine, BASE))
+        await until(lambda: engine.stats.running)
+        kill(engine)
+        with pytest.raises(EngineUnavailable):
+            await task
+
+    run(llama, tmp_path, everything, "all")
+    run(llama, tmp_path, nothing, "off")
+
+
+def test_a_request_that_always_kills_is_refused(llama: Reference, tmp_path: Path):
+    """Named by two crashes it runs alone, named by the third it is refused; the others live."""
+    deadly, harmless = [9] * 20, [8] * 20
+
+    async def scenario(engine):
+        bad = asyncio.create_task(answer(engine, BASE, deadly))
+        await until(lambda: engine.stats.running == 1)
+        kill(engine)
+        await restarted(engine)
+        await until(lambda: engine.stats.running == 1)
+        kill(engine)
+        await restarted(engine)
+        good = asyncio.create_task(answer(engine, BASE, harmless))
+        await until(lambda: engine.stats.running == 1)
+        await asyncio.sleep(0.05)
+        assert engine.stats.running == 1 and engine.stats.waiting == 0 and engine.num_live == 2
+        kill(engine)
+        with pytest.raises(Quarantined):
+            await bad
+        with pytest.raises(Quarantined):
+            await answer(engine, BASE, deadly)
+        await restarted(engine)
+        assert len((await good)[0][0]["ids"]) == BASE.max_tokens
+
+    run(llama, tmp_path, scenario)
+
+
+def test_an_engine_that_is_frozen(llama: Reference, tmp_path: Path):
+    async def scenario(engine):
+        alone = await answer(engine, BASE)
+        task = asyncio.create_task(answer(engine, BASE))
+        await until(lambda: engine.stats.running)
+        kill(engine, signal.SIGSTOP)
+        await until(lambda: not engine.ready)
+        assert engine.alive  # until the watchdog's limit
+        await restarted(engine)
+        assert (await task)[0] == alone[0]
+
+    run(llama, tmp_path, scenario, watchdog=9.0)
+    report = report_of(tmp_path)
+    assert "no progress" in report["cause"] and "T (stopped)" in report["cause"]
+
+
+def test_an_engine_that_hangs_tells_where(llama: Reference, tmp_path: Path):
+    """A native crash leaves its stacks."""
+
+    async def scenario(engine):
+        task = asyncio.create_task(answer(engine, BASE.clone(temperature=1.0)))
+        await until(lambda: engine.stats.running)
+        kill(engine, signal.SIGSEGV)
+        with pytest.raises(EngineUnavailable):
+            await task
+        await engine._task
+
+    run(llama, tmp_path, scenario)
+    report = report_of(tmp_path)
+    assert report["cause"] == "killed by SIGSEGV"
+    assert any("octavo/engine/process.py" in line for line in report["stacks"])
