@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from octavo.core.plan import IntArray
 
@@ -82,13 +83,14 @@ class BlockPool:
         self._forget(known)
         self.published[known] = False
 
-    def audit(self, held: IntArray) -> IntArray:
+    def audit(self, held: npt.NDArray[np.signedinteger]) -> IntArray:
         """Blocks whose state is not what it must be; `held[block]` counts the rows that hold it."""
         free = np.bincount(self._free[: self._num_free], minlength=self.num_blocks)
         cached = self._stamp > 0
         places = free + cached + (held > 0) + self.quarantined
         wrong = (places != 1) | (self.refs != held) & ~self.quarantined | cached & ~self.published
-        return np.flatnonzero(wrong | (free > 0) & self.published).astype(np.int32)
+        found: IntArray = np.flatnonzero(wrong | (free > 0) & self.published).astype(np.int32)
+        return found
 
     def quarantine(self, blocks: IntArray) -> None:
         """Nobody holds the blocks and nobody will again: their bookkeeping is wrong. All counters are made anew."""

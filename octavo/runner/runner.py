@@ -109,6 +109,8 @@ class Runner:
         for join in plan.joins:
             try:
                 self._join(join)
+            except (torch.OutOfMemoryError, MemoryError):
+                raise
             except Exception as error:
                 raise RowFault(join.row) from error
         self.sampler.write_masks(plan.mask_rows_M, plan.masks_MW)

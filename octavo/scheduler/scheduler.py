@@ -426,6 +426,8 @@ class Scheduler:
             if alive_N[i] and (row := int(rows_N[i])) not in bad:
                 with self._blame(table.owned(row)):
                     self._chunk_done(row, outputs)
+        alive_N &= table.epoch[rows_N] == plan.epochs_N
+        asking = [] if result.prompt_logprobs is None else self._asking(rows_N[alive_N], "prompt_logprobs")
         alive_S &= table.epoch[rows_N[plan.sampled_S]] == plan.epochs_N[plan.sampled_S]
         rows, tokens = rows_N[plan.sampled_S][alive_S], result.tokens_S[alive_S]
         length = table.length[rows]
@@ -444,8 +446,7 @@ class Scheduler:
             with self._blame(*self._asking(rows, "logprobs")):
                 outputs.logprobs = pack_logprobs(result.logprobs, plan, alive_S, table)
         if result.prompt_logprobs is not None:
-            alive_N &= table.epoch[rows_N] == plan.epochs_N
-            with self._blame(*self._asking(rows_N[alive_N], "prompt_logprobs")):
+            with self._blame(*asking):
                 outputs.prompt_logprobs = pack_prompt_logprobs(result.prompt_logprobs, plan, alive_N, table)
 
         stopped = (tokens[:, None] == table.stop_ids[rows]).any(1) & (length + 1 >= table.minimum[rows])
@@ -509,9 +510,7 @@ class Scheduler:
         fault: Fault = Fault.INTERNAL,
     ) -> None:
         seq = self.rows.owned(row)
-        answer = self.rows.tokens[row, seq.prompt_len : self.rows.length[row]]
-        tokens = b"" if seq.request.stream else answer.tobytes()
-        end = Finished(seq.uid, reason, stop_id, len(answer), tokens, detail, seq.preemptions, fault)
+        end = _end_of(seq, self.rows.tokens[row, : self.rows.length[row]], reason, stop_id, detail, fault)
         if reason is not FinishReason.ERROR:
             self._extend_hashes(seq, self.rows.tokens[row, : self.rows.length[row]])
         self._remove(seq, complete=True)
@@ -619,7 +618,7 @@ class Scheduler:
             self._finish(seq.row, FinishReason.ERROR, -1, self._late, fault=fault)
         elif seq.uid in self._sequences:
             self._remove(seq)
-            self._late.finished.append(Finished(seq.uid, FinishReason.ERROR, fault=fault))
+            self._late.finished.append(_end_of(seq, seq.tokens, FinishReason.ERROR, -1, "", fault))
 
     def _asking(self, rows: IntArray, name: str) -> list[Sequence]:
         owners = [seq for row in rows.tolist() if (seq := self.rows.owner[row]) is not None]
@@ -706,6 +705,12 @@ class Scheduler:
                 assert blocks == 0, "a free row holds blocks"
             else:
                 assert blocks * self.cache.block_size >= self.rows.computed[row], "a row writes past its blocks"
+
+
+def _end_of(seq: Sequence, tokens: IntArray, reason: FinishReason, stop_id: int, detail: str, fault: Fault) -> Finished:
+    answer = tokens[seq.prompt_len :]
+    whole = b"" if seq.request.stream else answer.tobytes()
+    return Finished(seq.uid, reason, stop_id, len(answer), whole, detail, seq.preemptions, fault)
 
 
 def _spans(starts: IntArray, counts: IntArray) -> IntArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from octavo import LLM, SamplingParams
 from octavo.core.errors import InternalError, NanLogits, Overloaded
 from octavo.core.outputs import RequestOutput
+from octavo.core.structured import StructuredOutputs
 from octavo.engine.outputs import RequestState
 from octavo.runner.batch import BatchBuilder
 from octavo.runner.runner import Runner
@@ -228,3 +230,55 @@ def test_poison(llama, monkeypatch, overlap: bool):
             patch.setattr(BatchBuilder, "_slots", lambda self, rows, positions: positions * 0)
             wrong = llm.generate([{"prompt_token_ids": p[::-1]} for p in llama.prompts], PARAMS)
         assert any(o.outputs[0].finish_reason == "error" for o in wrong)
+
+
+FEATURES: list[dict[str, Any]] = [
+    {"allowed_token_ids": list(range(300, 320))},
+    {"logit_bias": {7: 100.0, 8: 99.0}},
+    {"presence_penalty": 2.0, "frequency_penalty": 2.0, "repetition_penalty": 5.0},
+    {"bad_words": ["the", "a"], "min_tokens": 3},
+    {"structured_outputs": StructuredOutputs(choice=["yes", "no"])},
+    {"temperature": 2.0, "top_k": 5, "seed": 3},
+    {"temperature": 1.5, "top_p": 0.7, "min_p": 0.05, "logprobs": 3},
+    {"n": 3, "temperature": 1.0, "prompt_logprobs": 2},
+    {"stop_token_ids": list(range(3, 200)), "min_tokens": 2},
+]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_nothing_of_a_row_outlives_it(llama, monkeypatch, overlap: bool):
+    """Rows go from those who use everything to those who use nothing, in any order: these get what they get alone."""
+    monkeypatch.setenv("OCTAVO_DEBUG", "1")
+    llm = start(llama, overlap=overlap, max_num_seqs=6)
+    draw = random.Random(overlap)
+    prompts, params, plain = [], [], []
+    for i in range(96):
+        prompts.append({"prompt_token_ids": llama.prompts[i % 32]})
+        plain.append(draw.random() < 0.5)
+        most = draw.randrange(4, MAX_TOKENS + 1)
+        fields = {} if plain[-1] else draw.choice(FEATURES)
+        params.append(PARAMS.clone(**{"max_tokens": most, **fields}))
+    outputs = llm.generate(prompts, params)
+    for i, output in enumerate(outputs):
+        assert all(answer.finish_reason in ("length", "stop") for answer in output.outputs)
+        if plain[i]:
+            assert output.outputs[0].token_ids == llama.answers[i % 32][: params[i].max_tokens]
+    llm._core.check_integrity()
+    assert llm._core.scheduler.cache.pool.num_held == 0
+
+
+@pytest.mark.parametrize("chunk", [1, 16, 511])
+def test_logprobs_of_a_cached_prompt(llama, chunk: int):
+    """A prompt that is in the cache, wholly or in part, has the logprobs of one that is not."""
+    llm = start(llama, long_prefill_token_threshold=chunk)
+    prompt = (llama.prompts[0] + llama.prompts[1])[:70]
+    params = PARAMS.clone(prompt_logprobs=2, max_tokens=1)
+    fresh = start(llama, enable_prefix_caching=False).generate([{"prompt_token_ids": prompt}], params)[0]
+    llm.generate([{"prompt_token_ids": prompt[:40]}], PARAMS)
+    for _ in range(3):  # its beginning is cached, then all of it
+        llm.generate([{"prompt_token_ids": prompt}], PARAMS)
+        found = llm.generate([{"prompt_token_ids": prompt}], params)[0]
+        assert len(found.prompt_logprobs) == len(prompt)
+        for mine, other in zip(found.prompt_logprobs[1:], fresh.prompt_logprobs[1:], strict=True):
+            assert list(mine) == list(other)
+            assert all(abs(mine[token].logprob - other[token].logprob) < 1e-3 for token in mine)
