@@ -26,6 +26,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from octavo import LLM, SamplingParams
+from octavo.bench.hardware import Cost
 from octavo.bench.shapes import SHAPES, write_shape
 from octavo.core.request import EngineRequest, pack_ids
 
@@ -77,7 +78,8 @@ def report_profile(events, steps: int, top: int) -> None:
         print(f"    {total:8.1f} us  {len(times) / steps:6.1f} x {mean:7.2f}  {name[:90]}")
 
 
-def measure(llm: LLM, batch: int, context: int, top: int) -> None:
+def measure(llm: LLM, batch: int, context: int, top: int) -> float:
+    """Seconds of a steady step; with `top`, that many of its kernels are printed."""
     core, rng = llm._core, np.random.default_rng(batch)
     length = context - STEPS // 2
     for _ in range(batch):
@@ -101,22 +103,31 @@ def measure(llm: LLM, batch: int, context: int, top: int) -> None:
     wall = (time.perf_counter() - start) / STEPS
     core.scheduler.schedule, core.runner.execute, core.scheduler.update = schedule, execute, update
     host = {name: statistics.median(times) * 1e3 for name, times in phases.items()}
-    model, spec = core.runner.model, core.runner.model.spec
-    kv = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * model.dtype.itemsize * context * batch
-    embedding = 0 if spec.tie_embeddings else spec.vocab_size * spec.hidden_size * model.dtype.itemsize
-    moved = model.num_bytes - embedding + kv
+    moved, flops = cost(llm).step(np.full(batch, context - 1), np.ones(batch, int), batch)
+    floor = max(moved / BANDWIDTH, flops / MATRIX_RATE)
     print(
-        f"batch {batch}, context {context}: {wall * 1e3:.3f} ms a step, "
-        f"{moved / wall / BANDWIDTH:.0%} of {BANDWIDTH / 1e12} TB/s; "
+        f"batch {batch}, context {context}: {wall * 1e3:.3f} ms a step, {floor / wall:.0%} of the floor, "
+        f"{floor * 1e3:.3f} ms; {moved / wall / BANDWIDTH:.0%} of {BANDWIDTH / 1e12} TB/s; "
         f"host {sum(host.values()):.3f} ms ({', '.join(f'{n} {t:.3f}' for n, t in host.items())})",
         flush=True,
     )
+    if not top:
+        drain(llm)
+        return wall
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         for _ in range(PROFILED):
             core.step()
         torch.cuda.synchronize()
     report_profile(recorded.events(), PROFILED, top)
     drain(llm)
+    return wall
+
+
+def cost(llm: LLM) -> Cost:
+    core = llm._core
+    model, spec = core.runner.model, core.runner.attention.spec
+    kept = spec.cache_dtype.itemsize + (2 / spec.head_dim if spec.quantised else 0)  # with a scale of two bytes
+    return Cost(model.spec, model.num_bytes, model.dtype.itemsize, kept)
 
 
 def add(llm: LLM, rng: np.random.Generator, uid: int, length: int, output: int) -> None:
@@ -135,27 +146,27 @@ def drain(llm: LLM) -> float:
     return time.perf_counter() - start
 
 
-def measure_prefill(llm: LLM, prompts: int, length: int, top: int) -> None:
+def measure_prefill(llm: LLM, prompts: int, length: int, top: int) -> float:
+    """Seconds for all prompts."""
     rng, seconds = np.random.default_rng(length), []
     for _ in range(4):
         for _ in range(prompts):
             add(llm, rng, next(UIDS), length, 1)
         seconds.append(drain(llm))
     best = statistics.median(seconds[1:])
-    spec = llm._core.runner.model.spec
-    matrices = llm._core.runner.model.num_bytes / llm._core.runner.model.dtype.itemsize
-    matrices -= spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
-    attention = 2 * spec.num_layers * spec.num_heads * spec.head_dim * length  # a token sees half of the prompt
-    flops = prompts * length * (2 * matrices + attention) + prompts * 2 * spec.vocab_size * spec.hidden_size
+    _, flops = cost(llm).step(np.zeros(prompts, int), np.full(prompts, length), prompts)
     print(
         f"prefill {prompts} x {length}: {best * 1e3:.2f} ms, {prompts * length / best:.0f} tokens/s, "
         f"{flops / best / 1e12:.0f} TFLOP/s ({flops / best / MATRIX_RATE:.0%} of {MATRIX_RATE / 1e12:.0f})",
         flush=True,
     )
+    if not top:
+        return best
     add(llm, rng, next(UIDS), length, 1)
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         drain(llm)
     report_profile(recorded.events(), 1, top)
+    return best
 
 
 def main() -> None:
