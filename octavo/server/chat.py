@@ -188,7 +188,14 @@ class ChatAnswer:
                 token_ids=piece.token_ids if request.return_token_ids else UNSET,
             )
             choices.append(choice)
-        answer = ChatCompletion(run.id, run.created, run.model, choices, await self.usage(), FINGERPRINT)
+        answer = ChatCompletion(
+            id=run.id,
+            created=run.created,
+            model=run.model,
+            system_fingerprint=FINGERPRINT,
+            choices=choices,
+            usage=await self.usage(),
+        )
         answer.metrics = run.timings()
         self.add_prompt(answer, final)
         return answer
@@ -209,7 +216,7 @@ class ChatAnswer:
         return told
 
     def message(self, parsed: Parsed) -> ChatMessage:
-        calls = [CalledTool(call.id, CalledFunction(call.name, call.arguments)) for call in parsed.calls]
+        calls = [CalledTool(id=call.id, function=CalledFunction(call.name, call.arguments)) for call in parsed.calls]
         silent = not parsed.content and (parsed.calls or parsed.reasoning)
         message = ChatMessage(None if silent else self.echo + parsed.content)
         if parsed.reasoning and self.request.include_reasoning is not False:
@@ -272,7 +279,10 @@ class ChatAnswer:
             yield [last]
 
     def chunk(self, choices: list[ChatChunkChoice]) -> ChatChunk:
-        return ChatChunk(self.run.id, self.run.created, self.run.model, choices, FINGERPRINT)
+        run = self.run
+        return ChatChunk(
+            id=run.id, created=run.created, model=run.model, system_fingerprint=FINGERPRINT, choices=choices
+        )
 
     def choices(self, piece: CompletionOutput) -> list[ChatChunkChoice]:
         """What one piece of an answer says: some content, and that it has ended."""
@@ -296,10 +306,10 @@ class ChatAnswer:
         if told.kind == "reasoning":
             hidden = self.request.include_reasoning is False
             return None if hidden else Delta(reasoning=told.text, reasoning_content=told.text)
-        function = FunctionDelta(told.text, UNSET if told.name is None else told.name)
+        function = FunctionDelta(name=UNSET if told.name is None else told.name, arguments=told.text)
         if self.tools.legacy:
             return Delta(function_call=function)
-        call = ToolDelta(told.index, function)
+        call = ToolDelta(index=told.index, function=function)
         if told.id is not None:
             call.id, call.type = told.id, "function"
         return Delta(tool_calls=[call])

@@ -169,7 +169,15 @@ class _Answer:
             yield event(_encode(self.completion([], usage=self.run.usage())))
 
     def completion(self, choices: list[CompletionChoice], **values: Any) -> Completion:
-        return Completion(self.run.id, self.run.created, self.run.model, choices, FINGERPRINT, **values)
+        run = self.run
+        return Completion(
+            id=run.id,
+            created=run.created,
+            model=run.model,
+            system_fingerprint=FINGERPRINT,
+            choices=choices,
+            **values,
+        )
 
     def choice(self, index: int, piece: CompletionOutput) -> CompletionChoice:
         asked = self.request

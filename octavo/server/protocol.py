@@ -309,10 +309,10 @@ class CalledFunction(Struct):
     arguments: str
 
 
-class CalledTool(Struct):
+class CalledTool(Struct, kw_only=True):
     id: str
-    function: CalledFunction
     type: str = "function"
+    function: CalledFunction
 
 
 class ChatMessage(Struct):
@@ -334,29 +334,30 @@ class ChatChoice(Struct):
     token_ids: list[int] | UnsetType = UNSET
 
 
-class ChatCompletion(Struct, tag_field="object", tag="chat.completion"):
+class ChatCompletion(Struct, kw_only=True):
     id: str
+    object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
+    system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
-    system_fingerprint: str
     metrics: RequestTimings | UnsetType = UNSET
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
     prompt_text: str | UnsetType = UNSET
 
 
-class FunctionDelta(Struct):
-    arguments: str
+class FunctionDelta(Struct, kw_only=True):
     name: str | UnsetType = UNSET
+    arguments: str
 
 
-class ToolDelta(Struct):
+class ToolDelta(Struct, kw_only=True):
     index: int
-    function: FunctionDelta
     id: str | UnsetType = UNSET
     type: str | UnsetType = UNSET
+    function: FunctionDelta
 
 
 class Delta(Struct):
@@ -377,12 +378,13 @@ class ChatChunkChoice(Struct):
     token_ids: list[int] | UnsetType = UNSET
 
 
-class ChatChunk(Struct, tag_field="object", tag="chat.completion.chunk"):
+class ChatChunk(Struct, kw_only=True):
     id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
     model: str
-    choices: list[ChatChunkChoice]
     system_fingerprint: str
+    choices: list[ChatChunkChoice]
     usage: Usage | None | UnsetType = UNSET
     metrics: RequestTimings | UnsetType = UNSET
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
@@ -408,20 +410,22 @@ class CompletionChoice(Struct):
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
-class Completion(Struct, tag_field="object", tag="text_completion"):
+class Completion(Struct, kw_only=True):
     """The whole answer, or a chunk of it: they have one form."""
 
     id: str
+    object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
-    choices: list[CompletionChoice]
     system_fingerprint: str
+    choices: list[CompletionChoice]
     usage: Usage | None | UnsetType = UNSET
     metrics: RequestTimings | UnsetType = UNSET
 
 
-class ModelCard(Struct, tag_field="object", tag="model"):
+class ModelCard(Struct, kw_only=True):
     id: str
+    object: Literal["model"] = "model"
     created: int
     max_model_len: int
     root: str

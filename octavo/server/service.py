@@ -63,7 +63,10 @@ class Service:
 
     def cards(self) -> list[ModelCard]:
         root = self.names[0]
-        return [ModelCard(name, self.created, self.llm.max_model_len, root) for name in self.names]
+        return [
+            ModelCard(id=name, created=self.created, max_model_len=self.llm.max_model_len, root=root)
+            for name in self.names
+        ]
 
     def check_priority(self, priority: int) -> None:
         if priority and self.engine.scheduling_policy == "fcfs":

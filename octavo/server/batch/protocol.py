@@ -13,8 +13,9 @@ BatchStatus = Literal[
 ]
 
 
-class FileObject(Struct, tag_field="object", tag="file", kw_only=True):
+class FileObject(Struct, kw_only=True):
     id: str
+    object: Literal["file"] = "file"
     bytes: int
     created_at: int
     filename: str
@@ -30,8 +31,9 @@ class FileList(Struct, tag_field="object", tag="list"):
     has_more: bool
 
 
-class FileDeleted(Struct, tag_field="object", tag="file"):
+class FileDeleted(Struct):
     id: str
+    object: Literal["file"] = "file"
     deleted: bool = True
 
 
@@ -59,8 +61,9 @@ class Counts(Struct):
     failed: int = 0
 
 
-class BatchObject(Struct, tag_field="object", tag="batch", kw_only=True):
+class BatchObject(Struct, kw_only=True):
     id: str
+    object: Literal["batch"] = "batch"
     endpoint: str
     input_file_id: str
     completion_window: str

@@ -23,7 +23,7 @@ class MessageBuilder:
         self.answer = answer
         run = answer.run
         id = "msg_" + run.id.removeprefix("chatcmpl-")
-        self.message = p.MessageAnswer(id, run.model, [], p.MessageUsage(0, 0, 0))
+        self.message = p.MessageAnswer(id=id, model=run.model, content=[], usage=p.MessageUsage(0, 0, 0))
         self.open = ""  # the kind of the open block: text, thinking, or a call's number
         self.arguments = ""  # of the open call
 

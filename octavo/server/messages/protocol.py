@@ -169,14 +169,15 @@ class MessageUsage(Struct):
     cache_creation_input_tokens: int = 0
 
 
-class MessageAnswer(Struct, tag_field="type", tag="message"):
+class MessageAnswer(Struct, kw_only=True):
     id: str
+    type: Literal["message"] = "message"
+    role: Literal["assistant"] = "assistant"
     model: str
     content: list[AnswerBlock]
-    usage: MessageUsage
     stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"] | None = None
     stop_sequence: str | None = None
-    role: Literal["assistant"] = "assistant"
+    usage: MessageUsage
 
 
 class TokenCount(Struct):

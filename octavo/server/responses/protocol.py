@@ -213,8 +213,9 @@ class IncompleteDetails(Struct):
     reason: str
 
 
-class ResponseObject(Struct, tag_field="object", tag="response", kw_only=True):
+class ResponseObject(Struct, kw_only=True):
     id: str
+    object: Literal["response"] = "response"
     created_at: int
     status: Status
     model: str
@@ -241,8 +242,9 @@ class ResponseObject(Struct, tag_field="object", tag="response", kw_only=True):
     usage: ResponseUsage | None = None
 
 
-class ResponseDeleted(Struct, tag_field="object", tag="response"):
+class ResponseDeleted(Struct):
     id: str
+    object: Literal["response"] = "response"
     deleted: bool = True
 
 
