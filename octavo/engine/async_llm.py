@@ -39,14 +39,16 @@ from octavo.core.hub import resolve_model
 from octavo.core.log import event
 from octavo.core.outputs import RequestOutput, Stats, StepOutputs
 from octavo.core.params import SamplingParams
+from octavo.core.picture import Picture
 from octavo.core.structured import StructuredOutputs
 from octavo.engine.defaults import read_generation_config
 from octavo.engine.gate import ALONE, MAX_ALONE, REFUSED, Gate, Suspects
 from octavo.engine.intake import Intake
-from octavo.engine.ipc import Abort, Add, ExpectGrammar, Failed, Step, ToEngine
+from octavo.engine.ipc import Abort, Add, ExpectGrammar, Failed, Look, Seen, Step, ToEngine
 from octavo.engine.link import Link
 from octavo.engine.news import News
 from octavo.engine.outputs import OutputProcessor, RequestState
+from octavo.engine.views import Views
 from octavo.grammar.checker import Checker
 from octavo.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -103,6 +105,7 @@ class AsyncLLM:
         self._outputs = OutputProcessor(tokenizer)
         self._news: dict[int, News] = {}  # by the uid of the request
         self._suspects = Suspects()
+        self._views = Views()
         self._gate = Gate(self._suspects, self._add)
         self._live_since()
 
@@ -235,6 +238,12 @@ class AsyncLLM:
         if self._suspects and self._suspects.crashes(state) >= REFUSED:
             raise Quarantined(QUARANTINED)
 
+    async def look(self) -> Picture:
+        """The engine as it stands, at most `views.FRESH_SECONDS` ago; EngineUnavailable if it is not there."""
+        if self._failure is not None:
+            raise EngineUnavailable("the engine is not running")
+        return await self._views.get(lambda: self._send(Look()))
+
     async def _grammar(self, asked: StructuredOutputs) -> str:
         found = self._checker.known(asked)
         if found is not None:
@@ -275,6 +284,8 @@ class AsyncLLM:
             while (message := await self._link.receive()) is not None:
                 if isinstance(message, Step):
                     self._take(message.outputs)
+                elif isinstance(message, Seen):
+                    self._views.show(message.picture)
                 elif isinstance(message, Failed):
                     reason = message.message
         except Exception:  # a fault of ours in taking a step's outputs: nobody would be served any more
@@ -282,6 +293,7 @@ class AsyncLLM:
             reason = "its outputs could not be taken"
         reason = self._killed_for or reason
         self._failure = reason or "its process ended"
+        self._views.lose(EngineUnavailable(DIED))
         self._watcher.cancel()
         record, state = self._link.progress.read(), self._link.state()
         suspects = self._outputs.find(record.uids)
@@ -317,6 +329,9 @@ class AsyncLLM:
         for state in suspects:
             self._suspects.suspect(state)
         self._gate.empty()
+        self.stats = Stats(kv_total_blocks=self.info.num_blocks)
+        for listener in self.listeners:
+            listener(self.stats)
         quiet = 0
         for state in self._outputs.find(list(self._news)):
             crashes = self._suspects.crashes(state)
@@ -390,6 +405,7 @@ class AsyncLLM:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         self._failure = self._failure or "it was shut down"
+        self._views.lose(EngineUnavailable(DIED))
         for state in self._outputs.find(list(self._news)):
             state.failure = state.failure or EngineUnavailable(DIED)
             self._news[state.request.uid].set()

@@ -159,9 +159,9 @@ def test_a_request_that_always_kills_is_refused(llama: Reference, tmp_path: Path
         kill(engine)
         with pytest.raises(Quarantined):
             await bad
+        await restarted(engine)
         with pytest.raises(Quarantined):
             await answer(engine, BASE, deadly)
-        await restarted(engine)
         assert len((await good)[0][0]["ids"]) == BASE.max_tokens
 
     run(llama, tmp_path, scenario)

@@ -63,7 +63,7 @@ async def chat(http: httpx.AsyncClient, fields: dict[str, Any], begun: list[str]
             event = json.loads(line.removeprefix("data: "))
             if "error" in event:
                 return event["error"]["code"]
-            if event["usage"] if "usage" in event else None:
+            if event.get("usage"):
                 text[-1] = (event["usage"]["prompt_tokens"], event["usage"]["completion_tokens"])
             for choice in event["choices"]:
                 if begun is not None:
