@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import octavo.server.serve
+import octavo.server.sockets
+import octavo.supervisor
 from octavo.cli.main import main
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError
@@ -17,13 +20,16 @@ from octavo.version import VERSION
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[EngineConfig, ServerConfig]]:
+    """What would be served: without a socket, and without a process that watches."""
     calls: list[tuple[EngineConfig, ServerConfig]] = []
 
-    def serve(engine: EngineConfig, server: ServerConfig) -> int:
+    def front(engine: EngineConfig, server: ServerConfig, *sockets: Any) -> int:
         calls.append((engine, server))
         return 0
 
-    monkeypatch.setattr(octavo.server.serve, "serve", serve)
+    monkeypatch.setattr(octavo.server.serve, "front", front)
+    monkeypatch.setattr(octavo.server.sockets, "listen", contextlib.nullcontext)
+    monkeypatch.setattr(octavo.supervisor, "supervise", lambda run, *options: run(None))
     monkeypatch.delenv("OCTAVO_API_KEY", raising=False)
     return calls
 
@@ -54,17 +60,17 @@ def test_errors_are_one_line(
     assert main(["serve", "--block-size", "0"]) == 1
     assert capsys.readouterr().err == "octavo: block_size must be in [1, 1024], got 0\n"
 
-    def fail(engine: EngineConfig, server: ServerConfig) -> int:
+    def fail(*arguments: Any) -> int:
         raise ConfigError("no such model")
 
-    monkeypatch.setattr(octavo.server.serve, "serve", fail)
+    monkeypatch.setattr(octavo.server.serve, "front", fail)
     assert main(["serve"]) == 1
     assert capsys.readouterr().err == "octavo: no such model\n"
 
-    def interrupt(engine: EngineConfig, server: ServerConfig) -> int:
+    def interrupt(*arguments: Any) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(octavo.server.serve, "serve", interrupt)
+    monkeypatch.setattr(octavo.server.serve, "front", interrupt)
     assert main(["serve"]) == 130
 
 
