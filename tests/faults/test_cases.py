@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.faults.cases import CASES
-from tests.faults.report import belongs, own_tests, nodes_of
+from tests.faults.report import belongs, nodes_of, own_tests
 
 ROOT = Path(__file__).parents[2]
 

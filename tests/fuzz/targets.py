@@ -1,0 +1,191 @@
+"""What is fuzzed: functions of bytes that must return, or refuse with an error that is meant.
+
+Anything else that one of them raises is a finding. `SEEDS` are where the search begins.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import struct
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from octavo.core.config import EngineConfig
+from octavo.core.errors import ModelError, RequestError
+from octavo.core.structured import StructuredOutputs
+from octavo.engine.ipc import Abort, Codec, Start
+from octavo.grammar.checker import Checker
+from octavo.grammar.messages import Check, Checked, News
+from octavo.grammar.schema import GrammarError, prepare, subschemas
+from octavo.server import fields
+from octavo.server.http import error_body
+from octavo.server.protocol import ChatRequest, CompletionRequest
+from octavo.text.detokenizer import Detokenizer
+from octavo.text.parsing.base import Parsed
+from octavo.text.parsing.formats import CALLS_BY_NAME, THINKING_BY_NAME
+from octavo.text.tokenizer import load_tokenizer
+from tests.server.fake_engine import make_tokenizer
+from tests.text.parsing.samples import TOOLS
+
+DEMO = Path(__file__).parents[2] / "octavo" / "demo" / "model"
+CALLS, THINKING = sorted(CALLS_BY_NAME), sorted(THINKING_BY_NAME)
+
+
+@functools.cache
+def _tokenizers() -> tuple[Any, Any]:
+    return make_tokenizer(special=("<think>",)), load_tokenizer(DEMO)
+
+
+@functools.cache
+def _checker() -> Checker:
+    return Checker(DEMO, _tokenizers()[1].vocab_size)
+
+
+def detokenizer(data: bytes) -> None:
+    """Streamed text is the whole text, whatever the tokens, their portions and the stop strings."""
+    if len(data) < 4:
+        return
+    tokenizer = _tokenizers()[data[0] & 1]
+    stop = [data[4 : 4 + (data[1] & 7)].decode(errors="ignore")] if data[1] & 8 else []
+    stop = [text for text in stop if text]
+    ids = [each % tokenizer.vocab_size for (each,) in struct.iter_unpack("<H", data[4 : len(data) & ~1])]
+    prompt, answer = ids[: data[2] & 15], ids[data[2] & 15 :]
+    streamed = Detokenizer(tokenizer, prompt, stop=stop)
+    text, step = "", 1 + (data[3] & 7)
+    for at in range(0, len(answer), step):
+        text += streamed.push(answer[at : at + step])
+    text += streamed.finish()
+    at_once = Detokenizer(tokenizer, prompt, stop=stop)
+    whole = at_once.push(answer) + at_once.finish()
+    if text != whole or text != streamed.text:
+        raise AssertionError((text, whole))
+
+
+def frames(data: bytes) -> None:
+    """Messages of the processes: decoded or refused, never more than the frame is long."""
+    codec = Codec()
+    for decoder in (codec.to_engine, codec.from_engine, *_DECODERS):
+        try:
+            decoder.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+
+
+_DECODERS = tuple(msgspec.msgpack.Decoder(kind) for kind in (Check, Checked, News, Start))
+
+
+def parsers(data: bytes) -> None:
+    """Whatever a model writes: told the same in portions as at once."""
+    if len(data) < 3:
+        return
+    make, thinking = CALLS_BY_NAME[CALLS[data[0] % len(CALLS)]], THINKING_BY_NAME[THINKING[data[1] % len(THINKING)]]
+    text, step, found = data[3:].decode(errors="replace"), 1 + (data[2] & 15), []
+    for size in (step, max(1, len(text))):
+        parser, parsed = make(TOOLS, thinking, "", frozenset()), Parsed()
+        for at in range(0, len(text), size):
+            for delta in parser.feed(text[at : at + size]):
+                parsed.add(delta)
+        for delta in parser.finish():
+            parsed.add(delta)
+        found.append((parsed.content, parsed.reasoning, [(call.name, call.arguments) for call in parsed.calls]))
+    if found[0] != found[1]:
+        raise AssertionError(found)
+
+
+def bodies(data: bytes) -> None:
+    """A request's body: a request, or an error that names its field."""
+    for kind in (CompletionRequest, ChatRequest):
+        try:
+            fields.decode(data, kind)
+        except RequestError as error:
+            error_body(error)
+
+
+def schemas(data: bytes) -> None:
+    """A schema is prepared, and compiled in its process, or refused with the path to what is wrong."""
+    try:
+        schema = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    try:
+        prepared = prepare(schema)
+        list(subschemas(prepared))
+    except (GrammarError, RecursionError):
+        return
+    try:
+        _checker().check(StructuredOutputs(json=schema))
+    except RequestError as error:
+        if error.status != 400:
+            raise
+
+
+def weights(data: bytes) -> None:
+    """The header of a safetensors file."""
+    from octavo.models.loader import _opened
+
+    file = _file()
+    file.write_bytes(struct.pack("<Q", len(data)) + data + bytes(64))
+    try:
+        with _opened(file) as checkpoint:
+            for name in checkpoint.keys():  # noqa: SIM118 (it cannot be iterated)
+                view = checkpoint.get_slice(name)
+                view.get_shape(), view.get_dtype()
+                checkpoint.get_tensor(name)
+    except ModelError:
+        pass
+
+
+@functools.cache
+def _file() -> Path:
+    folder = tempfile.TemporaryDirectory()
+    _folders.append(folder)
+    return Path(folder.name) / "model.safetensors"
+
+
+_folders: list[tempfile.TemporaryDirectory[str]] = []
+_pack = msgspec.msgpack.encode
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "detokenizer": detokenizer,
+    "frames": frames,
+    "parsers": parsers,
+    "bodies": bodies,
+    "schemas": schemas,
+    "weights": weights,
+}
+SEEDS: dict[str, list[bytes]] = {
+    "detokenizer": [b"\x00\x0b\x02\x01Grk\x00\xf0\x00\x9f\x00\x98\x00\x80", bytes(range(64)),
+                    b"\x01\x00\x00\x03" + b"\x85\x03" * 30],
+    "frames": [
+        _pack(Start(EngineConfig(), "folder")),
+        _pack(Abort([1, 2])),
+        _pack(Check(StructuredOutputs(regex="a"))),
+        _pack(Checked("source")),
+        _pack(News(b"\0" * 4, b"\0" * 4, b"\0")),
+    ],
+    "parsers": [
+        b"\x00\x00\x03" + text
+        for text in (
+            b'<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>',
+            b"[weather(city='Paris', days=1)]",
+            b'[TOOL_CALLS]weather[ARGS]{"city": "Paris"}',
+            b"<think>so</think>it is",
+            b"<|channel|>analysis<|message|>x<|end|><|channel|>commentary to=functions.weather<|message|>{}<|call|>",
+        )
+    ],
+    "bodies": [b'{"prompt": "x", "max_tokens": 3, "stop": ["a"], "logit_bias": {"1": 0.5}}',
+               b'{"messages": [{"role": "user", "content": "x"}]}'],
+    "schemas": [
+        b'{"type": "object", "properties": {"a": {"type": "integer", "minimum": 3}}, "required": ["a"]}',
+        b'{"$defs": {"d": {"enum": [1, "x"]}}, "anyOf": [{"$ref": "#/$defs/d"}, {"type": "string", "pattern": "a+"}]}',
+        b'{"type": "array", "items": {"type": "number"}, "minItems": 2, "prefixItems": [{"const": null}]}',
+    ],
+    "weights": [
+        b'{"a": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}}',
+        b'{"__metadata__": {"format": "pt"}, "a": {"dtype": "BF16", "shape": [32], "data_offsets": [0, 64]}}',
+    ],
+}  # fmt: skip
