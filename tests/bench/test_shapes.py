@@ -10,6 +10,7 @@ import pytest
 
 import octavo.bench.offline
 from octavo.bench import shapes
+from octavo.bench.hardware import Cost
 from octavo.cli.main import main
 from octavo.core.config import EngineConfig
 from octavo.models.spec import ModelSpec
@@ -26,6 +27,16 @@ def test_shapes_have_the_parameters_of_their_models(name: str, billions: float, 
     assert (spec.num_layers * layer + embeddings) / 1e9 == pytest.approx(billions, abs=0.005)
     assert (spec.max_position, spec.dtype) == (4096, "bfloat16")
     assert load_tokenizer(folder).vocab_size == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"), [("qwen3-30b-a3b", 30.53), ("mixtral-8x7b", 46.70), ("deepseek-v2-lite", 15.71)]
+)
+def test_shapes_with_experts(name: str, billions: float, tmp_path: Path) -> None:
+    folder = shapes.write_shape(name, tmp_path)
+    cost, spec = Cost.of_folder(folder), ModelSpec.from_folder(folder)
+    assert spec.experts is not None and not spec.tie_embeddings
+    assert (cost.layer_bytes + 2 * cost.head_bytes) / 2e9 == pytest.approx(billions, abs=0.005)
 
 
 def test_the_command_writes_a_folder(
@@ -57,6 +68,6 @@ def test_shape_is_a_model_of_the_offline_benchmarks(
     assert main(["bench", "latency", "--shape", "llama-9"]) == 1
     assert main(["bench", "latency", "--shape", "llama-3-8b", "--model", "x"]) == 1
     assert capsys.readouterr().err == (
-        "octavo: --shape llama-9: the shapes are llama-3-8b, llama-3.2-1b\n"
+        f"octavo: --shape llama-9: the shapes are {', '.join(shapes.SHAPES)}\n"
         "octavo: --shape makes the model: leave out --model\n"
     )

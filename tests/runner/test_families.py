@@ -15,7 +15,9 @@ from tests.runner.test_graphs import start, unrecorded  # noqa: F401 (a fixture)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs real graphs")]
 
 
-@pytest.mark.parametrize("case", ["gemma2", "gemma3", "olmo2", "glm4", "cohere2", "gpt2", "starcoder2", "smollm3"])
+@pytest.mark.parametrize(
+    "case", ["gemma2", "gemma3", "olmo2", "glm4", "cohere2", "gpt2", "starcoder2", "smollm3", "qwen3_moe", "gpt_oss"]
+)
 def test_greedy_answers(case: str, tmp_path, unrecorded) -> None:  # noqa: F811
     family, overrides = CASES[case]
     folder = make_model(tmp_path, family, **overrides)

@@ -14,6 +14,9 @@ from octavo.attention.base import AttentionSpec
 from octavo.attention.triton_backend import TritonAttention
 from octavo.core.config import CacheConfig
 from octavo.kernels import elementwise
+from octavo.layers import moe
+from octavo.moe import select
+from octavo.moe.triton_backend import TritonExperts
 from octavo.runner import graphs, mixed
 from octavo.runner.graphs import DecodeGraphs, batch_sizes
 from octavo.runner.mixed import MixedGraphs
@@ -36,6 +39,8 @@ def unrecorded(monkeypatch):
     """How often the two kinds of graphs were replayed: [decode steps, mixed steps]."""
     monkeypatch.setattr(kernels, "elementwise_for", lambda device: elementwise)
     monkeypatch.setattr(sampler, "fused_for", Fused)
+    monkeypatch.setattr(TritonExperts, "supports", staticmethod(lambda spec: None))
+    monkeypatch.setattr(moe, "select_experts", select.select_experts.__wrapped__)
     monkeypatch.setattr(Recorder, "record", lambda self, work: Replay(work))
     monkeypatch.setattr(graphs, "WORTH", 2)  # some steps run in a larger graph
     monkeypatch.setattr(mixed, "WORTH", 1)

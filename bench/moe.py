@@ -1,0 +1,204 @@
+"""Experts on a GPU: time, TB/s of the weights that are needed and TFLOP/s, by model and number of tokens.
+
+    scripts/bench moe [--models qwen3-30b-a3b ...] [--tokens 1 8 ...] [--json FILE]
+    scripts/bench moe --tune
+
+bfloat16; a call is all of a layer behind its router's logits: routing, both products, the weighted sum. Times are
+medians of CUDA graph replays, in which each call reads another layer's weights, together more than any cache holds.
+Tokens go to experts by lot. The bytes are those of the experts that have a token, once; "dense" is the same number of
+operations in one matrix product through cuBLAS.
+
+`--tune` measures every form that could serve each number of tokens, checks it against torch, and writes the fastest to
+octavo/moe/tuned/DEVICE.json, where the engine finds it. An entry is good for numbers of tokens up to its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from octavo.moe import forms
+from octavo.moe.base import ExpertWeights, MoeSpec, Routing
+from octavo.moe.forms import Form, Grouped, Pairs, Tiles
+from octavo.moe.torch_backend import TorchExperts
+from octavo.moe.triton_backend import TritonExperts, why_not_grouped
+
+MODELS = {  # routing, hidden size, inner size
+    "qwen3-30b-a3b": (Routing(128, 8, renormalize=True), 2048, 768),
+    "mixtral-8x7b": (Routing(8, 2, renormalize=True), 4096, 14336),
+    "deepseek-v2-lite": (Routing(64, 6), 2048, 1408),
+}
+TOKENS = [1, 8, 64, 256, 2048, 16384]
+TUNED = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
+CACHE_BYTES = 200 << 20  # of weights that calls together read, at least: four times an H200's cache
+DTYPE = torch.bfloat16
+
+
+class Layers:
+    """As many layers of a model as no cache holds, with random weights."""
+
+    def __init__(self, name: str) -> None:
+        routing, hidden, inner = MODELS[name]
+        device = torch.device("cuda", torch.cuda.current_device())
+        self.spec = MoeSpec(routing, hidden, inner, "silu", DTYPE, device)
+        self.expert_bytes = 3 * hidden * inner * DTYPE.itemsize
+        # One token reads `top_k` experts of a layer.
+        count = min(48, max(2, -(-CACHE_BYTES // (self.expert_bytes * routing.top_k))))
+        shapes = (routing.num_experts, 2 * inner, hidden), (routing.num_experts, hidden, inner)
+        count = min(count, max(2, int(torch.cuda.mem_get_info()[0] * 0.7) // (self.expert_bytes * routing.num_experts)))
+        self.weights = [ExpertWeights(*(self.draw(*shape) for shape in shapes)) for _ in range(count)]
+        self.layers = [TritonExperts(self.spec, weights) for weights in self.weights]
+
+    def draw(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=DTYPE, device="cuda").normal_(0, 0.02)
+
+    def inputs(self, tokens: int) -> tuple[Tensor, Tensor]:
+        logits = torch.randn(len(self.layers), tokens, self.spec.routing.num_experts, device="cuda")
+        return self.draw(tokens, self.spec.hidden_size), logits
+
+    def calls(self, tokens: int, form: Form | None) -> list[Callable[[], Tensor]]:
+        x, logits = self.inputs(tokens)
+        return [
+            lambda layer=layer, own=own: layer.compute(form or layer.form(tokens), x, own, None, None)
+            for layer, own in zip(self.layers, logits, strict=True)
+        ]
+
+    def used(self, tokens: int) -> float:
+        """Experts that have a token, on average."""
+        routing = self.spec.routing
+        return routing.num_experts * (1 - (1 - routing.top_k / routing.num_experts) ** tokens)
+
+    def flops(self, tokens: int) -> float:
+        return 6 * tokens * self.spec.routing.top_k * self.spec.hidden_size * self.spec.inner_size
+
+
+def measure(calls: list[Callable[[], object]], rounds: int = 9) -> float:
+    """Microseconds of a call in a graph of them all."""
+    for call in calls[:2]:
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    graph.replay()
+    times = []
+    for _ in range(rounds):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end))
+    return statistics.median(times) / len(calls) * 1000
+
+
+def verify(layers: Layers, tokens: int, form: Form) -> None:
+    """Near torch's own, and the same in every run."""
+    x, logits = layers.inputs(tokens)
+    layer = layers.layers[0]
+    first = layer.compute(form, x, logits[0], None, None)
+    wanted = TorchExperts(layers.spec, layers.weights[0])(x, logits[0], None, None).float()
+    assert (first.float() - wanted).norm() < 1e-2 * wanted.norm(), (tokens, form)
+    for _ in range(5):
+        assert torch.equal(first, layer.compute(form, x, logits[0], None, None)), (tokens, form)
+
+
+def candidates(layers: Layers, tokens: int) -> Iterator[Form]:
+    """All that may be worth a try for so many tokens."""
+    routing = layers.spec.routing
+    rows = tokens * routing.top_k / routing.num_experts
+    if tokens <= 16:
+        for outputs, block, warps, stages in itertools.product((2, 4, 8), (256, 512, 1024), (2, 4, 8), (1, 2, 3)):
+            if outputs * block <= 4096:
+                yield Pairs(outputs, block, warps, stages)
+    for tile, outputs, block, warps, stages in itertools.product(
+        (16, 32, 64, 128), (32, 64, 128), (64, 128), (4, 8), (2, 3, 4, 5)
+    ):
+        shared = stages * block * (2 * outputs + tile) * 2
+        if shared <= 220 << 10 and outputs * tile <= 128 * 128 and (tile == 16 or rows / 4 <= tile <= 8 * rows):
+            yield Tiles(tile, outputs, block, warps, stages)
+    if rows >= 4 and why_not_grouped(layers.spec) is None:
+        yield Grouped()
+
+
+def fastest(layers: Layers, tokens: int) -> tuple[Form, float]:
+    found: list[tuple[float, Form]] = []
+    for form in candidates(layers, tokens):
+        try:
+            found.append((measure(layers.calls(tokens, form), rounds=3), form))
+        except Exception as error:  # what a GPU has no room for: Triton's errors have no common class
+            torch.cuda.synchronize()
+            print(f"  {form}: {type(error).__name__}", flush=True)
+    found.sort(key=lambda pair: pair[0])
+    best = min(((measure(layers.calls(tokens, form)), form) for _, form in found[:5]), key=lambda pair: pair[0])
+    verify(layers, tokens, best[1])
+    return best[1], best[0]
+
+
+def tune(names: list[str], tokens: list[int]) -> None:
+    path = forms.TUNED / f"{torch.cuda.get_device_name().replace(' ', '_')}.json"
+    shapes: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name in names:
+        layers = Layers(name)
+        spec = layers.spec
+        entries = shapes.setdefault(f"{spec.routing.num_experts},{spec.inner_size},{spec.hidden_size}", {})
+        for count in tokens:
+            rule = measure(layers.calls(count, None))
+            form, best = fastest(layers, count)
+            entries[str(count)] = forms.write(form)
+            print(f"{name} {count}: {rule:.1f} -> {best:.1f} us, {form}", flush=True)
+            path.write_text(json.dumps(shapes, indent=1) + "\n", encoding="utf-8")
+        del layers
+        torch.cuda.empty_cache()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--tokens", nargs="+", type=int)
+    parser.add_argument("--tune", action="store_true", help="write the fastest forms for this GPU")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+    if options.tune:
+        tune(options.models, options.tokens or TUNED)
+        return
+    figures: dict[str, object] = {"date": str(date.today()), "device": torch.cuda.get_device_name()}
+    for name in options.models:
+        layers = Layers(name)
+        print(f"{name}: tokens, us, TB/s of weights, TFLOP/s, us of one dense product, form", flush=True)
+        for tokens in options.tokens or TOKENS:
+            form = layers.layers[0].form(tokens)
+            verify(layers, tokens, form)
+            us = measure(layers.calls(tokens, form))
+            pairs = tokens * layers.spec.routing.top_k
+            x, weight = layers.draw(pairs, layers.spec.hidden_size), layers.draw(3 * layers.spec.inner_size, 1)
+            weight = weight.expand(-1, layers.spec.hidden_size).contiguous()
+            dense = measure([lambda x=x, w=weight: x @ w.T] * 3)
+            rate = layers.used(tokens) * layers.expert_bytes / us / 1e6
+            speed = layers.flops(tokens) / us / 1e6
+            figures[f"{name} {tokens}"] = {
+                "us": us,
+                "TB/s": rate,
+                "TFLOP/s": speed,
+                "dense us": dense,
+                "form": str(form),
+            }
+            print(f"{tokens:>8} {us:>10.1f} {rate:>6.2f} {speed:>7.1f} {dense:>10.1f}  {form}", flush=True)
+        del layers
+        torch.cuda.empty_cache()
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
