@@ -148,6 +148,9 @@ def _context_cost(model: Decoder) -> float:
     spec = model.spec
     embeddings = spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
     matrices = model.num_bytes / model.dtype.itemsize - embeddings
+    if (experts := spec.experts) is not None:  # a token sees few of them
+        unseen = experts.routing.num_experts - experts.routing.top_k
+        matrices -= unseen * sum(experts.layers) * 3 * spec.hidden_size * experts.inner_size
     return max(1.0, matrices / (2 * spec.num_layers * spec.num_heads * spec.head_dim))
 
 
