@@ -41,6 +41,7 @@ from octavo.core.outputs import RequestOutput, Stats, StepOutputs
 from octavo.core.params import SamplingParams
 from octavo.core.picture import Picture
 from octavo.core.structured import StructuredOutputs
+from octavo.engine.cost import Ledger, cost_of
 from octavo.engine.defaults import read_generation_config
 from octavo.engine.gate import ALONE, MAX_ALONE, REFUSED, Gate, Suspects
 from octavo.engine.intake import Intake
@@ -103,6 +104,7 @@ class AsyncLLM:
         self._checks = ThreadPoolExecutor(CHECKERS, "grammar")
         self._num_checks = 0
         self._outputs = OutputProcessor(tokenizer)
+        self._ledger = Ledger()
         self._news: dict[int, News] = {}  # by the uid of the request
         self._suspects = Suspects()
         self._views = Views()
@@ -204,6 +206,8 @@ class AsyncLLM:
         text = prompt if isinstance(prompt, str) else None
         state = RequestState(request_id, request, self.tokenizer, text, arrival)
         self._check_suspicion(state)
+        cost = cost_of(request, self.info.vocab_size)
+        self._ledger.reserve(cost)
         news = self._news[request.uid] = News()
         self._outputs.add(state)
         timer = None
@@ -226,6 +230,7 @@ class AsyncLLM:
         finally:
             if timer is not None:
                 timer.cancel()
+            self._ledger.release(cost)
             del self._news[request.uid]
             alive = self._outputs.drop(state)
             if alive:
@@ -268,8 +273,8 @@ class AsyncLLM:
         """Raises Overloaded if a new request would be refused now."""
         if self._failure is not None:
             raise EngineUnavailable("the engine is not running")
-        if len(self._news) >= self.info.max_num_seqs + self.config.max_num_queued_reqs:
-            raise Overloaded(f"{len(self._news)} requests are being served or wait; try again later")
+        if len(self._outputs) >= self.info.max_num_seqs + self.config.max_num_queued_reqs:
+            raise Overloaded(f"{len(self._outputs)} answers are on their way or wait; try again later")
 
     def _send(self, message: ToEngine) -> None:
         if self._failure is None:
@@ -326,8 +331,7 @@ class AsyncLLM:
 
     def _lose(self, suspects: list[RequestState]) -> None:
         """The engine is gone: requests fail, or wait for another."""
-        for state in suspects:
-            self._suspects.suspect(state)
+        self._suspects.suspect(suspects)
         self._gate.empty()
         self.stats = Stats(kv_total_blocks=self.info.num_blocks)
         for listener in self.listeners:

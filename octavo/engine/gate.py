@@ -42,12 +42,13 @@ class Suspects:
         found, last = self._crashes.get(self.fingerprint(state), (0, 0.0))
         return found if time.monotonic() - last < MEMORY_SECONDS else 0
 
-    def suspect(self, state: RequestState) -> None:
-        found, name = self.crashes(state), self.fingerprint(state)
-        self._crashes[name] = (found + 1, time.monotonic())
-        self._crashes.move_to_end(name)
-        if len(self._crashes) > MEMORY_SIZE:
-            self._crashes.popitem(last=False)
+    def suspect(self, states: list[RequestState]) -> None:
+        """A crash happened in a step with these. Equal requests are one."""
+        for name, state in {self.fingerprint(state): state for state in states}.items():
+            self._crashes[name] = (self.crashes(state) + 1, time.monotonic())
+            self._crashes.move_to_end(name)
+            if len(self._crashes) > MEMORY_SIZE:
+                self._crashes.popitem(last=False)
 
     def clear(self, state: RequestState) -> None:
         if self._crashes:

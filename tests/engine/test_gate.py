@@ -20,7 +20,7 @@ def test_who_was_named_twice_runs_alone():
     first, second, suspect, other = (state(uid, uid) for uid in range(1, 5))
     gate.submit([first, second])
     for _ in range(2):
-        suspects.suspect(suspect)
+        suspects.suspect([suspect])
     gate.submit([suspect])
     gate.submit([other])
     assert sent == [[1, 2]]
@@ -37,7 +37,7 @@ def test_a_suspect_that_leaves_before_its_turn():
     running, suspect, other = state(1, 1), state(2, 2), state(3, 3)
     gate.submit([running])
     for _ in range(2):
-        suspects.suspect(suspect)
+        suspects.suspect([suspect])
     gate.submit([suspect, other])
     gate.leave(suspect)
     assert sent == [[1], [3]]
@@ -45,7 +45,7 @@ def test_a_suspect_that_leaves_before_its_turn():
 
 def test_a_fingerprint_is_of_prompt_and_parameters():
     suspects = Suspects()
-    suspects.suspect(state(1, 5))
+    suspects.suspect([state(1, 5), state(9, 5)])
     assert suspects.crashes(state(2, 5)) == 1 and suspects.crashes(state(3, 6)) == 0
     assert suspects.fingerprint(state(1, 5)) != Suspects().fingerprint(state(1, 5))
     suspects.clear(state(4, 5))

@@ -14,10 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.builders import make_model
+from tests.builders import CHAT_TEMPLATE, make_model
 from tests.server.conftest import wait_for
 from tests.server.test_end_to_end import MESSAGES, Served, children, is_running
 
+TEMPLATE = "{% for tool in tools or [] %}<tool_call>{{ tool | tojson }}{% endfor %}" + CHAT_TEMPLATE
 TOOL = {
     "type": "function",
     "function": {"name": "look_up", "parameters": {"type": "object", "properties": {"word": {"type": "string"}}}},
@@ -28,14 +29,16 @@ FIELDS: dict[str, dict[str, Any]] = {
     "several": {"n": 3, "seed": 4, "ignore_eos": True},
     "logprobs": {"temperature": 0, "logprobs": True, "top_logprobs": 3, "ignore_eos": True},
     "form": {"temperature": 0, "response_format": FORM},
-    "tools": {"temperature": 0, "tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": True},
+    "tools": {"temperature": 0, "tools": [TOOL], "tool_choice": "required", "max_tokens": 250},
     "stops": {"temperature": 0, "stop": ["zzzz", "qqq"], "ignore_eos": True},
 }
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    running = Served(make_model(tmp_path_factory.mktemp("model")))
+    model = make_model(tmp_path_factory.mktemp("model"))
+    (model / "chat_template.jinja").write_text(TEMPLATE)
+    running = Served(model)
     yield running
     running.process.send_signal(signal.SIGTERM)
     try:
