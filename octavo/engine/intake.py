@@ -13,11 +13,11 @@ from octavo.core.errors import ContextLengthExceeded, ExceedsKVCapacity, Request
 from octavo.core.params import MAX_TOKEN_IDS, RequestOutputKind, SamplingParams
 from octavo.core.request import EngineRequest, pack_ids
 from octavo.engine.build import EngineInfo
+from octavo.engine.cost import most_tokens
 from octavo.text.parsing.formats import detect
 from octavo.text.tokenizer import Tokenizer
 
 MAX_SALT = 256
-MAX_PROMPT_LOGPROBS = 1 << 20  # entries in one answer: about 200 MB as Python objects
 
 
 class Intake:
@@ -38,6 +38,10 @@ class Intake:
                 raise RequestError(f"{param}: {error.message}", param) from error
         else:
             ids = list(prompt)
+            if len(ids) > self.info.max_model_len:
+                raise ContextLengthExceeded(
+                    f"{param} has {len(ids)} tokens, the model's context {self.info.max_model_len}", param
+                )
             for token in ids:
                 if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self.info.vocab_size:
                     raise RequestError(f"{param} holds a token id outside of [0, {self.info.vocab_size})", param)
@@ -62,18 +66,18 @@ class Intake:
         `grammar` is what a checker made of `params.structured_outputs` (octavo.grammar.checker).
         """
         assert bool(grammar) == (params.structured_outputs is not None), "a grammar that no checker has passed"
+        # Checked again: fields may have been assigned to since it was made.
+        params = params.clone(structured_outputs=None) if grammar else params.clone()
         max_tokens = self._room(prompt_ids, params, param)
         self._check_ids(params)
-        if params.prompt_logprobs is not None:
-            entries = len(prompt_ids) * (params.prompt_logprobs + 1)
-            if entries > MAX_PROMPT_LOGPROBS:
-                raise RequestError(
-                    f"prompt_logprobs for {len(prompt_ids)} tokens are {entries} values, over {MAX_PROMPT_LOGPROBS}",
-                    "prompt_logprobs",
-                )
-        if len(salt) > MAX_SALT or any(ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF for c in salt):
+        if (
+            not isinstance(salt, str)
+            or len(salt) > MAX_SALT
+            or any(ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF for c in salt)
+        ):
             raise RequestError(f"cache_salt must be at most {MAX_SALT} printable characters", "cache_salt")
-        if not -(2**31) <= priority < 2**31:
+        whole = isinstance(priority, int) and not isinstance(priority, bool)
+        if not whole or not -(2**31) <= priority < 2**31:
             raise RequestError("priority must be a 32-bit integer", "priority")
         stop_ids = list(params.stop_token_ids or [])
         if not params.ignore_eos:
@@ -86,7 +90,7 @@ class Intake:
         return EngineRequest(
             uid=uid,
             prompt=pack_ids(prompt_ids),
-            params=params.clone(structured_outputs=None) if grammar else params,
+            params=params,
             max_tokens=max_tokens,
             stop_ids=stop_ids,
             bad_sequences=self._bad_sequences(params),
@@ -120,7 +124,11 @@ class Intake:
                 f"{capacity} that the KV cache can hold",
                 param if asked is None else "max_tokens",
             )
-        return min(context, capacity) - length if asked is None else asked
+        affordable = most_tokens(params, length)
+        if asked is not None:
+            return asked
+        room = min(context, capacity) - length
+        return room if affordable is None else min(room, affordable)
 
     def _check_ids(self, params: SamplingParams) -> None:
         for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
