@@ -193,12 +193,14 @@ def _operation(method: str, path: str, operation: Operation, schemas: dict[Any, 
     if operation.request is not None:
         good["headers"]["x-octavo-ignored"] = header
     error = {"application/json": {"schema": schemas[operation.error]}}
+    if links := _links(method, path):
+        good["links"] = links
     answers: dict[str, Any] = {"200": good}
     for status in operation.statuses:
         answers[str(status)] = {"description": _STATUSES[status], "content": error}
     found: dict[str, Any] = {
         "summary": operation.does,
-        "operationId": re.sub(r"\W+", "_", f"{method.lower()}{path}").strip("_"),
+        "operationId": _operation_id(method, path),
         "responses": answers,
     }
     parameters = [
@@ -216,6 +218,24 @@ def _operation(method: str, path: str, operation: Operation, schemas: dict[Any, 
     if operation.public:
         found["security"] = []
     return found
+
+
+def _operation_id(method: str, path: str) -> str:
+    return re.sub(r"\W+", "_", f"{method.lower()}{path}").strip("_")
+
+
+def _links(method: str, path: str) -> dict[str, Any]:
+    """What can be done with the thing that this operation makes."""
+    links: dict[str, Any] = {}
+    for other, where in OPERATIONS:
+        found = re.fullmatch(re.escape(path) + r"/\{(\w+)\}.*", where)
+        if method == "POST" and found is not None:
+            operation = _operation_id(other, where)
+            links[operation] = {"operationId": operation, "parameters": {found[1]: "$response.body#/id"}}
+    if path == "/v1/files" and method == "POST":
+        body = {"input_file_id": "$response.body#/id", "endpoint": "/v1/completions", "completion_window": "24h"}
+        links["post_v1_batches"] = {"operationId": "post_v1_batches", "requestBody": body}
+    return links
 
 
 _STATUSES = {
