@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from octavo.core.config import EngineConfig
 from octavo.core.outputs import StepOutputs
+from octavo.core.picture import Pace, Picture
 from octavo.core.plan import StepPlan
 from octavo.core.request import EngineRequest
 from octavo.engine.build import EngineInfo, build
+from octavo.scheduler.picture import take_picture
 from octavo.scheduler.report import describe
 from octavo.scheduler.rows import RowTable
 from octavo.scheduler.scheduler import Scheduler
@@ -103,6 +105,9 @@ class EngineCore:
     def stuck(self) -> bool:
         """Something waits, and nothing runs that could make room for it."""
         return self._flight is None and bool(self.scheduler.waiting) and not self.scheduler.rows.num_active
+
+    def picture(self, pace: Pace) -> Picture:
+        return take_picture(self.scheduler, pace)
 
     def describe(self) -> str:
         """The scheduler's state in a line, for a report."""

@@ -11,6 +11,7 @@ import msgspec
 from octavo.core.child import frame
 from octavo.core.config import EngineConfig
 from octavo.core.outputs import StepOutputs
+from octavo.core.picture import Picture
 from octavo.core.request import EngineRequest
 from octavo.engine.build import EngineInfo
 
@@ -40,6 +41,14 @@ class ExpectGrammar(msgspec.Struct, tag="grammar", array_like=True):
     """A request with a grammar will come: what follows it can be started while the grammar is checked."""
 
 
+class Look(msgspec.Struct, tag="look", array_like=True):
+    """Somebody watches: asks for one `Seen`."""
+
+
+class Seen(msgspec.Struct, tag="seen", array_like=True):
+    picture: Picture
+
+
 class Ready(msgspec.Struct, tag="ready", array_like=True):
     info: EngineInfo
 
@@ -55,8 +64,8 @@ class Failed(msgspec.Struct, tag="failed", array_like=True):
     config: bool  # the configuration is at fault, not the engine
 
 
-ToEngine = Add | Abort | ExpectGrammar
-FromEngine = Ready | Step | Failed
+ToEngine = Add | Abort | ExpectGrammar | Look
+FromEngine = Ready | Step | Seen | Failed
 
 
 class Codec:

@@ -23,7 +23,7 @@ from octavo.core.errors import ConfigError, EngineError
 from octavo.core.log import tail
 from octavo.core.progress import Progress
 from octavo.engine.build import EngineInfo
-from octavo.engine.ipc import Codec, Failed, Ready, Start, Step, ToEngine
+from octavo.engine.ipc import Codec, Failed, FromEngine, Ready, Start, ToEngine
 
 # OpenMP's threads spin while they wait for each other, by default for milliseconds: on two cores beside other processes
 # a decode step's products took 65 ms so, and 5 ms with this; alone it makes no difference (bench/cpu_kernels.py).
@@ -88,13 +88,13 @@ class Link:
     def send(self, message: ToEngine) -> None:
         self._writer.write(self._codec.frame(message))
 
-    async def receive(self) -> Ready | Step | Failed | None:
+    async def receive(self) -> FromEngine | None:
         """The next message of the engine; None when its end is closed."""
         try:
             (size,) = HEADER.unpack(await self._reader.readexactly(HEADER.size))
             if size > MAX_FRAME:
                 return None
-            message: Ready | Step | Failed = self._codec.from_engine.decode(await self._reader.readexactly(size))
+            message: FromEngine = self._codec.from_engine.decode(await self._reader.readexactly(size))
             return message
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError):
             return None

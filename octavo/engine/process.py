@@ -26,10 +26,24 @@ from octavo.core.child import die_with_parent, read_frame
 from octavo.core.config import EngineConfig
 from octavo.core.errors import EngineError, OctavoError
 from octavo.core.outputs import StepOutputs
+from octavo.core.picture import Pace
 from octavo.core.plan import StepPlan
 from octavo.core.progress import Phase, Progress, StepBudget
 from octavo.engine.core import EngineCore
-from octavo.engine.ipc import Abort, Add, Codec, ExpectGrammar, Failed, FromEngine, Ready, Start, Step, ToEngine
+from octavo.engine.ipc import (
+    Abort,
+    Add,
+    Codec,
+    ExpectGrammar,
+    Failed,
+    FromEngine,
+    Look,
+    Ready,
+    Seen,
+    Start,
+    Step,
+    ToEngine,
+)
 from octavo.scheduler.rows import RowTable
 
 log = logging.getLogger(__name__)
@@ -46,6 +60,7 @@ class EngineProcess:
         self._sock = sock
         self._progress = progress
         self._budget = StepBudget()
+        self._pace = Pace()
         self._fruitless = 0
         self._codec = Codec()
         self._inbox: SimpleQueue[ToEngine | None] = SimpleQueue()
@@ -82,7 +97,11 @@ class EngineProcess:
         begun = time.monotonic()
         outputs = core.step()
         if self._planned:
-            self._budget.took(self._planned, time.monotonic() - begun)
+            seconds = time.monotonic() - begun
+            self._budget.took(self._planned, seconds)
+            self._pace.ran(self._planned, seconds)
+        if outputs is not None:
+            self._pace.told(outputs.stats)
         stuck = outputs is None and not self._planned and core.stuck
         self._fruitless = self._fruitless + 1 if stuck else 0
         if self._fruitless == MAX_FRUITLESS:
@@ -92,6 +111,7 @@ class EngineProcess:
     def _on_plan(self, plan: StepPlan, rows: RowTable) -> None:
         """A step is about to run: says so, and for whom."""
         self._planned = plan.num_tokens
+        self._pace.sampled += len(plan.sampled_S)
         if not plan.steady:
             self._progress.name(rows.uid[plan.rows_N])
         self._progress.enter(Phase.STEP, self._budget.of(plan.num_tokens), plan.num_tokens)
@@ -118,6 +138,8 @@ class EngineProcess:
                         self._send(Step(core.report()))
                 case ExpectGrammar():
                     core.expect_grammar()
+                case Look():
+                    self._send(Seen(core.picture(self._pace)))
                 case None:
                     return False
 
@@ -135,7 +157,7 @@ class EngineProcess:
         return status
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError, msgspec.DecodeError):
+        with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
             while (frame := read_frame(self._sock)) is not None:
                 self._inbox.put(self._codec.to_engine.decode(frame))
         self._inbox.put(None)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 from octavo.core import log
 from octavo.core.config import EngineConfig
@@ -54,6 +55,7 @@ from octavo.server.http import (
 from octavo.server.messages.routes import Anthropic, count_tokens, messages, model_info, model_infos
 from octavo.server.metrics import Metrics
 from octavo.server.origins import Origins
+from octavo.server.pages import STATE_PATH, pages, state
 from octavo.server.protocol import ModelList
 from octavo.server.responses.routes import Responses
 from octavo.server.responses.store import ResponseStore
@@ -83,6 +85,7 @@ class Route:
     info: Info | None = None
     queues: bool = False  # it makes the engine generate: refused at once when the queue is full
     public: bool = False  # a probe: it would fill the log, too
+    quiet: bool = False  # asked again and again: the log has only its errors
     dialect: Dialect = field(default_factory=Dialect)
 
     def pattern(self) -> re.Pattern[str]:
@@ -142,6 +145,7 @@ class App:
             Route("POST", "/tokenize", work=tokenize),
             Route("POST", "/detokenize", work=detokenize),
             Route("GET", "/tokenizer_info", info=self.tokenizer_info),
+            Route("GET", STATE_PATH, call=partial(state, self), quiet=True),
             Route("GET", "/livez", info=self.livez, public=True),
             Route("GET", "/readyz", info=self.readyz, public=True),
             Route("GET", "/health", info=self.readyz, public=True),
@@ -150,7 +154,8 @@ class App:
             Route("GET", "/openapi.json", info=self.openapi),
         )
         self._table: dict[str, dict[str, Route]] = {}
-        for route in self.routes:
+        static = [Route("GET", path, info=page, public=True) for path, page in pages()] if server.console else []
+        for route in (*self.routes, *static):
             self._table.setdefault(route.path, {})[route.method] = route
         self._patterns = {route.path: route.pattern() for route in self.routes if "{" in route.path}
 
@@ -322,7 +327,7 @@ class App:
         status = exchange.status or 499  # nginx's number for a client that left before it was answered
         known = route if isinstance(route, Route) else None
         self.metrics.on_http(exchange.method, known.path if known else "unmatched", status, seconds)
-        works = known is not None and known.info is None
+        works = known is not None and known.info is None and not known.quiet
         if works and status in (429, 503) and error is not None:
             self.metrics.rejected[error.code] += 1
         if self.tracer is not None and known is not None and works:

@@ -24,6 +24,7 @@ class ServerConfig:
     )
     api_key: tuple[str, ...] = flag((), "key that clients must send; may be given more than once (or OCTAVO_API_KEY)")
     insecure: bool = flag(False, "allow an address that others can reach without an API key")
+    console: bool = flag(True, "serve the web console at /")
     served_model_name: tuple[str, ...] = flag((), "name of the model in the API; may be given more than once")
     root_path: str = flag("", "prefix that a proxy leaves before every path")
     chat_template: str | None = flag(None, "file of a chat template to use instead of the model's")

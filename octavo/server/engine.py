@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from octavo.core.outputs import RequestOutput, Stats
 from octavo.core.params import SamplingParams
+from octavo.core.picture import Picture
+from octavo.engine.build import EngineInfo
 from octavo.text.tokenizer import Tokenizer
 
 
@@ -14,6 +16,7 @@ class Engine(Protocol):
     tokenizer: Tokenizer
     model_name: str
     max_model_len: int
+    info: EngineInfo
     generation_config: dict[str, Any]  # the model's generation_config.json; {} if it has none
     stats: Stats
     listeners: list[Callable[[Stats], None]]  # called after every step
@@ -53,6 +56,10 @@ class Engine(Protocol):
 
     def check_room(self) -> None:
         """Raises Overloaded if a new request would be refused now."""
+        ...
+
+    async def look(self) -> Picture:
+        """The engine as it stands; EngineUnavailable if it is not there."""
         ...
 
     async def shutdown(self) -> None: ...

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from octavo.server import fields, protocol
+from octavo.server import fields, pages, protocol
 from octavo.server.batch import protocol as batch
 from octavo.server.messages import protocol as messages
 from octavo.server.responses import protocol as responses
@@ -117,6 +117,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/detokenize"): Operation(
         "The text of tokens", protocol.Detokenized, protocol.DetokenizeRequest, statuses=WORK),
     ("GET", "/tokenizer_info"): Operation("The tokenizer", protocol.TokenizerInfo, statuses=(*INFO, 503)),
+    ("GET", "/v1/octavo/state"): Operation(
+        "The engine now: requests, and the KV cache as a map", pages.EngineState, statuses=CALL),
     ("GET", "/livez"): Operation("Is the server there?", State, statuses=(500,), public=True),
     ("GET", "/readyz"): Operation("Can it answer?", State, statuses=(500, 503), public=True),
     ("GET", "/health"): Operation("The same as /readyz", State, statuses=(500, 503), public=True),

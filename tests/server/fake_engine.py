@@ -21,6 +21,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from octavo.core.errors import EngineUnavailable, Overloaded
 from octavo.core.outputs import Finished, FinishReason, Logprobs, RequestOutput, Stats, StepOutputs
 from octavo.core.params import SamplingParams
+from octavo.core.picture import CacheMap, Pace, Picture
 from octavo.engine.build import EngineInfo
 from octavo.engine.intake import Intake
 from octavo.engine.news import News
@@ -273,6 +274,12 @@ class FakeLLM:
             np.array(values, np.float32).tobytes(),
             np.array(ranks, np.int32).tobytes(),
         )
+
+    async def look(self) -> Picture:
+        self.check()
+        cells = bytes(200)
+        cache_map = CacheMap(1, 100, cells, cells, cells, bytes(100), bytes(100), b"\xff" * 200)
+        return Picture(len(self.live), 0, 100, 0, 0, 0, 16, Pace(), [], [], cache_map)
 
     async def shutdown(self) -> None:
         self.crash()
