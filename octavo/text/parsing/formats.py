@@ -8,24 +8,30 @@ from typing import TypeVar
 
 from octavo.core.errors import ConfigError
 from octavo.text.parsing.base import OutputParser, Thinking, Tool
+from octavo.text.parsing.cohere import ACTION, Cohere
 from octavo.text.parsing.deepseek import CALLS, DeepSeek
 from octavo.text.parsing.glm import Glm
 from octavo.text.parsing.harmony import CHANNEL, MESSAGE, Harmony
 from octavo.text.parsing.hermes import Hermes
+from octavo.text.parsing.invoke import DSML, Dsml, Invoke
 from octavo.text.parsing.json_calls import Llama3, PlainJson
+from octavo.text.parsing.kimi import SECTION, Kimi
 from octavo.text.parsing.mistral import Mistral
-from octavo.text.parsing.pythonic import Pythonic
+from octavo.text.parsing.pythonic import LFM, Pythonic
 from octavo.text.parsing.qwen_xml import QwenXml
 
 T = TypeVar("T")
 
 THINK = Thinking("<think>", "</think>")
 THINK_MISTRAL = Thinking("[THINK]", "[/THINK]")
+THINK_COHERE = Thinking("<|START_THINKING|>", "<|END_THINKING|>")
 
 # vLLM's names of --tool-call-parser and --reasoning-parser.
 CALLS_BY_NAME: dict[str, type[OutputParser]] = {
+    "cohere_command3": Cohere,
     "deepseek_v3": DeepSeek,
     "deepseek_v31": DeepSeek,
+    "deepseek_v32": Dsml,
     "glm45": Glm,
     "glm47": Glm,
     "granite": PlainJson,
@@ -33,10 +39,13 @@ CALLS_BY_NAME: dict[str, type[OutputParser]] = {
     "granite4": Hermes,
     "hermes": Hermes,
     "json": PlainJson,
+    "kimi_k2": Kimi,
+    "lfm2": Pythonic,
     "llama3_json": Llama3,
     "llama4_json": Llama3,
     "llama4_pythonic": Pythonic,
     "mimo": QwenXml,
+    "minimax_m2": Invoke,
     "mistral": Mistral,
     "olmo3": Pythonic,
     "openai": Harmony,
@@ -47,6 +56,7 @@ CALLS_BY_NAME: dict[str, type[OutputParser]] = {
     "xlam": PlainJson,
 }
 THINKING_BY_NAME: dict[str, Thinking | None] = {
+    "cohere_command3": THINK_COHERE,
     "deepseek_r1": Thinking("<think>", "</think>", implied=True),
     "deepseek_v3": THINK,
     "ernie45": THINK,
@@ -66,6 +76,11 @@ THINKING_BY_NAME: dict[str, Thinking | None] = {
 _CALLS_BY_TEXT: tuple[tuple[tuple[str, ...], type[OutputParser]], ...] = (
     ((CHANNEL, MESSAGE), Harmony),
     ((CALLS,), DeepSeek),
+    ((SECTION,), Kimi),
+    ((ACTION,), Cohere),
+    ((DSML,), Dsml),
+    (("<minimax:tool_call>",), Invoke),
+    (("tools", LFM), Pythonic),
     (("[TOOL_CALLS]",), Mistral),
     (("<tool_call>", "<function="), QwenXml),
     (("<tool_call>", "<arg_key>"), Glm),
@@ -78,8 +93,7 @@ _CALLS_BY_TEXT: tuple[tuple[tuple[str, ...], type[OutputParser]], ...] = (
     (("tools",), PlainJson),
 )
 # Formats that nobody here can read: it is better to refuse tools than to show their calls as content.
-_UNKNOWN = ("<|START_ACTION|>", "Action:", "<|tool_calls_section_begin|>", "<seed:tool_call>", "<minimax:tool_call>",
-            "｜DSML｜", "<|plugin|>", "<|tool_call_start|>", "<|tool_call>", "<start_function_call>")  # fmt: skip
+_UNKNOWN = ("Action:", "<seed:tool_call>", "<|plugin|>", "<|tool_call>", "<start_function_call>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +126,7 @@ def detect(template: str) -> OutputFormat:
     calls = next((calls for texts, calls in _CALLS_BY_TEXT if known and all(text in template for text in texts)), None)
     if calls is Harmony:
         return OutputFormat(Harmony)
-    marks = (THINK, THINK_MISTRAL)
+    marks = (THINK, THINK_MISTRAL, THINK_COHERE)
     return OutputFormat(calls, next((found for found in marks if found.end in template), None))
 
 

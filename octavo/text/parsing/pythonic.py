@@ -1,5 +1,5 @@
-"""Llama 4 and others: [name(key="value", …), other()], a Python list of calls with literals as arguments; and OLMo 3,
-with <function_calls>, a call on each line, </function_calls>.
+"""Llama 4, LFM2 and others: [name(key="value", …), other()], a Python list of calls with literals as arguments; and
+OLMo 3, with <function_calls>, a call on each line, </function_calls>.
 
 The arguments are not JSON: so each call is told whole, when it is complete, with its arguments as JSON.
 """
@@ -16,6 +16,7 @@ from octavo.text.parsing.values import dumps
 
 LIST, LIST_END = "<|python_start|>", "<|python_end|>"
 LINES, LINES_END = "<function_calls>", "</function_calls>"
+LFM, LFM_END = "<|tool_call_start|>", "<|tool_call_end|>"
 _LONGEST = 1 << 16  # characters of a call: parsing takes some hundred bytes for each
 _DEEPEST = 64
 _CONSTANTS = {"true": True, "false": False, "null": None}
@@ -25,13 +26,13 @@ _IN_STRING = {quote: re.compile(f"[^{quote}\\\\]*") for quote in "'\""}
 
 
 class Pythonic(OutputParser):
-    openers = (LIST, LINES)
+    openers = (LIST, LINES, LFM)
     starts = ("[",)
-    markers = (LIST, LIST_END, LINES, LINES_END)
+    markers = (LIST, LIST_END, LINES, LINES_END, LFM, LFM_END)
 
     def call(self, s: Scanner, opener: str) -> Step[None]:
         yield from s.space()
-        if opener == LIST and not (yield from s.accept("[")):
+        if opener in (LIST, LFM) and not (yield from s.accept("[")):
             return
         end = LINES_END if opener == LINES else "]"
         while True:
@@ -50,7 +51,7 @@ class Pythonic(OutputParser):
                 break
             if opener != LINES and not (yield from s.accept(",")):
                 return
-        yield from s.accept(LIST_END)
+        yield from s.accept(LIST_END, LFM_END)
         s.drop()
 
 

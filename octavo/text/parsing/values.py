@@ -9,7 +9,7 @@ from typing import Any
 
 from octavo.text.parsing.scanner import Emit, Scanner, Step
 
-NAMES = ("name", "function")
+NAMES = ("name", "function", "tool_name")
 ARGUMENTS = ("arguments", "parameters", "args")
 
 _CHARACTERS = re.compile(r'[^"\\]*')

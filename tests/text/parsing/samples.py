@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from octavo.text.parsing.base import OutputParser, Thinking, Tool
+from octavo.text.parsing.cohere import ACTION, ACTION_END, Cohere
 from octavo.text.parsing.deepseek import DeepSeek
-from octavo.text.parsing.formats import THINK, THINK_MISTRAL
+from octavo.text.parsing.formats import THINK, THINK_COHERE, THINK_MISTRAL
 from octavo.text.parsing.glm import Glm
 from octavo.text.parsing.harmony import Harmony
 from octavo.text.parsing.hermes import Hermes
+from octavo.text.parsing.invoke import DSML, Dsml, Invoke
 from octavo.text.parsing.json_calls import Llama3, PlainJson
+from octavo.text.parsing.kimi import ARGUMENTS, SECTION, SECTION_END, Kimi
+from octavo.text.parsing.kimi import CALL as K_CALL
+from octavo.text.parsing.kimi import CALL_END as K_DONE
 from octavo.text.parsing.mistral import Mistral
 from octavo.text.parsing.pythonic import Pythonic
 from octavo.text.parsing.qwen_xml import QwenXml
@@ -290,4 +295,82 @@ PYTHONIC = [
     Sample(Pythonic, "[now(), other()]", ", other()]", (("now", "{}"),)),
 ]
 
-ALL = [*HERMES, *XML, *GLM, *LLAMA, *PLAIN, *MISTRAL, *DEEPSEEK, *GPT_OSS, *PYTHONIC]
+LFM2 = [
+    Sample(
+        Pythonic,
+        'Look. <|tool_call_start|>[weather(city="Rome", days=3), now()]<|tool_call_end|>Now.',
+        "Look.Now.",
+        (("weather", ROME), ("now", "{}")),
+        hidden=frozenset({"<|tool_call_start|>", "<|tool_call_end|>"}),
+    ),
+]
+
+KIMI = [
+    Sample(
+        Kimi,
+        f"<think>a</think>Look.{SECTION}{K_CALL}functions.weather:0{ARGUMENTS}{ROME}{K_DONE}"
+        f"{K_CALL}functions.now:1{ARGUMENTS}{{}}{K_DONE}{SECTION_END}",
+        "Look.",
+        (("weather", ROME), ("now", "{}")),
+        "a",
+        THINK,
+        hidden=frozenset(Kimi.markers),
+    ),
+    Sample(Kimi, f"{SECTION} {K_CALL} weather {ARGUMENTS} {ODD} {K_DONE} {SECTION_END} x", "x", (("weather", ODD),)),
+    Sample(Kimi, f"{SECTION}{K_CALL}now:0{ARGUMENTS}[1]", f"{SECTION}{K_CALL}now:0{ARGUMENTS}[1]"),
+    Sample(Kimi, f"{SECTION} x", f"{SECTION} x"),
+]
+
+COHERE = [
+    Sample(
+        Cohere,
+        f'<|START_THINKING|>hm<|END_THINKING|>{ACTION}[\n    {{"tool_call_id": "0", "tool_name": "weather", '
+        f'"parameters": {ROME}}},\n    {{"tool_call_id": "1", "tool_name": "now", "parameters": {{}}}}\n]{ACTION_END}',
+        "",
+        (("weather", ROME), ("now", "{}")),
+        "hm",
+        THINK_COHERE,
+        hidden=frozenset({ACTION, ACTION_END, "<|START_THINKING|>", "<|END_THINKING|>"}),
+    ),
+    Sample(
+        Cohere,
+        "<|START_RESPONSE|>Yes.<|END_RESPONSE|>",
+        "Yes.",
+        hidden=frozenset({"<|START_RESPONSE|>", "<|END_RESPONSE|>", ACTION, ACTION_END}),
+    ),
+    Sample(Cohere, f"{ACTION}[1]{ACTION_END}", f"{ACTION}[1]{ACTION_END}"),
+]
+
+M_CALL, M_END = "<minimax:tool_call>", "</minimax:tool_call>"
+INVOKE = [
+    Sample(
+        Invoke,
+        f'<think>a</think>Look.\n{M_CALL}\n<invoke name="weather">\n<parameter name="city">Rome</parameter>\n'
+        f'<parameter name="days">3</parameter>\n</invoke>\n<invoke name="now">\n</invoke>\n{M_END}',
+        "Look.",
+        (("weather", ROME), ("now", "{}")),
+        "a",
+        THINK,
+        hidden=frozenset({M_CALL, M_END}),
+    ),
+    Sample(Invoke, f"{M_CALL} or {M_END}", f"{M_CALL} or {M_END}"),
+    Sample(Invoke, f'{M_CALL}<invoke name="now" x>', f'{M_CALL}<invoke name="now" x>'),
+    Sample(
+        Invoke,
+        f'{M_CALL}<invoke name="weather"><parameter name="city">a </b> <c</parameter> x',
+        "x",
+        (("weather", '{"city": "a </b> <c"'),),
+    ),
+    Sample(
+        Dsml,
+        f'Look.\n\n<{DSML}function_calls>\n<{DSML}invoke name="weather">\n<{DSML}parameter name="city" string="true">'
+        f'Rome</{DSML}parameter>\n<{DSML}parameter name="days" string="false">3</{DSML}parameter>\n</{DSML}invoke>\n'
+        f'<{DSML}invoke name="other"><{DSML}parameter name="a" string="false">[1, "b"]</{DSML}parameter>'
+        f"</{DSML}invoke></{DSML}function_calls>",
+        "Look.",
+        (("weather", ROME), ("other", '{"a": [1, "b"]}')),
+        hidden=frozenset({DSML}),
+    ),
+]
+
+ALL = [*HERMES, *XML, *GLM, *LLAMA, *PLAIN, *MISTRAL, *DEEPSEEK, *GPT_OSS, *PYTHONIC, *LFM2, *KIMI, *COHERE, *INVOKE]

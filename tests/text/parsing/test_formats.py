@@ -4,11 +4,14 @@ import pytest
 
 from octavo.core.errors import ConfigError
 from octavo.text.parsing.base import OutputParser
-from octavo.text.parsing.formats import CALLS_BY_NAME, THINK, THINK_MISTRAL, OutputFormat, choose, detect
+from octavo.text.parsing.cohere import Cohere
+from octavo.text.parsing.formats import CALLS_BY_NAME, THINK, THINK_COHERE, THINK_MISTRAL, OutputFormat, choose, detect
 from octavo.text.parsing.glm import Glm
 from octavo.text.parsing.harmony import Harmony
 from octavo.text.parsing.hermes import Hermes
+from octavo.text.parsing.invoke import Dsml, Invoke
 from octavo.text.parsing.json_calls import Llama3, PlainJson
+from octavo.text.parsing.kimi import Kimi
 from octavo.text.parsing.mistral import Mistral
 from octavo.text.parsing.pythonic import Pythonic
 from octavo.text.parsing.qwen_xml import QwenXml
@@ -45,7 +48,13 @@ LLAMA_4 = "<|header_start|>system {% if tools %} Answer with [func_name1(param=v
         (LLAMA_31, OutputFormat(Llama3)),
         (LLAMA_4, OutputFormat(Pythonic)),
         ("{% if tools %}<function_calls></function_calls>{% endif %}", OutputFormat(Pythonic)),
-        ("{{ tools }}<|START_ACTION|>", OutputFormat()),
+        ("{{ tools }}<|START_ACTION|>", OutputFormat(Cohere)),
+        ("{{ tools }}<|START_ACTION|><|END_THINKING|>", OutputFormat(Cohere, THINK_COHERE)),
+        ("{{ tools }}<|tool_calls_section_begin|>", OutputFormat(Kimi)),
+        ("{{ tools }}<minimax:tool_call></think>", OutputFormat(Invoke, THINK)),
+        ("{{ tools }}<｜DSML｜function_calls></think>", OutputFormat(Dsml, THINK)),
+        ("{{ tools }}<|tool_call_start|>", OutputFormat(Pythonic)),
+        ("{{ tools }}<seed:tool_call>", OutputFormat()),
         (DEEPSEEK, OutputFormat(CALLS_BY_NAME["deepseek_v3"], THINK)),
         ("{{ tools | tojson }}{{ messages[0].content }}", OutputFormat(PlainJson)),
     ],

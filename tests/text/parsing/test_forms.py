@@ -16,6 +16,7 @@ from octavo.grammar.vocabulary import Vocabulary
 from octavo.text.parsing.base import Demand, OutputParser
 from octavo.text.parsing.formats import CALLS_BY_NAME, THINK, THINKING_BY_NAME
 from octavo.text.parsing.forms import Form, content_form
+from octavo.text.parsing.invoke import Dsml
 from octavo.text.parsing.pythonic import Pythonic
 from tests.server.fake_engine import make_tokenizer
 from tests.text.parsing.samples import D_BEGIN, D_CALL, D_DONE, D_END, D_SEP, Sample
@@ -36,7 +37,7 @@ TOOLS = [WEATHER, NOW]
 SPECIAL = ["[TOOL_CALLS]", "[ARGS]", "<|channel|>", "<|message|>", "<|start|>", "<|constrain|>", D_BEGIN, D_END, D_CALL,
            D_DONE, D_SEP]  # fmt: skip
 ENDS = ["<|end|>", "<|call|>"]
-ENFORCED = {calls.__name__: calls for calls in CALLS_BY_NAME.values() if calls is not Pythonic}
+ENFORCED = {calls.__name__: calls for calls in CALLS_BY_NAME.values() if calls not in (Pythonic, Dsml)}
 
 
 @cache
@@ -69,6 +70,12 @@ REQUIRED = {
     "json": '[{"name": "weather", "arguments": {"city": "Oslo"}}]',
     "mistral": '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Oslo"}}]',
     "deepseek_v31": f'{D_BEGIN}{D_CALL}weather{D_SEP}{{"city": "Oslo"}}{D_DONE}{D_END}',
+    "kimi_k2": "<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>"
+    '{"city": "Oslo"}<|tool_call_end|><|tool_calls_section_end|>',
+    "cohere_command3": '<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "weather", "parameters": '
+    '{"city": "Oslo"}}\n]<|END_ACTION|>',
+    "minimax_m2": '<minimax:tool_call>\n<invoke name="weather">\n<parameter name="city">Rome</parameter>\n</invoke>\n'
+    "</minimax:tool_call>",
     "openai": "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary to=functions.weather "
     '<|constrain|>json<|message|>{"city": "Oslo"}',
 }
