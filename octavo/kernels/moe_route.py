@@ -84,6 +84,7 @@ def route_kernel(
     tokens,
     tiles,
     scale,
+    jitter,
     X: tl.constexpr,
     X_P2: tl.constexpr,
     GROUPS: tl.constexpr,
@@ -146,9 +147,15 @@ def route_kernel(
     chosen = tl.zeros([K_P2], tl.int32)
     weight = tl.full([K_P2], float("-inf") if SCORE == "chosen" else 0.0, tl.float32)
     for k in tl.static_range(K):
-        found = first_of(choice, expert, tl.max(choice, 0), X - 1)
+        top = tl.max(choice, 0)
+        found = first_of(choice, expert, top, X - 1)
         own = expert == found
-        weight = tl.where(slot == k, tl.sum(tl.where(own, scores, 0.0), 0), weight)
+        if SCORE == "sparsemixer":
+            far = (top - scores) / tl.maximum(tl.abs(scores), top) > 2 * jitter
+            share = 1 / tl.sum(tl.where(far, 0.0, tl.exp(choice - top)), 0)
+        else:
+            share = tl.sum(tl.where(own, scores, 0.0), 0)
+        weight = tl.where(slot == k, share, weight)
         chosen = tl.where(slot == k, found, chosen)
         choice = tl.where(own, float("-inf"), choice)
     if SCORE == "chosen":
@@ -228,6 +235,7 @@ def route(logits_TX: Tensor, bias_X: Tensor | None, routing: Any, aligned: bool,
         tokens,
         tiles,
         routing.scale,
+        routing.jitter,
         X=experts,
         X_P2=triton.next_power_of_2(experts),
         GROUPS=routing.groups,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from octavo.models.config import ConfigReader
 from octavo.models.spec import ExpertsSpec, ModelSpec
-from octavo.moe.base import Routing
+from octavo.moe.base import Routing, Score
 
 
 def read_experts(
@@ -19,7 +18,7 @@ def read_experts(
     inner: str = "moe_intermediate_size",
     top_k: str = "num_experts_per_tok",
     layers: Sequence[bool] = (),  # which have experts; none given: all
-    score: Literal["softmax", "sigmoid", "chosen"] = "softmax",
+    score: Score = "softmax",
     renormalize: bool = False,
 ) -> ExpertsSpec:
     """`count`, `inner` and `top_k` are the keys of numbers that families call otherwise."""

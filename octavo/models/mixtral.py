@@ -1,4 +1,4 @@
-"""Mixtral: Mistral with experts in every layer, two of eight for a token; Granite's likewise, with multipliers."""
+"""Mixtral: Mistral with experts in every layer; MiniMax M2, Phi-3.5-MoE and Granite's, with experts likewise."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from octavo.models.config import ConfigReader
 from octavo.models.decoder import PATHS, Decoder
 from octavo.models.experts import read_experts
 from octavo.models.granite import Granite
+from octavo.models.rope import RopeSpec
 from octavo.models.spec import ModelSpec, sliding_window
 
 
@@ -26,6 +27,58 @@ class Mixtral(Decoder):
         spec = super().configure(config)
         experts = read_experts(config, spec, "num_local_experts", inner="intermediate_size", renormalize=True)
         return replace(spec, windows=(sliding_window(config, None),) * spec.num_layers, experts=experts)
+
+
+class MiniMaxM2(Decoder):
+    """Rotation of a part of each head, norms over all heads, sigmoids with a bias for choosing."""
+
+    paths = {**Mixtral.paths, "correction": "block_sparse_moe.e_score_correction_bias"}
+
+    @classmethod
+    def configure(cls, config: ConfigReader) -> ModelSpec:
+        config = config.family(head_dim=128, num_local_experts=256, num_experts_per_tok=8)
+        if config.has("rotary_dim") and not config.has("partial_rotary_factor"):
+            part = config.integer("rotary_dim", high=2**12) / config.integer("head_dim", high=2**12)
+            config = config.family(partial_rotary_factor=part)
+        spec = replace(super().configure(config), qk_norm="full")
+        experts = read_experts(
+            config, spec, "num_local_experts", inner="intermediate_size", score="sigmoid", renormalize=True
+        )
+        return replace(spec, experts=replace(experts, correction=1))
+
+
+class PhiMoe(Decoder):
+    """Layer norms, biases, longrope; two experts, each weighed among those whose logits are near its own."""
+
+    paths = Mixtral.paths
+
+    @classmethod
+    def configure(cls, config: ConfigReader) -> ModelSpec:
+        config = config.family(rms_norm_eps=1e-5, num_local_experts=16, num_experts_per_tok=2, rope_theta=1e6)
+        if config.integer("num_experts_per_tok") != 2:
+            raise config.error("num_experts_per_tok", "must be 2 for sparsemixer")
+        spec = ModelSpec.from_config(config, _phi_rope)
+        bias = config.flag("attention_bias", False)
+        spec = replace(spec, norm="layer", qkv_bias=bias, o_bias=bias, head_bias=config.flag("lm_head_bias", False))
+        experts = read_experts(config, spec, "num_local_experts", inner="intermediate_size", score="sparsemixer")
+        routing = replace(experts.routing, jitter=config.number("router_jitter_noise", 0.01, low=-1.0))
+        windows = (sliding_window(config, None),) * spec.num_layers
+        return replace(spec, windows=windows, experts=replace(experts, routing=routing))
+
+
+def _phi_rope(config: ConfigReader, head_dim: int, max_position: int) -> RopeSpec:
+    """The config gives what cosines and sines are multiplied with, for short and for long contexts.
+
+    transformers 5 forgets the long factors here; Microsoft's own code, and ours, take them as for Phi-3.
+    """
+    rope = RopeSpec.from_config(config, head_dim, max_position)
+    if rope.kind == "default":
+        return rope
+    key = "rope_scaling" if config.values.get("rope_scaling") else "rope_parameters"
+    short, long = (config.section(key).number(f"{kind}_mscale") for kind in ("short", "long"))
+    if short != long:
+        raise config.error(key, f"has short_mscale {short:g} and long_mscale {long:g}: two are not supported")
+    return replace(rope, attention_factor=short)
 
 
 class GraniteMoe(Granite):

@@ -106,6 +106,12 @@ ARCHITECTURES = {
     "LlamaForCausalLM": Architecture(
         "llama:Llama", "Llama 1 to 3.3, and many others", "– (optional biases: `attention_bias`, `mlp_bias`)"
     ),
+    "MiniMaxM2ForCausalLM": Architecture(
+        "mixtral:MiniMaxM2",
+        "MiniMax-M2",
+        "as Mixtral; norms over all query and all key heads; partial rotation; experts scored by sigmoids and chosen "
+        "with a bias",
+    ),
     "MinistralForCausalLM": Architecture(
         "mistral:Ministral", "Ministral", "a window in the layers that `layer_types` names"
     ),
@@ -129,6 +135,11 @@ ARCHITECTURES = {
         "phi3:Phi3",
         "Phi-3, Phi-3.5, Phi-4, Phi-4-mini",
         "q, k, v in one tensor, gate and up in another; longrope; partial rotation; one window",
+    ),
+    "PhimoeForCausalLM": Architecture(
+        "mixtral:PhiMoe",
+        "Phi-3.5-MoE",
+        "as Mixtral; layer norms; biases, of the head too; longrope; experts by sparsemixer",
     ),
     "Qwen2ForCausalLM": Architecture(
         "qwen2:Qwen2",

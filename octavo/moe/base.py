@@ -13,19 +13,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# softmax: over all experts; sigmoid: of each; chosen: a softmax over the logits of those that are chosen; sparsemixer:
+# for each choice in turn a softmax over those of the logits left that are near the largest.
+Score = Literal["softmax", "sigmoid", "chosen", "sparsemixer"]
+
+
 @dataclass(frozen=True, slots=True)
 class Routing:
     """How a token's logits become experts and their weights. All of it is in float32."""
 
     num_experts: int
     top_k: int
-    # softmax: over all experts; sigmoid: of each; chosen: a softmax over the logits of those that are chosen
-    score: Literal["softmax", "sigmoid", "chosen"] = "softmax"
+    score: Score = "softmax"
     renormalize: bool = False  # weights of a token add up to one, before they are scaled
     scale: float = 1.0
     groups: int = 1  # of neighbouring experts; only the best `kept_groups` are looked at
     kept_groups: int = 1
     group_best: int = 1  # a group is as good as the sum of so many of its best experts
+    jitter: float = 0.0  # sparsemixer: near is within twice this share
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ LEAST = 1e-20  # sum of weights that is divided by
 def route(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
     """(weights [T, K] in float32, experts [T, K]). The bias is added to scores for choosing, not to weights."""
     logits_TX = logits_TX.float()
+    if routing.score == "sparsemixer":
+        return _mix_sparsely(logits_TX, routing)
     if routing.score == "softmax":
         scores_TX = logits_TX.softmax(-1)
     else:
@@ -34,3 +36,14 @@ def route(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tuple[T
     if routing.renormalize:
         weights_TK = weights_TK / weights_TK.sum(-1, keepdim=True).clamp_(min=LEAST)
     return weights_TK * routing.scale, experts_TK
+
+
+def _mix_sparsely(logits_TX: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
+    weights, experts, left_TX = [], [], logits_TX
+    for _ in range(routing.top_k):
+        top_T1, expert_T1 = left_TX.max(-1, keepdim=True)
+        far_TX = (top_T1 - logits_TX) / logits_TX.abs().clamp(min=top_T1) > 2 * routing.jitter
+        weights.append(1 / (left_TX - top_T1).exp().masked_fill(far_TX, 0.0).sum(-1, keepdim=True))
+        experts.append(expert_T1)
+        left_TX = left_TX.scatter(-1, expert_T1, -torch.inf)
+    return torch.cat(weights, -1) * routing.scale, torch.cat(experts, -1)

@@ -214,6 +214,35 @@ CASES |= {
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
         },
     ),
+    "minimax_m2": (
+        "minimax_m2",
+        {
+            **LOCAL,
+            "head_dim": 16,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        },
+    ),
+    "phimoe": (
+        "phimoe",
+        {"num_local_experts": 8, "attention_bias": True, "lm_head_bias": True, "router_jitter_noise": 0.2},
+    ),
+    "phimoe-longrope": (
+        "phimoe",
+        {
+            "num_local_experts": 8,
+            "router_jitter_noise": 0.0,
+            "sliding_window": 16,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "short_mscale": 1.2,
+                "long_mscale": 1.2,
+                "original_max_position_embeddings": 256,
+                "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+                "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0],
+            },
+        },
+    ),
     "granitemoe": (
         "granitemoe",
         {
@@ -345,6 +374,25 @@ OLD_CONFIGS = {
             "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
         },
     ),
+    "qwen3_moe": (*CASES["qwen3_moe"], ("num_local_experts",), {"num_experts": 8}),
+    "minimax_m2": (
+        *CASES["minimax_m2"],
+        ("rope_parameters", "partial_rotary_factor"),
+        {"rope_theta": 1e4, "rotary_dim": 8},
+    ),
+    "gpt_oss": (
+        *CASES["gpt_oss"],
+        ("rope_parameters", "layer_types", "swiglu_alpha"),
+        {
+            "rope_theta": 1.5e5,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "truncate": False,
+                "original_max_position_embeddings": 128,
+            },
+        },
+    ),
     "smollm3": (*CASES["smollm3"], ("no_rope_layers", "layer_types"), {}),
     "exaone4": (*CASES["exaone4"], (), {"sliding_window_pattern": "LLLG"}),
     "cohere2": (*CASES["cohere2"], ("layer_types",), {"sliding_window_pattern": 4}),
@@ -356,3 +404,4 @@ FUSED = ["qwen3", "gemma2", "gemma3", "glm", "olmo2", "smollm3-window", "starcod
 FUSED += ["cohere-qk-norm"]
 # Families that are compared in bfloat16 too: every kind of norm and of rounding.
 HALVES = ["llama", "qwen3", "gemma2", "gemma3", "olmo2", "cohere", "gpt2"]
+HALVES += ["mixtral", "gpt_oss"]

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from octavo import kernels
+from octavo.core.errors import ModelError
 from octavo.kernels import elementwise
 from octavo.models.loader import SINGLE, load_model
 from tests.builders import VOCAB_SIZE, edit_config, load_reference, make_model
@@ -143,6 +144,18 @@ def test_gpt2_as_the_hub_has_it(tmp_path) -> None:
     save_file(old, folder / SINGLE)
     (ours,) = PagedSession(load_model(folder)).step([("a", prompt(8, 6))])
     close(ours, theirs)
+
+
+@pytest.mark.parametrize("case", ["deepseek_v3", "glm4_moe"])
+def test_layers_that_draft_are_left_out(case: str, tmp_path) -> None:
+    """Published checkpoints have them behind the last; only what lies there is ignored."""
+    folder = make_model(tmp_path, CASES[case][0], **CASES[case][1])
+    tensors = load_file(folder / SINGLE)
+    save_file(tensors | {"model.layers.2.eh_proj.weight": torch.ones(4, 8)}, folder / SINGLE)
+    load_model(folder)
+    save_file(tensors | {"model.layers.1.eh_proj.weight": torch.ones(4, 8)}, folder / SINGLE)
+    with pytest.raises(ModelError, match="has no place"):
+        load_model(folder)
 
 
 def test_dynamic_scaling_beyond_the_models_context_is_that_of_one_long_prompt(tmp_path) -> None:

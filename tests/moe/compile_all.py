@@ -43,7 +43,15 @@ KERNELS = [
     (moe_experts.combine_kernel, {"K": 8, "SIZE": 2048, "BLOCK": 1024, "SORTED": True, "SHARED": True}, 4),
 ]
 INTEGERS = {"experts_ptr", "ranks_ptr", "counts_ptr", "starts_ptr", "ends_ptr", "tiles_ptr", "order_ptr"}
-TYPES = {"weights_ptr": "*fp32", "tokens": "i32", "tiles": "i32", "scale": "fp32", "alpha": "fp32", "limit": "fp32"}
+TYPES = {
+    "weights_ptr": "*fp32",
+    "tokens": "i32",
+    "tiles": "i32",
+    "scale": "fp32",
+    "jitter": "fp32",
+    "alpha": "fp32",
+    "limit": "fp32",
+}
 
 
 def kind(name: str) -> str:

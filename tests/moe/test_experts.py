@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -28,6 +29,7 @@ ROUTINGS = {
     "sigmoid": Routing(8, 3, "sigmoid", True, 1.7),
     "best": Routing(12, 3, "softmax", False, 1.7, 4, 2, 1),
     "groups": Routing(12, 4, "sigmoid", True, 2.5, 4, 3, 2),
+    "sparse": Routing(7, 2, "sparsemixer", jitter=0.2),
     "odd-groups": Routing(15, 4, "sigmoid", True, 2.5, 3, 2, 2),
 }
 SMALL = [Pairs(rows=8, block=16, warps=1), Pairs(rows=16, block=32, warps=1), Tiles(16, 16, 16, 1, 2)]
@@ -40,6 +42,14 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torc
 def by_hand(logits: list[float], bias: list[float], routing: Routing) -> dict[int, float]:
     """Experts and weights of a token, from the rules as they are written down."""
     exact = torch.tensor(logits, dtype=torch.float64)
+    if routing.score == "sparsemixer":
+        found, left = {}, dict(enumerate(logits))
+        for _ in range(routing.top_k):
+            top = max(left.values())
+            near = [x for x in left.values() if (top - x) / max(abs(x), top) <= 2 * routing.jitter]
+            found[max(left, key=lambda i: left[i])] = 1 / sum(math.exp(x - top) for x in near)
+            left = {i: x for i, x in left.items() if i not in found}
+        return found
     scores = {"softmax": exact.softmax(0), "sigmoid": exact.sigmoid(), "chosen": exact}[routing.score].tolist()
     choice = {i: score + add for i, (score, add) in enumerate(zip(scores, bias, strict=True))}
     size = routing.num_experts // routing.groups
@@ -67,7 +77,10 @@ def routed(weights_TK, experts_TK) -> list[dict[int, float]]:
 @pytest.mark.parametrize("biased", [False, True])
 def test_routing(name: str, biased: bool) -> None:
     routing, tokens = ROUTINGS[name], 9
-    logits, bias = 2 * draw(tokens, routing.num_experts), draw(routing.num_experts, seed=1) if biased else None
+    logits, bias = (
+        2 * draw(tokens, routing.num_experts),
+        draw(routing.num_experts, seed=1) if biased and name != "sparse" else None,
+    )
     zeros = [0.0] * routing.num_experts
     wanted = [by_hand(row, zeros if bias is None else bias.tolist(), routing) for row in logits.tolist()]
     rows = 4
