@@ -74,3 +74,10 @@ class GptOss(Decoder):
             self.dtype,
             self.device,
         )
+
+    def finish(self) -> None:
+        super().finish()
+        experts = self.spec.experts
+        if experts is not None and experts.packed:  # what was counted was half a byte a number, and a scale for 32
+            numbers = 3 * experts.routing.num_experts * experts.inner_size * self.spec.hidden_size
+            self.num_bytes += sum(experts.layers) * numbers * (32 * self.dtype.itemsize - 17) // 32
