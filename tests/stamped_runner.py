@@ -15,7 +15,8 @@ import numpy as np
 from octavo.core.config import CacheConfig
 from octavo.core.plan import StepPlan, StepResult
 from octavo.core.request import EngineRequest
-from octavo.scheduler.scheduler import THINKING_OPENS, Scheduler
+from octavo.scheduler.scheduler import Scheduler
+from octavo.scheduler.thinking import THINKING_OPENS
 
 _MASK = (1 << 62) - 1
 

@@ -24,7 +24,6 @@ import numpy as np
 from octavo.cache.manager import KVCacheManager
 from octavo.cache.prefix import chain_hashes, root_hash
 from octavo.core.config import CacheConfig, SchedulerConfig
-from octavo.core.errors import RowFault
 from octavo.core.outputs import Fault, Finished, FinishReason, Stats, StepOutputs
 from octavo.core.plan import NO_INTS, IntArray, RowJoin, StepPlan, StepResult
 from octavo.core.request import EngineRequest
@@ -32,19 +31,17 @@ from octavo.grammar.messages import State
 from octavo.grammar.rows import LOST, Grammars
 from octavo.scheduler.fairness import OUTPUT_WEIGHT, FairShare
 from octavo.scheduler.queue import WaitingQueue
+from octavo.scheduler.recovery import Recovery
 from octavo.scheduler.report import add_certain, pack_logprobs, pack_prompt_logprobs
 from octavo.scheduler.rows import RowTable
 from octavo.scheduler.sequence import Sequence
-from octavo.scheduler.trials import Trials
+from octavo.scheduler.thinking import overdue
 
 log = logging.getLogger(__name__)
 
 MAX_PASSED = 64  # admissions past a sequence that does not fit, before all others wait for it
 CHUNK_SHARE = 4  # a prompt takes at most this part of a step while others generate, who wait for the whole step
-THINKING_OPENS = 8  # the last tokens of a prompt, among which it may begin the reasoning
 MASK_SECONDS = 0.0005  # that a step waits for the masks of rows that could be in it
-SHRINKS = 3  # times that a step is halved for want of memory, before its largest sequence fails
-REGROWTH = 64  # steps after which a step that was halved is doubled again
 LOOK_AHEAD = 8  # waiting sequences that are tried in a step after the first that does not fit
 
 
@@ -65,9 +62,7 @@ class Scheduler:
         self._prefilling: list[int] = []  # rows whose known tokens are partly computed
         self._last_plan: StepPlan | None = None  # the step before, if it was all decodes
         self._stuck = (-1, -1)  # state in which nothing more could be admitted
-        self._budget = config.max_tokens_per_step  # of a step; less for a while after memory has run out
-        self._good_steps = 0
-        self._trials = Trials()
+        self.recovery = Recovery(self)
         self._arrivals = 0
         self._random = np.random.default_rng(config.seed)
         self._joins: list[RowJoin] = []
@@ -153,11 +148,11 @@ class Scheduler:
         self._released_forks.clear()
         if self.grammars is not None and self.grammars.pending:
             self._take_masks(self.grammars)
-        if self._trials.active:
-            self._end_trials()
+        if self.recovery.trials.active:
+            self.recovery.end_trials()
 
         decodes, starts = self._plan_decodes()
-        chunks = self._plan_chunks(self._budget - len(decodes))
+        chunks = self._plan_chunks(self.recovery.budget - len(decodes))
         last, plan = self._last_plan, None
         if chunks:
             plan = self._describe_mixed(decodes, starts, chunks)
@@ -198,7 +193,7 @@ class Scheduler:
                 chunks.append((row, int(self.rows.computed[row]), count))
                 budget -= self._cost(row, count)
         state = (self.cache.releases, self.waiting.version)
-        if self._trials.active:
+        if self.recovery.trials.active:
             self._stuck = (-1, -1)  # who may be admitted changes with the group on trial
         if budget > 0 and self.waiting and self.rows.num_free and state != self._stuck:
             for row in self._admit(budget):
@@ -218,7 +213,7 @@ class Scheduler:
             return 0
         most = min(whole - start, self.config.max_chunk or budget)
         if not self.config.max_chunk and len(self._decoding):
-            budget = min(budget, max(1, self._budget // CHUNK_SHARE))
+            budget = min(budget, max(1, self.recovery.budget // CHUNK_SHARE))
         if (scale := self.config.context_cost) > 0:
             # n tokens from `start` on attend to n (start + n / 2) in all: the n for which that is scale * budget.
             budget = max(1, min(budget, int(sqrt(start * start + 2 * scale * budget) - start)))
@@ -248,7 +243,7 @@ class Scheduler:
         index = 0
         while index < len(self.waiting) and self.rows.num_free and budget > 0:
             seq = self.waiting[index]
-            if not self._trials.allows(seq.uid):
+            if not self.recovery.trials.allows(seq.uid):
                 index += 1
                 continue
             placed = False
@@ -318,10 +313,10 @@ class Scheduler:
         running = [*self._decoding.tolist(), *self._prefilling]
         row = max(running, key=lambda r: self.rows.owned(r).key)
         self.rows.owned(row).preemptions += 1
-        self._put_back(row)
+        self.put_back(row)
         self._stats.preemptions += 1
 
-    def _put_back(self, row: int) -> None:
+    def put_back(self, row: int) -> None:
         """The row's sequence waits at its old place, to go on from the tokens that are known; a result that is under
         way is dropped."""
         seq = self.rows.owned(row)
@@ -468,7 +463,7 @@ class Scheduler:
         self._late = StepOutputs()
         outputs.admitted, self._admitted = self._admitted, []
         outputs.stats = self.take_stats(plan.num_tokens)
-        self._regrow()
+        self.recovery.step_done()
         return outputs
 
     def _chunk_done(self, row: int, outputs: StepOutputs) -> None:
@@ -523,19 +518,9 @@ class Scheduler:
         its own blocks.
         """
         table, seq = self.rows, self.rows.owned(row)
-        begin, end = seq.request.thinking
-        budget = seq.request.params.thinking_token_budget or 0
-        length, start = int(table.length[row]), max(0, seq.prompt_len - THINKING_OPENS)
-        known = table.tokens[row, start:length]
-        # Only what begins within the budget counts: so a sequence that was preempted in between is judged alike.
-        begun = np.flatnonzero(known[: seq.prompt_len + budget - start] == begin)
-        if not len(begun) or (known[begun[0] :] == end).any() or length + 1 >= table.limit[row]:
-            table.stop_thinking(row)
+        if not overdue(table, row):
             return
-        left = budget + max(seq.prompt_len, start + int(begun[0]) + 1) - length
-        if left > 0:
-            table.think_until[row] += left
-            return
+        end, length = seq.request.thinking[1], int(table.length[row])
         table.tokens[row, length] = end
         table.length[row] = length + 1
         if seq.request.stream:
@@ -543,7 +528,7 @@ class Scheduler:
             outputs.tokens += np.int32(end).tobytes()
         if seq.request.params.logprobs is not None:
             add_certain(outputs, seq.uid, end)
-        self._put_back(row)
+        self.put_back(row)
 
     def _extend_hashes(self, seq: Sequence, tokens: IntArray) -> None:
         """Hashes of the blocks that were filled by generation, so that they can be published as the row leaves.
@@ -592,8 +577,8 @@ class Scheduler:
             self.waiting.remove(seq)
         self._released_forks += self._forks.pop(seq.uid, [])
         del self._sequences[seq.uid]
-        if self._trials.active:
-            self._trials.forget(seq.uid)
+        if self.recovery.trials.active:
+            self.recovery.trials.forget(seq.uid)
 
     # When something goes wrong
 
@@ -625,46 +610,9 @@ class Scheduler:
         return [seq for seq in owners if getattr(seq.request.params, name) is not None]
 
     def retreat(self, plan: StepPlan | None, error: Exception, exhausted: bool) -> None:
-        """The step could not be prepared (`plan`: as far as it was made), and none after it is under way.
-
-        It never was: every row is put back, to go on from what is known. If it is clear whose fault it was, that
-        request fails; if not, trials find out. `exhausted`: memory did not suffice for the step. The next ones are
-        smaller, and the largest request fails when that was not enough.
-        """
-        rows = range(self.rows.max_rows) if plan is None else plan.rows_N.tolist()
-        inside = [seq for row in rows if (seq := self.rows.owner[row]) is not None]
-        culprit = self.rows.owner[error.row] if isinstance(error, RowFault) else None
-        for owner in self.rows.owner:
-            if owner is not None:
-                self._put_back(owner.row)
+        """See `Recovery.retreat`."""
         self._last_plan = None
-        fault = Fault.INTERNAL
-        if exhausted:
-            fault = Fault.NO_MEMORY
-            if len(inside) == 1 or self._budget <= self.config.max_tokens_per_step >> SHRINKS:
-                culprit = max(inside, key=lambda seq: len(seq.tokens), default=None)
-            self._budget = max(1, self.config.max_tokens_per_step >> SHRINKS, self._budget // 2)
-            self._good_steps = 0
-        elif culprit is None and inside:
-            uid = self._trials.failed({seq.uid: len(seq.tokens) for seq in inside})
-            culprit = None if uid is None else self._sequences[uid]
-        labels = [seq.request.label for seq in (inside if culprit is None else [culprit])]
-        log.error("a step could not be prepared because of %s", ", ".join(map(repr, labels[:64])), exc_info=error)
-        if not inside:
-            raise error
-        if culprit is not None:
-            self.fail(culprit, fault)
-
-    def _regrow(self) -> None:
-        if self._budget < self.config.max_tokens_per_step:
-            self._good_steps += 1
-            if self._good_steps % REGROWTH == 0:
-                self._budget = min(self.config.max_tokens_per_step, 2 * self._budget)
-
-    def _end_trials(self) -> None:
-        lengths = ((seq.uid, int(self.rows.length[seq.row])) for seq in self.rows.owner if seq is not None)
-        for uid in self._trials.passed(lengths):
-            self._put_back(self._sequences[uid].row)
+        self.recovery.retreat(plan, error, exhausted)
 
     def audit(self) -> int:
         """Compares the bookkeeping of the blocks with itself. Wrong ones are never used again; who held them is
@@ -672,7 +620,7 @@ class Scheduler:
         blocks, rows = self.cache.audit()
         for row in rows:
             self.rows.written[row] = 0  # nothing of it is to be published
-            self._put_back(row)
+            self.put_back(row)
         if len(blocks):
             self._stats.repairs += 1
             log.error("%d KV blocks are taken out of use: their bookkeeping was wrong", len(blocks))

@@ -190,7 +190,7 @@ def test_memory_that_runs_out(llama, monkeypatch, overlap: bool):
     monkeypatch.setattr(llm._core.runner, "execute", tight)
     check(llm, llama, run(llm, llama), "length")
     assert failed
-    llm._core.scheduler._budget = 96
+    llm._core.scheduler.recovery.budget = 96
     longest = max(range(COUNT), key=lambda i: len(llama.prompts[i]))
     refuse = lambda plan: culprits_row(llm._core.scheduler) in plan.rows_N.tolist()  # noqa: E731
     params = [PARAMS] * COUNT
@@ -203,7 +203,7 @@ def test_memory_that_runs_out(llama, monkeypatch, overlap: bool):
     assert llm._core.scheduler.cache.pool.num_held == 0
     for _ in range(20):
         llm.generate([{"prompt_token_ids": llama.prompts[0]}], PARAMS)
-    assert llm._core.scheduler._budget == 96, "steps stay small for good"
+    assert llm._core.scheduler.recovery.budget == 96, "steps stay small for good"
 
 
 def test_what_clients_hear():
