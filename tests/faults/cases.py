@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 HTTP, LIFE, SERVED = "tests/server/test_http.py", "tests/server/test_life.py", "tests/server/test_end_to_end.py"
+MATRIX = "tests/server/test_matrix.py"
+RECOVERY, GATE = ("tests/server/test_recovery.py", "tests/engine/test_recovery.py"), "tests/engine/test_gate.py"
+ISOLATION = "tests/engine/test_isolation.py"
 MEDIA = "no such feature yet: the server takes text only"
 RANKS = "no such feature yet: an engine is one process on one device"
 ADAPTERS = "no such feature yet: adapters are not loaded"
@@ -41,14 +44,19 @@ CASES = (
     Case("A11", "Request ids and paths that would forge a line of the log", _at(HTTP, "test_ids_that_are_not_echoed")),
     Case("A13", "Web pages, DNS rebinding; the operator's socket is not on the port",
          ("tests/server/test_origins.py", "tests/server/test_admin.py")),
-    Case("B1", "n, best_of, beams beyond their caps", ("tests/server/test_requests.py::test_bad_values",)),
+    Case("B1", "n, best_of, beams beyond their caps", (MATRIX, "tests/server/test_requests.py::test_bad_values")),
     Case("B3", "Prompts: too many, empty, mixed", ("tests/server/test_requests.py::test_bad_prompts",)),
-    Case("B5", "Sampling parameters out of range, NaN, infinite", ("tests/server/test_requests.py::test_bad_values",)),
-    Case("B9", "Prompt logprobs are those of an uncached run", _at(SERVED, "test_logprobs_are_those_of_the_prompt")),
+    Case("B5", "Sampling parameters out of range, NaN, infinite", _at(MATRIX, "test_wrong_numbers",
+         "test_wrong_numbers_in_a_batch", "test_wrong_numbers_offline")),
+    Case("B7", "Limits on length that cannot be", _at(MATRIX, "test_lengths_at_the_limits")),
+    Case("B8", "Logprobs beyond what they may cost", _at(MATRIX, "test_logprobs_are_paid_for",
+         "test_what_is_reserved")),
+    Case("B9", "Prompt logprobs of a cached prompt, in chunks", _at(ISOLATION, "test_logprobs_of_a_cached_prompt")),
     Case("B13", "Prompts of the whole context and one more; more than the cache holds",
          ("tests/server/test_requests.py::test_more_than_the_cache_holds",)),
     Case("B14", "Penalties with every kind of speculation", note="no such feature yet: speculation"),
     Case("B15", "Prompt embeddings", note="refused: they are not taken"),
+    Case("B16", "Cache salts that are none", _at(MATRIX, "test_wrong_salts_offline")),
     Case("B17", "Internal fields from clients",
          ("tests/server/test_requests.py::test_no_feature_is_dropped_in_silence",)),
     Case("C1", "Chat templates of clients, on every route that has chats: 400"),
@@ -77,8 +85,8 @@ CASES = (
     Case("E9", "Metrics, models, version, log: no prompts, keys, paths", ("tests/server/test_metrics.py::"
          "test_labels_come_from_closed_sets",)),
     Case("F1", "Foreign or stale KV: every read checks a stamp", ("tests/scheduler/test_model.py",)),
-    Case("F2", "State of a slot that another request left", ("tests/sampling", "tests/engine/test_structured.py::"
-         "test_neighbours_without_a_grammar_are_left_alone")),
+    Case("F2", "State of a slot that another request left", _at(ISOLATION, "test_nothing_of_a_row_outlives_it",
+         "test_poison")),
     Case("F4", "Prefix hashes: 128 bits under a key of the process", ("tests/scheduler/test_scheduler.py::"
          "test_salts_do_not_share",)),
     Case("F5", "Two keys never share a cached prefix", _at(HTTP, "test_keys_part_their_caches")),
@@ -86,21 +94,24 @@ CASES = (
          "tests/server/test_responses.py::test_the_store_is_bounded")),
     Case("F7", "A block is a hit only after its step", ("tests/scheduler/test_scheduler.py::"
          "test_a_block_is_a_hit_only_after_its_step_has_ended",)),
-    Case("G1", "The engine is killed: streams end with an error, it is started again",
-         _at(SERVED, "test_a_killed_engine_is_started_again")),
-    Case("G2", "The engine is frozen", note="see tests/server/test_life.py"),
-    Case("G4", "The server is killed: no engine is left", _at(SERVED, "test_a_killed_server_leaves_no_engine")),
+    Case("G1", "The engine is killed: what can go on goes on, others end with an error, it is started again",
+         (*_at(SERVED, "test_a_killed_engine_is_started_again"), *RECOVERY)),
+    Case("G2", "The engine is frozen, or hangs", _at(RECOVERY[1], "test_an_engine_that_is_frozen",
+         "test_an_engine_that_hangs_tells_where")),
+    Case("G4", "The server is killed: no engine is left; its supervisor starts it again", (
+         *_at(SERVED, "test_a_killed_server_leaves_no_engine"), *_at(RECOVERY[0],
+         "test_nothing_outlives_the_supervisor", "test_a_front_that_is_killed_takes_its_engine_along_and_comes_back"))),
     Case("G5", "A rank dies", note=RANKS),
-    Case("G6", "An exception in the engine's step", ("tests/engine/test_async.py::"
-         "test_death_of_the_engine_fails_every_stream",)),
-    Case("G7", "Logits that are not finite", ("tests/scheduler/test_scheduler.py::"
-         "test_a_row_that_is_not_finite_fails_alone",)),
+    Case("G6", "An exception in the engine's step is of its request; a request that always kills is refused",
+         (*_at(ISOLATION, "test_a_fault_is_the_requests_own", "test_a_fault_that_passes"), GATE)),
+    Case("G7", "Logits that are not finite", _at(ISOLATION, "test_logits_that_are_not_finite")),
     Case("G9", "Wrong flags, a port in use, a missing model: one line, no orphans",
          ("tests/server/test_serve.py::test_an_engine_that_cannot_start",
           "tests/server/test_serve.py::test_a_port_in_use_costs_no_model_load")),
     Case("G10", "An engine that dies again and again", _at(LIFE, "test_an_engine_that_dies_again_and_again")),
     Case("G11", "SIGTERM with streams and a queue; a second one", _at(LIFE, "test_drain",
          "test_a_drain_that_takes_too_long", "test_a_second_signal_ends_at_once")),
+    Case("G14", "Memory runs out in a step", _at(ISOLATION, "test_memory_that_runs_out")),
     Case("G15", "A node is lost", note=RANKS),
     Case("G16", "A data-parallel rank dies", note=RANKS),
     Case("H1", "Requests of all kinds, 30 % of them leave at any moment: nothing is left",

@@ -30,8 +30,13 @@ descriptor or file is left; the front has gained at most 64 MiB; every line of t
 streams that ran meanwhile have ended with the text that they have alone; and the next request succeeds. Errors have
 the one shape, the field at fault, and nothing of ours in them.
 
-This page is written by `scripts/test-faults`, which runs the full form. The short form is part of the tests of every
-change. What needs a quiet machine is not here: times and rates are those of `bench/overload.py`, not yet measured.
+This page is written by `scripts/test-faults`; with `--short` it leaves out the slow tests, as the tests of every change
+do. `scripts/test-faults --soak 3600` puts a random load on one server for an hour. What needs a quiet machine is not
+here: rates and times under ten times the load are those of `bench/overload.py`, not yet measured on one.
+
+`scripts/test-fuzz` fuzzes what reads bytes of strangers (`tests/fuzz/targets.py`) with Atheris. Runs so far:
+
+FUZZED
 
 """
 
@@ -51,17 +56,18 @@ def nodes_of(case: Case) -> list[str]:
     return own_tests().get(case.id, []) + list(case.elsewhere)
 
 
-def run(nodes: list[str]) -> list[tuple[str, str]]:
+def run(nodes: list[str], short: bool) -> list[tuple[str, str]]:
     """(test, outcome) of all of them, in one run."""
+    marks = "not gpu and not peer" + (" and not slow" if short else "")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "not gpu and not peer", f"--junitxml={file}", *nodes]
+        command = [sys.executable, "-m", "pytest", "-q", "-m", marks, f"--junitxml={file}", *nodes]
         subprocess.run(command, cwd=ROOT, check=False)
         results = []
         for each in ET.parse(file).iter("testcase"):
             path = (each.get("classname") or "").replace(".", "/") + ".py"
-            marks = {child.tag for child in each}
-            outcome = "failed" if marks & {"failure", "error"} else "skipped" if "skipped" in marks else "passed"
+            tags = {child.tag for child in each}
+            outcome = "failed" if tags & {"failure", "error"} else "skipped" if "skipped" in tags else "passed"
             results.append((f"{path}::{each.get('name')}", outcome))
         return results
 
@@ -80,9 +86,11 @@ def verdict(case: Case, results: list[tuple[str, str]]) -> str:
     return f"passed ({found.count('passed')})" if "passed" in found else "not run"
 
 
-def page(results: list[tuple[str, str]]) -> str:
+def page(results: list[tuple[str, str]], short: bool) -> str:
     day = datetime.date.today().isoformat()
-    lines = [HEAD, f"Last run: {day}, Python {platform.python_version()}, {platform.machine()}, without a GPU.\n\n"]
+    form = "short form, `scripts/test-faults --short`" if short else "full form, `scripts/test-faults`"
+    machine = f"Python {platform.python_version()}, {platform.machine()}, without a GPU"
+    lines = [HEAD, f"Last run: {day}, {form}, {machine}.\n\n"]
     lines.append("| Case | What is done | Result (tests) | Tests, or why there are none |\n|---|---|---|---|\n")
     for case in CASES:
         where = dict.fromkeys(f"`{node.partition('::')[0]}`" for node in nodes_of(case))
@@ -112,11 +120,12 @@ def soak(seconds: float) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--soak", type=float, metavar="SECONDS")
+    parser.add_argument("--short", action="store_true")
     options = parser.parse_args()
     if options.soak is not None:
         return soak(options.soak)
-    results = run(list(dict.fromkeys(node for case in CASES for node in nodes_of(case))))
-    PAGE.write_text(page(results))
+    results = run(list(dict.fromkeys(node for case in CASES for node in nodes_of(case))), options.short)
+    PAGE.write_text(page(results, options.short))
     failed = [name for name, outcome in results if outcome == "failed"]
     print(f"{len(results)} tests, {len(failed)} failed; written to {PAGE.relative_to(ROOT)}")
     return 1 if failed or not results else 0
