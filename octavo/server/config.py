@@ -46,7 +46,7 @@ class ServerConfig:
     max_stored_responses: int = flag(4096, "answers of /v1/responses that are kept")
     stored_response_seconds: float = flag(3600.0, "how long they are kept")
     data_dir: str | None = flag(None, "folder of uploaded files and batches (default: a private one, gone at the end)")
-    max_data_bytes: int = flag(2**30, "size of all uploaded files")
+    max_data_bytes: int = flag(2**30, "size of all files, uploaded and of batches")
     max_requests_per_key: int = flag(0, "requests of one API key at a time; more are refused with 429 (0: no limit)")
     max_queue_seconds: float = flag(0.0, "longest wait for a first step; then 503 (0: no limit)")
     max_body_bytes: int = flag(8 * 2**20, "largest request body")

@@ -187,7 +187,13 @@ def _operation(method: str, path: str, operation: Operation, schemas: dict[Any, 
         schema = {"anyOf": [schema, schemas[operation.theirs]]}
     content: dict[str, Any] = {operation.media_type: {"schema": schema}}
     if operation.events is not None:
-        data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schemas[operation.events]}
+        data: dict[str, Any] = {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": schemas[operation.events],
+        }
+        if operation.events in (protocol.ChatChunk, protocol.Completion):
+            data = {"anyOf": [data, {"const": "[DONE]"}]}
         event = {"event": {"type": "string"}, "data": data}
         content["text/event-stream"] = {"schema": {"type": "object", "properties": event, "required": ["data"]}}
     header = {"schema": {"type": "string"}}

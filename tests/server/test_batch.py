@@ -131,6 +131,20 @@ def test_a_full_folder(start_server: StartServer) -> None:
     assert [path.name for path in server.serving.app.folder.path.glob("upload-*")] == []
 
 
+def test_answers_that_have_no_room(start_server: StartServer) -> None:
+    """What the answers of a batch take is bounded too: lines that come later are refused, not written."""
+    rows = [line(f"r{i}", "a" * 50) for i in range(300)]
+    size = sum(len(json.dumps(row)) + 1 for row in rows)
+    client = start_server(max_data_bytes=size + 40_000).client()
+    batch = client.batches.create(input_file_id=upload(client, rows), endpoint=CHAT, completion_window="24h")
+    done = finished(client, batch.id)
+    good, bad = results(client, done.output_file_id), results(client, done.error_file_id)
+    assert done.status == "completed" and len(good) + len(bad) == 300 and len(good) > 50 and len(bad) > 50
+    assert {result["error"]["code"] for result in bad.values()} == {"storage_full"}
+    taken = client.files.retrieve(done.output_file_id).bytes  # type: ignore[arg-type]
+    assert taken < 40_000 + 64 * 1000  # those that were being answered
+
+
 def test_another_key_s_files(start_server: StartServer) -> None:
     server = start_server(api_key=("a", "b"))
     mine, theirs = server.client(api_key="a"), server.client(api_key="b")

@@ -55,7 +55,8 @@ def check(found: dict[str, Any], path: str, status: str, media_type: str, value:
     """The value has the form that the document promises, and no field beside it."""
     schema = found["paths"][path]["post"]["responses"][status]["content"][media_type]["schema"]
     if media_type == "text/event-stream":
-        schema = schema["properties"]["data"]["contentSchema"]
+        data = schema["properties"]["data"]
+        schema = data.get("anyOf", [data])[0]["contentSchema"]
     jsonschema.validate(value, {**closed(schema), "components": closed(found["components"])})
 
 

@@ -186,7 +186,8 @@ class Batches:
 
             async def one(data: bytes) -> None:
                 try:
-                    result = await self.lines.answer(read_line(data), kept.owner)
+                    line = read_line(data)
+                    result = full(line.custom_id) if self._full() else await self.lines.answer(line, kept.owner)
                 finally:
                     self._room.release()
                 record(result, counts, right, wrong)
@@ -239,6 +240,12 @@ class Batches:
         path = self.files.folder.path / "batches" / f"{kept.batch.id}.json"
         write(path, msgspec.json.encode(kept))
 
+    def _full(self) -> bool:
+        """Whether files, and the answers that are to become files, take all the room there is."""
+        folder = self.files.folder.path / "batches"
+        written = sum(path.stat().st_size for end in ("good", "bad") for path in folder.glob(f"*.{end}"))
+        return self.files.size + written >= self.files.limit
+
     def _results(self, id: str) -> tuple[Path, Path]:
         """Where the answers are collected: those of status 200, and the others."""
         folder = self.files.folder.path / "batches"
@@ -248,6 +255,11 @@ class Batches:
         for id in [id for id, kept in self._kept.items() if kept.batch.status in OVER][: len(self._kept) - MAX_KEPT]:
             del self._kept[id]
             (self.files.folder.path / "batches" / f"{id}.json").unlink(missing_ok=True)
+
+
+def full(custom_id: str) -> ResultLine:
+    error = LineError("storage_full", "There is no room for more answers: delete files.")
+    return ResultLine(f"batch_req_{uuid.uuid4().hex}", custom_id, None, error)
 
 
 def record(result: ResultLine, counts: Counts, right: BinaryIO, wrong: BinaryIO) -> None:
