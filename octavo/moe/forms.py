@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,20 @@ def by_roofline(tokens: int, routing: Routing, grouped: bool) -> Form:
     if rows <= 48:
         return Tiles(32, block=64, stages=4)
     return Tiles(64, rows=128, block=64, warps=8)
+
+
+def fit(form: Form, itemsize: int, room: int) -> Form:
+    """With less under way at a time, if a program may have no more than `room` bytes of shared memory."""
+    while isinstance(form, Tiles) and form.stages * form.block * (2 * form.rows + form.tile) * itemsize > room:
+        if form.stages > 2:
+            form = replace(form, stages=form.stages - 1)
+        elif form.block > 32:
+            form = replace(form, block=form.block // 2)
+        elif form.rows > 16:
+            form = replace(form, rows=form.rows // 2)
+        else:
+            break
+    return form
 
 
 @functools.cache

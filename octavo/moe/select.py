@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import logging
 from importlib import import_module
 
 from octavo.core.errors import ConfigError
 from octavo.moe.base import MoeBackend, MoeSpec
+
+log = logging.getLogger(__name__)
 
 # Fastest first: name, module, class. A module is imported when its turn comes.
 BACKENDS = (
@@ -17,7 +20,7 @@ BACKENDS = (
 
 @functools.cache
 def select_experts(spec: MoeSpec) -> tuple[type[MoeBackend], tuple[str, ...]]:
-    """The backend's class, and a line for each that was asked before it and cannot serve `spec`."""
+    """The backend's class, and a line for each that was asked before it and cannot serve `spec`. Logged once."""
     lost: list[str] = []
     for name, module, attribute in BACKENDS:
         try:
@@ -27,6 +30,7 @@ def select_experts(spec: MoeSpec) -> tuple[type[MoeBackend], tuple[str, ...]]:
             continue
         reason = found.supports(spec)
         if reason is None:
+            log.info("experts: %s", "; ".join([f"{name} runs", *lost]))
             return found, tuple(lost)
         lost.append(f"{name} cannot: {reason}")
     raise ConfigError(f"nothing can compute this model's experts: {'; '.join(lost)}")

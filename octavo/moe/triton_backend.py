@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from octavo.moe.base import ExpertWeights, MoeSpec
-from octavo.moe.forms import Form, Pairs, Tiles, choose
+from octavo.moe.forms import Form, Pairs, Tiles, choose, fit
 
 COLUMNS = 1024  # of gather and combine
 
@@ -38,12 +38,14 @@ class TritonExperts:
     def __init__(self, spec: MoeSpec, weights: ExpertWeights) -> None:
         self.spec = spec
         self.weights = weights
+        self.room = shared_memory(spec.device)
         self.grouped = why_not_grouped(spec) is None
         self.device = torch.cuda.get_device_name(spec.device) if spec.device.type == "cuda" else spec.device.type
 
     def form(self, tokens: int) -> Form:
         spec = self.spec
-        return choose(tokens, spec.routing, spec.inner_size, spec.hidden_size, self.device, self.grouped)
+        form = choose(tokens, spec.routing, spec.inner_size, spec.hidden_size, self.device, self.grouped)
+        return fit(form, spec.dtype.itemsize, self.room)
 
     def __call__(self, x_TE: Tensor, logits_TX: Tensor, bias_X: Tensor | None, shared_TE: Tensor | None) -> Tensor:
         return self.compute(self.form(len(x_TE)), x_TE, logits_TX, bias_X, shared_TE)
@@ -203,6 +205,12 @@ def grouped_mm(x_PI: Tensor, weight_XOI: Tensor, ends_X: Tensor) -> Tensor:
     product = getattr(torch.nn.functional, "grouped_mm", None) or torch._grouped_mm
     found: Tensor = product(x_PI, weight_XOI.transpose(1, 2), offs=ends_X)
     return found
+
+
+def shared_memory(device: torch.device) -> int:
+    """Bytes that a program may have."""
+    properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return getattr(properties, "shared_memory_per_block_optin", 0) or 64 << 10
 
 
 def why_not_grouped(spec: MoeSpec) -> str | None:

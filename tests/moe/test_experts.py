@@ -228,6 +228,18 @@ def test_forms_by_roofline() -> None:
     assert isinstance(forms.by_roofline(16384, qwen, False), Tiles)
 
 
+@pytest.mark.parametrize("room", [64 << 10, 99 << 10, 163 << 10, 227 << 10])
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_forms_fit_into_shared_memory(room: int, itemsize: int) -> None:
+    for tokens in (1, 9, 64, 512, 4096):
+        form = forms.fit(forms.by_roofline(tokens, Routing(128, 8), False), itemsize, room)
+        if isinstance(form, Tiles):
+            assert form.stages * form.block * (2 * form.rows + form.tile) * itemsize <= room
+            assert form.stages >= 2 and form.block >= 32 and form.rows >= 16
+    assert forms.fit(Tiles(16), 2, 227 << 10) == Tiles(16)
+    assert forms.fit(Pairs(), 4, 1) == Pairs()
+
+
 def test_tuned_forms(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(forms, "TUNED", tmp_path)
     forms.tuned.cache_clear()
