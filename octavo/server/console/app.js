@@ -126,9 +126,9 @@ $("try").addEventListener("click", async () => {
   $("try").disabled = true;
   try {
     await Promise.all(READERS.map(async (about, i) => {
-      if (i) await new Promise((done) => setTimeout(done, 600 + 250 * i)); // the first one's blocks can be hit when they are written
+      if (i) await new Promise((done) => setTimeout(done, 500 + 150 * i)); // the first one's blocks can be hit when they are written
       const messages = [{ role: "system", content: PAGE }, { role: "user", content: `Tell me a story about ${about}.` }];
-      const body = { messages, max_tokens: 90 + 30 * i, ignore_eos: true, temperature: 1, model: $("model").value || undefined };
+      const body = { messages, max_tokens: 400 + 80 * i, ignore_eos: true, temperature: 1, model: $("model").value || undefined };
       await (await call("v1/chat/completions", { body, id: `reader-${i + 1}-${Date.now().toString(36)}` })).json();
     }));
   } catch (error) {
