@@ -1,6 +1,6 @@
-// The figures of the engine: differences of what two pictures say, and a line of the last minute.
+// The figures of the engine: differences of what two pictures say, and a line of the last half minute.
 
-const KEPT = 240;
+const KEPT = 120;
 
 function line(svg, values) {
   const top = Math.max(...values, 1e-9), last = Math.max(values.length - 1, 1);
