@@ -84,6 +84,7 @@ class Metrics(Collector):
         self.cache_config: dict[str, str] = {}
         self.stats = Stats()
         self.preemptions = 0
+        self.repairs = 0
         self.prefix_queries = 0
         self.prefix_hits = 0
         self.prompt_tokens = 0
@@ -142,6 +143,7 @@ class Metrics(Collector):
     def on_step(self, stats: Stats) -> None:
         self.stats = stats
         self.preemptions += stats.preemptions
+        self.repairs += stats.repairs
         self.prefix_queries += stats.prefix_queries
         self.prefix_hits += stats.prefix_hits
         if stats.step_tokens:
@@ -227,6 +229,12 @@ class Metrics(Collector):
         yield from self._gauge(
             "kv_waste_ratio", "Share of allocated KV slots that hold no token", stats.kv_waste, prefixes=octavo_only
         )
+        yield from self._gauge(
+            "kv_blocks_quarantined",
+            "KV cache blocks out of use, because their bookkeeping was wrong",
+            stats.kv_quarantined_blocks,
+            prefixes=octavo_only,
+        )
         info = {**self.cache_config, "num_gpu_blocks": str(stats.kv_total_blocks)}
         for prefix in ("octavo:", "vllm:"):
             family = GaugeMetricFamily(prefix + "cache_config_info", "The KV cache", labels=[*self.labels, *info])
@@ -244,6 +252,7 @@ class Metrics(Collector):
     def _counters(self) -> Iterator[Metric]:
         simple = (
             ("num_preemptions", "Requests that gave their cache to others and began again", self.preemptions),
+            ("kv_repairs", "Times that the bookkeeping of KV blocks was found wrong", self.repairs),
             ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache", self.prefix_queries),
             ("prefix_cache_hits", "Prompt tokens found in the prefix cache", self.prefix_hits),
             ("gpu_prefix_cache_queries", "Old name of prefix_cache_queries", self.prefix_queries),
@@ -288,7 +297,8 @@ class Metrics(Collector):
 
     def _counter(self, name: str, text: str, values: Mapping[str, int], label: str = "") -> Iterator[Metric]:
         """One counter, or one for each value of `label`."""
-        for prefix in ("vllm:",) if name.startswith("gpu_") else ("octavo:", "vllm:"):
+        ours = ("octavo:",) if name.startswith("kv_") else ("octavo:", "vllm:")
+        for prefix in ("vllm:",) if name.startswith("gpu_") else ours:
             family = CounterMetricFamily(prefix + name, text, labels=[*self.labels, *([label] if label else [])])
             for key, value in values.items():
                 family.add_metric([*self.labels.values(), *([key] if label else [])], value)
