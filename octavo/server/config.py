@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from octavo.core.config import flag
 from octavo.core.errors import ConfigError
@@ -28,6 +29,9 @@ class ServerConfig:
     served_model_name: tuple[str, ...] = flag((), "name of the model in the API; may be given more than once")
     root_path: str = flag("", "prefix that a proxy leaves before every path")
     chat_template: str | None = flag(None, "file of a chat template to use instead of the model's")
+    default_chat_template_kwargs: str | None = flag(
+        None, 'what chat templates are told unless a request says otherwise, as {"enable_thinking": false}'
+    )
     tool_call_parser: str | None = flag(None, "how the model writes tool calls (default: read off its chat template)")
     reasoning_parser: str | None = flag(None, "how the model marks its reasoning (default: read off its chat template)")
     enable_auto_tool_choice: bool = flag(True, "let the model choose whether it calls the tools of a request")
@@ -80,6 +84,7 @@ class ServerConfig:
             choose("", self.tool_call_parser, self.reasoning_parser)  # are there parsers of these names?
         if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
             raise ConfigError("ssl_keyfile and ssl_certfile go together")
+        _ = self.template_variables
         for origin in self.origins:
             if origin != "*" and ("://" not in origin or origin.endswith("/")):
                 raise ConfigError(f"allowed_origins are like https://example.com, got {origin!r}")
@@ -89,6 +94,17 @@ class ServerConfig:
                 f"anyone who reaches {self.host} could use this server: set --api-key (or OCTAVO_API_KEY), "
                 "listen on 127.0.0.1, or say --insecure"
             )
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """`default_chat_template_kwargs` as what it says."""
+        try:
+            found = json.loads(self.default_chat_template_kwargs or "{}")
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"default_chat_template_kwargs: {error}") from None
+        if not isinstance(found, dict):
+            raise ConfigError("default_chat_template_kwargs must be a JSON object")
+        return found
 
     @property
     def origins(self) -> tuple[str, ...]:

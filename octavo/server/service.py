@@ -84,7 +84,8 @@ class Service:
         return max(1, min(MAX_RETRY_SECONDS, round(self.llm.stats.waiting * self.metrics.pace / 2)))
 
     def render(self, messages: Sequence[dict[str, Any]], **options: Any) -> str:
-        return self.llm.tokenizer.chat_template.render(messages, template=self.template, **options)
+        variables = {**self.server.template_variables, **(options.pop("variables", None) or {})}
+        return self.llm.tokenizer.chat_template.render(messages, template=self.template, variables=variables, **options)
 
     async def truncate(
         self, prompt: Prompt, request: GenerationRequest, max_tokens: int | None, add_special_tokens: bool

@@ -67,6 +67,7 @@ def test_at_length(tmp_path: Path) -> None:
         process = subprocess.Popen(command, stderr=stderr)
     try:
         wait_for(lambda: "curl http" in log.read_text() or process.poll() is not None, seconds=60)
+        assert process.poll() is None, log.read_text()
         url = log.read_text().partition("curl ")[2].partition("/v1")[0]
         found = fuzz(url, tmp_path, "-n", examples)
         assert sum(found.values()) > 20 * len(OPERATIONS)

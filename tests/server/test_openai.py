@@ -7,6 +7,8 @@ from typing import Any
 import openai
 import pytest
 
+from octavo.core.errors import ConfigError
+from octavo.server.config import ServerConfig
 from tests.server.conftest import Running, StartServer, error_of
 from tests.server.fake_engine import FakeLLM
 
@@ -314,6 +316,18 @@ def test_own_chat_template_and_names(start_server: StartServer, tmp_path: Any) -
     assert answer.json()["model"] == "b"
     assert [m["id"] for m in server.client().models.list().model_dump()["data"]] == ["a", "b"]
     error_of(server.chat(model="fake"), 404, "model_not_found", "model")
+
+
+def test_defaults_of_the_template(start_server: StartServer, tmp_path: Any) -> None:
+    template = tmp_path / "t.jinja"
+    template.write_text("[{{ messages[0].content }}]say:{{ mood }}{{ tone }}")
+    server = start_server(chat_template=str(template), default_chat_template_kwargs='{"mood": "calm", "tone": "!"}')
+    assert server.chat().json()["choices"][0]["message"]["content"] == "calm!"
+    answer = server.chat(chat_template_kwargs={"mood": "wild"})
+    assert answer.json()["choices"][0]["message"]["content"] == "wild!"
+    for wrong in ("{", "[]", "5"):
+        with pytest.raises(ConfigError, match="default_chat_template_kwargs"):
+            ServerConfig(default_chat_template_kwargs=wrong)
 
 
 def test_tokenize(server: Running) -> None:
