@@ -109,14 +109,17 @@ class StepBudget:
 
     def __init__(self) -> None:
         self._most = 0  # tokens of the largest step so far
-        self._rate = 0.0  # seconds a token, of the slowest large step
+        self._rate = 0.0  # seconds a token, of the slowest large step lately
+        self._small = 0.0  # seconds of the slowest small one
 
     def of(self, tokens: int) -> float:
         if tokens > self._most:
             return self.FIRST
-        return max(self.FLOOR, self.SLACK * self._rate * tokens)
+        return max(self.FLOOR, self.SLACK * max(self._rate * tokens, self._small))
 
     def took(self, tokens: int, seconds: float) -> None:
         if 2 * tokens >= self._most:
             self._rate = max(seconds / max(1, tokens), 0.9 * self._rate)
+        else:
+            self._small = max(seconds, 0.9 * self._small)
         self._most = max(self._most, tokens)

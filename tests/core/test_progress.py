@@ -42,6 +42,8 @@ def test_a_long_step_may_be_long_and_a_short_one_not():
     assert budget.of(2048) == StepBudget.FIRST
     budget.took(2048, 20.0)
     assert budget.of(2048) > 60 and budget.of(1) == StepBudget.FLOOR
+    budget.took(1, 6.0)  # a large model on a slow machine
+    assert budget.of(1) == 60.0
 
 
 def test_pauses_between_restarts(monkeypatch: pytest.MonkeyPatch):

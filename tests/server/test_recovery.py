@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,29 @@ def test_nothing_outlives_the_supervisor(tmp_path: Path) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", int(served.url.rpartition(":")[2])))
     assert not children(served.process.pid)
+
+
+def test_an_engine_that_dies_during_a_drain(tmp_path: Path) -> None:
+    """What runs is finished all the same."""
+    served = Served(make_model(tmp_path))
+
+    def disturb() -> None:
+        served.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: served.http.get("/readyz").json()["error"]["code"] == "server_draining", 60)
+        os.kill(served.engine(), signal.SIGKILL)
+        refused = served.http.post("/v1/completions", json={"prompt": "x"})
+        assert refused.status_code == 503 and refused.headers["retry-after"]
+
+    answers = together(served, [FIELDS["plain"]] * 4, disturb)
+    assert all(answer[-1][1] == 380 for answer in answers) and answers == answers[:1] * 4
+    assert served.process.wait(60) == 0
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "octavo.cli.main", "serve", str(tmp_path), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("octavo: ") and "config.json" in done.stderr
 
 
 @pytest.mark.slow
