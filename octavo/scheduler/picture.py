@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from octavo.cache.manager import KVCacheManager
 from octavo.core.picture import MAX_CELLS, MAX_LISTED, NOBODY, CacheMap, Pace, Picture, Sight
@@ -73,27 +75,32 @@ def _span(num_blocks: int) -> int:
 def _map(cache: KVCacheManager, rows: RowTable, listed: IntArray) -> CacheMap:
     """`listed` are the rows in the order in which the picture shows their requests."""
     pool, size = cache.pool, cache.block_size
-    held, used = pool.refs > 0, np.zeros(pool.num_blocks, np.int32)
+    used = np.zeros(pool.num_blocks, np.int32)
     owner = np.full(pool.num_blocks, NOBODY, np.int16)
-    place = np.arange(cache.table.shape[1], dtype=np.int32) * size
-    for i in reversed(range(len(listed))):  # of those that share a block, the first in order is told
-        row = listed[i]
-        blocks = cache.table[row, : cache.held[row]]
-        owner[blocks] = i
-        tokens = np.clip(rows.computed[row] - place[: len(blocks)], 0, size)
-        used[blocks] = np.maximum(used[blocks], tokens)
+    order = listed[::-1]  # of those that share a block, the first in order is told: it is written last
+    counts = cache.held[order]
+    place = np.arange(int(counts.max(initial=0)))
+    there = place < counts[:, None]
+    blocks = cache.table[order, : len(place)][there]
+    owner[blocks] = np.repeat(np.arange(len(order))[::-1], counts)
+    used[blocks] = np.clip(rows.computed[order][:, None] - place * size, 0, size)[there]
     span = _span(pool.num_blocks)
-    starts = np.arange(0, pool.num_blocks, span)
-    num_held = np.add.reduceat(held, starts, dtype=np.int32)
-    num_cached = np.add.reduceat((pool.refs == 0) & pool.published, starts, dtype=np.int32)
-    slots = np.maximum(num_held, 1) * size
+    num_held = _cells(pool.refs > 0, span).sum(1)
     return CacheMap(
         span=span,
-        cells=len(starts),
+        cells=len(num_held),
         held=num_held.astype("<u2").tobytes(),
-        cached=num_cached.astype("<u2").tobytes(),
-        withdrawn=np.add.reduceat(pool.quarantined, starts, dtype=np.int32).astype("<u2").tobytes(),
-        holders=np.minimum(np.maximum.reduceat(pool.refs, starts), 255).astype(np.uint8).tobytes(),
-        fill=(np.add.reduceat(used, starts) * 255 // slots).astype(np.uint8).tobytes(),
-        owner=np.maximum.reduceat(owner, starts).astype("<i2").tobytes(),
+        cached=_cells((pool.refs == 0) & pool.published, span).sum(1).astype("<u2").tobytes(),
+        withdrawn=_cells(pool.quarantined, span).sum(1).astype("<u2").tobytes(),
+        holders=np.minimum(_cells(pool.refs, span).max(1), 255).astype(np.uint8).tobytes(),
+        fill=(_cells(used, span).sum(1) * 255 // (np.maximum(num_held, 1) * size)).astype(np.uint8).tobytes(),
+        owner=_cells(owner, span, NOBODY).max(1).astype("<i2").tobytes(),
     )
+
+
+def _cells(values: npt.NDArray[Any], span: int, rest: int = 0) -> npt.NDArray[Any]:
+    """One row for each cell; the last is filled up."""
+    cells = -(-len(values) // span)
+    found = np.full(cells * span, rest, values.dtype)
+    found[: len(values)] = values
+    return found.reshape(cells, span)
