@@ -25,6 +25,11 @@ class EngineConfig:
     trust_remote_code: bool = flag(False, "only False: nothing from a model folder ever runs")
     dtype: str = flag("auto", "type of weights and KV cache", ("auto", "bfloat16", "float16", "float32"))
     load_format: str = flag("auto", "dummy makes random weights without reading any", ("auto", "safetensors", "dummy"))
+    quantization: str | None = flag(
+        None,
+        "quantise a plain model's linear layers while it is loaded; a quantised checkpoint says itself what it is",
+        ("fp8", "int8", "int4"),
+    )
     device: str = flag("auto", "where the model runs", ("auto", "cpu", "cuda"))
     max_model_len: int | None = flag(None, "longest prompt and answer in tokens (default: the model's)")
     block_size: int = flag(16, "tokens in a KV cache block")
@@ -75,7 +80,7 @@ class EngineConfig:
             raise ConfigError(f"gpu_memory_utilization must be in [0.05, 1], got {self.gpu_memory_utilization}")
         for f in fields(self):
             choices = f.metadata["choices"]
-            if choices is not None and getattr(self, f.name) not in choices:
+            if choices is not None and getattr(self, f.name) not in (*choices, f.default):
                 raise ConfigError(f"{f.name} must be one of {', '.join(choices)}, got {getattr(self, f.name)!r}")
 
 

@@ -86,6 +86,7 @@ def build(config: EngineConfig, folder: Path) -> tuple[Scheduler, Runner, Engine
         load_format=config.load_format,
         seed=config.seed,
         max_model_len=config.max_model_len,
+        quantization=config.quantization,
     )
     ledger.entries["weights"] = model.num_bytes
     phases.end("load weights")

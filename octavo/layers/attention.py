@@ -101,6 +101,10 @@ class Attention:
         batch.attention.write(self.layer, k_TKD, v_TKD, batch)
         return q_THD
 
+    def linears(self) -> tuple[Linear, ...]:
+        """Whose weights may be quantised."""
+        return self.qkv, self.o
+
     def names(self, at: Mapping[str, str]) -> dict[str, Tensor]:
         """`at` has the paths of q, k and v, or of qkv where a checkpoint has them in one; of o, q_norm, k_norm."""
         found = Linear.names(self.qkv, at["qkv"]) if "qkv" in at else self.qkv.names(at["q"], at["k"], at["v"])

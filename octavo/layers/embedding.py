@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from octavo import kernels
 from octavo.layers.linear import Linear
 
 
@@ -43,10 +42,6 @@ class LMHead(Linear):
         tied: Embedding | None,
         bias: bool = False,
     ) -> None:
-        if tied is None:
-            super().__init__(hidden_size, vocab_size, bias, dtype, device)
-        else:
+        super().__init__(hidden_size, vocab_size, bias, dtype, device)
+        if tied is not None:
             self.weight = tied.weight_VE
-            self.bias = torch.zeros(vocab_size, dtype=dtype, device=device) if bias else None
-            self.packed = None
-            self.skinny = kernels.skinny_for(device)

@@ -109,6 +109,10 @@ class LatentAttention:
         norm = (self.kv_norm.weight_E, self.kv_norm.eps)
         return turn_and_write(q_THX, latent_TD, *cache, rope, batch.positions_T, batch.slots_T, norm)
 
+    def linears(self) -> tuple[Linear, ...]:
+        """Whose weights may be quantised."""
+        return (self.qkv, self.o) if self.q_b is None else (self.qkv, self.q_b, self.o)
+
     def names(self, at: Mapping[str, str]) -> dict[str, Tensor]:
         assert self.kv_b is not None, "the weights have been taken apart"
         first = at["q"] if self.q_b is None else at["q_a"]

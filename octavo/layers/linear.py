@@ -12,23 +12,39 @@ from torch.nn import functional as F
 from octavo import kernels
 from octavo.kernels.cpu_linear import PackedLinear, pack_linear
 from octavo.layers.norm import LayerNorm, RMSNorm
+from octavo.quant.methods import LinearMethod, select_method
+from octavo.quant.schemes import Scheme, join
 
 
 class Linear:
     """y = x W^T + b, with W as [out, in] like in the checkpoint until `finish`.
 
     On a GPU few rows of x go through kernels of our own (`octavo.kernels.skinny_linear`), where they are faster.
+    The weight gets its memory when it is first asked for. `defer` says that it never will be: then `put` brings the
+    rows of W as schemes of octavo.quant, and `finish` chooses how to compute with them.
     """
 
-    __slots__ = ("bias", "packed", "skinny", "weight")
+    __slots__ = ("bias", "methods", "on", "packed", "rows", "shape", "skinny", "weight")
+    weight: Tensor
 
     def __init__(self, in_size: int, out_size: int, bias: bool, dtype: torch.dtype, device: torch.device) -> None:
-        self.weight = torch.empty(out_size, in_size, dtype=dtype, device=device)
+        self.shape = (out_size, in_size)
+        self.on = (dtype, device)
+        self.methods: list[LinearMethod] = []
+        self.rows: dict[int, Scheme] | None = None  # by the first row of each
         self.bias = torch.zeros(out_size, dtype=dtype, device=device) if bias else None
         self.packed: PackedLinear | None = None
         self.skinny: ModuleType | None = kernels.skinny_for(device)
 
+    def __getattr__(self, name: str) -> Any:
+        if name != "weight":
+            raise AttributeError(name)
+        self.weight = torch.empty(self.shape, dtype=self.on[0], device=self.on[1])
+        return self.weight
+
     def __call__(self, x: Tensor) -> Tensor:
+        if self.methods:
+            return self.quantised(x)
         if self.packed is not None:
             return self.packed(x, self.bias)
         if (found := self.skinny_config(x)) is not None:
@@ -67,8 +83,42 @@ class Linear:
         config = self.skinny.use_skinny(len(x), *self.weight.shape, x.dtype, x.device)
         return None if config is None else (self.skinny, config)
 
+    def quantised(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        parts = [method(flat) for method in self.methods]
+        y = (parts[0] if len(parts) == 1 else torch.cat(parts, -1)).view(*x.shape[:-1], -1)
+        return y if self.bias is None else y.add_(self.bias)
+
+    def defer(self) -> None:
+        """The weight becomes a shape without memory, which still tells rows apart in `names`."""
+        self.weight = torch.empty(self.shape, dtype=self.on[0], device="meta")
+        self.rows = {}
+
+    def put(self, row: int, scheme: Scheme) -> None:
+        """The rows of W from `row` on."""
+        assert self.rows is not None and scheme.shape[1] == self.shape[1]
+        self.rows[row] = scheme
+
+    @property
+    def num_bytes(self) -> int:
+        """Of a deferred weight, in the form that it is computed with; known after `finish`."""
+        if self.methods:
+            return sum(method.nbytes for method in self.methods)
+        return self.shape[0] * self.shape[1] * self.on[0].itemsize
+
     def finish(self) -> None:
         """Once the weight is loaded. Where another layout is faster, it takes the weight's place."""
+        if self.rows is not None:
+            schemes = join([self.rows[row] for row in sorted(self.rows)])
+            self.rows = {}
+            chosen = [select_method(scheme, *self.on)[0] for scheme in schemes]
+            methods = [
+                method(scheme, self.on[0]) for method, scheme in zip(chosen, schemes, strict=True) if method is not None
+            ]
+            if len(methods) == len(schemes):
+                self.methods, self.skinny = methods, None
+                return
+            self.weight = torch.cat([scheme.dequantize(self.on[0]) for scheme in schemes])
         self.packed = pack_linear(self.weight)
         if self.packed is not None:
             self.weight = self.weight.new_empty(0)

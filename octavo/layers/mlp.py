@@ -56,6 +56,10 @@ class GatedMLP:
         x_TE, stream_TE = norm(x_TE, stream_TE)
         return self(x_TE), stream_TE
 
+    def linears(self) -> tuple[Linear, ...]:
+        """Whose weights may be quantised."""
+        return self.gate_up, self.down
+
     def names(self, at: Mapping[str, str]) -> dict[str, Tensor]:
         """`at` has the paths of gate and up, or of gate_up where a checkpoint has them in one."""
         if "gate_up" in at:
@@ -91,6 +95,9 @@ class MLP:
     def after(self, norm: RMSNorm | LayerNorm, x_TE: Tensor, stream_TE: Tensor | None) -> tuple[Tensor, Tensor]:
         x_TE, stream_TE = norm(x_TE, stream_TE)
         return self(x_TE), stream_TE
+
+    def linears(self) -> tuple[Linear, ...]:
+        return self.up, self.down
 
     def names(self, at: Mapping[str, str]) -> dict[str, Tensor]:
         return self.up.names(at["up"]) | self.down.names(at["down"])

@@ -175,6 +175,10 @@ class MixtureOfExperts:
         x_TE, stream_TE = norm(x_TE, stream_TE)
         return self(x_TE), stream_TE
 
+    def linears(self) -> tuple[Linear, ...]:
+        """Whose weights may be quantised: of what all tokens see. Routers stay as they are."""
+        return () if self.shared is None else self.shared.linears()
+
     def names(self, at: Mapping[str, str]) -> dict[str, Tensor]:
         found = self.router.names(at) | self.experts.names(at)
         if self.shared is not None:

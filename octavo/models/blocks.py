@@ -17,6 +17,7 @@ from torch import Tensor
 from octavo.attention.base import ForwardBatch
 from octavo.layers.attention import Attention, Rotations
 from octavo.layers.latent import LatentAttention
+from octavo.layers.linear import Linear
 from octavo.layers.norm import LayerNorm, RMSNorm
 
 Norm = RMSNorm | LayerNorm
@@ -31,6 +32,7 @@ class Feedforward(Protocol):
     def __call__(self, x_TE: Tensor) -> Tensor: ...
     def after(self, norm: Norm, x_TE: Tensor, stream_TE: Tensor | None) -> tuple[Tensor, Tensor]: ...
     def finish(self) -> None: ...
+    def linears(self) -> tuple[Linear, ...]: ...
     def names(self, at: Mapping[str, str]) -> dict[str, Tensor]: ...
 
 
@@ -55,6 +57,10 @@ class Block:
     def finish(self) -> None:
         for part in (*self.norms.values(), self.attention, self.mlp):
             part.finish()
+
+    def linears(self) -> tuple[Linear, ...]:
+        """Whose weights may be quantised."""
+        return self.attention.linears() + self.mlp.linears()
 
     def names(self, at: Mapping[str, str]) -> dict[str, Tensor]:
         found = self.attention.names(at) | self.mlp.names(at)

@@ -185,11 +185,18 @@ class Decoder:
             found |= layer.names({part: prefix + path for part, path in self.paths.items()})
         return found | self.head.names(self.paths["head"])
 
+    def linears(self) -> list[Linear]:
+        """Whose weights may be quantised: all but routers and the head."""
+        return [linear for layer in self.layers for linear in layer.linears()]
+
     def finish(self) -> None:
         """Once, when all weights are in place: each part may then keep them in another form, and `names` is over."""
-        self.num_bytes = sum(t.nbytes for t in {t.data_ptr(): t for t in self.names.values()}.values())
+        kept = [tensor for tensor in self.names.values() if tensor.device.type != "meta"]
+        self.num_bytes = sum(t.nbytes for t in {t.data_ptr(): t for t in kept}.values())
+        deferred = [linear for linear in self.linears() if linear.rows is not None]
         for part in (*self.layers, self.norm, self.head):
             part.finish()
+        self.num_bytes += sum(linear.num_bytes for linear in deferred)
         if self.spec.tie_embeddings and self.head.packed is not None:
             self.num_bytes += self.embed.weight_VE.nbytes
 

@@ -17,12 +17,15 @@ import torch
 from torch import Tensor
 
 from octavo.core.errors import ModelError
-from octavo.models.config import read_json
+from octavo.models.config import ConfigReader, read_json
 from octavo.models.decoder import Decoder
+from octavo.models.quantized import QuantizedWeights
 from octavo.models.registry import load_class
 from octavo.models.spec import DTYPES, ModelSpec
 from octavo.models.staging import Copier
 from octavo.platforms import default_dtype
+from octavo.quant import METHODS, ONLINE
+from octavo.quant.formats import read_format
 
 log = logging.getLogger(__name__)
 
@@ -41,23 +44,44 @@ def load_model(
     seed: int = 0,
     max_model_len: int | None = None,
     progress: bool | None = None,
+    quantization: str | None = None,
 ) -> Decoder:
     """The model of a folder, ready to run on `device` (default: the CPU) for sequences up to `max_model_len`.
 
     `load_format="dummy"` reads the config alone and draws the weights. `progress=None` shows a bar for large models
-    on a terminal.
+    on a terminal. `quantization`, one of octavo.quant.ONLINE, quantises plain weights while they are loaded; what a
+    checkpoint in a known format says of itself needs no word.
     """
     device = device or torch.device("cpu")
     spec = ModelSpec.from_folder(folder)
     model = load_class(spec.architecture)(
         spec, resolve_dtype(dtype, spec, device), device, max_model_len or spec.max_position
     )
+    quantized = find_quantization(model, folder, quantization, load_format == "dummy")
     if load_format == "dummy":
-        fill_random(model, seed)
+        fill_random(model, seed, quantized)
     else:
-        fill_from(model, checkpoint_files(folder), progress)
+        fill_from(model, checkpoint_files(folder), progress, quantized)
     model.finish()
     return model
+
+
+def find_quantization(model: Decoder, folder: Path, online: str | None, dummy: bool) -> QuantizedWeights | None:
+    """What the config says of its weights, or what is asked for; None: they are plain, or the family's own business."""
+    config = ConfigReader(read_json(folder / "config.json"), str(folder / "config.json"))
+    stored = config.section("quantization_config").values if config.has("quantization_config") else {}
+    if stored.get("quant_method") in METHODS and not dummy:
+        if online is not None:
+            raise ModelError(
+                f"quantization: must be left out, not {online}: {folder} is quantised already "
+                f"({stored['quant_method']})"
+            )
+        return QuantizedWeights(model, read_format(stored), None)
+    if online is None:
+        return None
+    if online not in ONLINE:
+        raise ModelError(f"quantization: must be one of {', '.join(ONLINE)}, got {online!r:.80}")
+    return QuantizedWeights(model, None, online)
 
 
 def resolve_dtype(dtype: str, spec: ModelSpec, device: torch.device) -> torch.dtype:
@@ -72,13 +96,17 @@ def resolve_dtype(dtype: str, spec: ModelSpec, device: torch.device) -> torch.dt
     return resolved
 
 
-def fill_random(model: Decoder, seed: int) -> None:
+def fill_random(model: Decoder, seed: int, quantized: QuantizedWeights | None = None) -> None:
     """Normal weights; norms stay one and biases zero, as the layers made them. Same seed and device, same weights.
 
     Bytes are such that they are small numbers, whether they are scales or packed.
     """
     generator = torch.Generator(model.device).manual_seed(seed)
+    if quantized is not None:
+        quantized.random(model.spec.initializer_range, generator)
     for tensor in model.names.values():
+        if tensor.device.type == "meta":
+            continue
         if not tensor.is_floating_point():
             tensor.random_(112, 120, generator=generator)
         elif tensor.dim() > 1:
@@ -105,10 +133,14 @@ def checkpoint_files(folder: Path) -> list[Path]:
     return files
 
 
-def fill_from(model: Decoder, files: list[Path], progress: bool | None = None) -> None:
+def fill_from(
+    model: Decoder, files: list[Path], progress: bool | None = None, quantized: QuantizedWeights | None = None
+) -> None:
     """Copies every tensor of the files to its place."""
     names = model.names
-    places = {tensor.data_ptr() for tensor in names.values()}
+    places = {tensor.data_ptr() for tensor in names.values() if tensor.device.type != "meta"}
+    if quantized is not None:
+        quantized.expect(_renamed(model, files))
     loaded: dict[str, Path] = {}
     with _bar(sum(file.stat().st_size for file in files), progress) as advance, Copier(model.device) as copy:
         for file in files:
@@ -116,6 +148,9 @@ def fill_from(model: Decoder, files: list[Path], progress: bool | None = None) -
                 for stored in checkpoint.keys():  # noqa: SIM118 (a safe_open cannot be iterated)
                     name = model.rename(stored)
                     if name is None:
+                        continue
+                    if quantized is not None and quantized.take(name, checkpoint.get_tensor(stored)):
+                        advance(checkpoint.get_tensor(stored).nbytes)
                         continue
                     if name not in names:
                         raise ModelError(f"{file}: tensor {stored} has no place in {model.spec.architecture}")
@@ -131,10 +166,23 @@ def fill_from(model: Decoder, files: list[Path], progress: bool | None = None) -
                     if not torch.equal(names[name], source.to(names[name])):
                         hint = "set tie_word_embeddings to false"
                         raise ModelError(f"{file}: tensor {stored} differs from the one it is tied to; {hint}")
-    missing = [name for name, tensor in names.items() if tensor.data_ptr() in places]
+    missing = []
+    if quantized is not None:
+        missing = quantized.missing()
+        places -= quantized.filled
+    missing += [name for name, tensor in names.items() if tensor.device.type != "meta" and tensor.data_ptr() in places]
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(f"{files[0].parent}: tensor {missing[0]}{others} is missing from the checkpoint")
+
+
+def _renamed(model: Decoder, files: list[Path]) -> list[str]:
+    """The names of all tensors of the files that the model wants."""
+    found: list[str | None] = []
+    for file in files:
+        with _opened(file) as checkpoint:
+            found += [model.rename(stored) for stored in checkpoint.keys()]  # noqa: SIM118
+    return [name for name in found if name is not None]
 
 
 def _checked(checkpoint: Any, name: str, target: Tensor, file: Path) -> Tensor:

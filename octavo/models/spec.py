@@ -14,6 +14,7 @@ from typing import Literal
 from octavo.models.config import ConfigReader, read_json
 from octavo.models.rope import RopeSpec
 from octavo.moe.base import Routing
+from octavo.quant import METHODS
 
 DTYPES = ("bfloat16", "float16", "float32")
 # What configs call them, and what octavo.layers.mlp does.
@@ -112,7 +113,7 @@ class ModelSpec:
         family = load_class(names[0])
         if config.has("quantization_config"):
             method = config.section("quantization_config").raw("quant_method", "unknown")
-            if method not in family.quantised:
+            if method not in family.quantised and method not in METHODS:
                 raise config.error(
                     "quantization_config", f"is not supported: the weights are quantised ({method!s:.40})"
                 )

@@ -126,7 +126,7 @@ def test_windows_by_family(tmp_path: Path) -> None:
         ({"architectures": []}, "architectures is empty"),
         ({"architectures": None}, "architectures is missing"),
         ({"architectures": "LlamaForCausalLM"}, "architectures"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised .gptq"),
+        ({"quantization_config": {"quant_method": "quark"}}, "quantised .quark"),
         ({"rope_theta": -1.0}, "rope_theta"),
         ({"rope_scaling": 4}, "rope_scaling"),
         ({"rope_scaling": {"type": "mrope"}}, "rope_type"),

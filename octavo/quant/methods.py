@@ -1,0 +1,171 @@
+"""How a product with a quantised matrix is computed: methods behind one protocol, the first that can is taken.
+
+A scheme that no method serves on a CPU is decoded when it is loaded, and computed like any other matrix: decoding it
+in each step would cost more than reading what was saved. On a GPU, `Decoding` keeps memory at the quantised size.
+
+Legend: T tokens, N rows (out), K columns (in), G groups of a row.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from octavo.quant.pack import E4M3_MAX
+from octavo.quant.schemes import E4M3, Float8, Integers, Scheme
+
+
+class LinearMethod(Protocol):
+    """Made of a scheme once all its rows are there; it may keep them in another form."""
+
+    name: str
+    nbytes: int
+
+    @staticmethod
+    def supports(scheme: Scheme, dtype: torch.dtype, device: torch.device) -> str | None:
+        """None if it can, else the reason why not."""
+
+    def __init__(self, scheme: Scheme, dtype: torch.dtype) -> None: ...
+
+    def __call__(self, x_TK: Tensor) -> Tensor:
+        """x W^T, [T, N], in the type of x."""
+
+
+class Int4OnCpu:
+    """torch's own kernel for groups of 4 bits; scales and offsets are rounded to the model's type."""
+
+    name = "int4 on CPU"
+
+    @staticmethod
+    def supports(scheme: Scheme, dtype: torch.dtype, device: torch.device) -> str | None:
+        if not isinstance(scheme, Integers) or scheme.bits != 4 or scheme.offset_NG is None:
+            return "the weights are not 4-bit integers"
+        if device.type != "cpu" or dtype not in (torch.bfloat16, torch.float32):
+            return "it is for bfloat16 and float32 on a CPU"
+        if scheme.order_K is not None or scheme.group not in (32, 64, 128, 256):
+            return "groups must be neighbours of 32, 64, 128 or 256"
+        if scheme.dynamic or scheme.input_scale is not None:
+            return "activations are to be rounded"
+        rows, columns = scheme.shape
+        return None if rows % 16 == 0 and columns % 64 == 0 else f"{rows} x {columns} is not made of tiles of 16 x 64"
+
+    def __init__(self, scheme: Scheme, dtype: torch.dtype) -> None:
+        assert isinstance(scheme, Integers) and scheme.offset_NG is not None
+        self.group = scheme.group
+        self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(scheme.codes().int(), 1)
+        middle_NG = scheme.offset_NG + 8 * scheme.scale_NG  # the kernel's codes are -8 to 7
+        self.scale_GN2 = torch.stack((scheme.scale_NG.t(), middle_NG.t()), -1).to(dtype).contiguous()
+        self.nbytes = self.packed.nbytes + self.scale_GN2.nbytes
+
+    def __call__(self, x_TK: Tensor) -> Tensor:
+        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x_TK, self.packed, self.group, self.scale_GN2)
+        return y
+
+
+class Int8:
+    """Rows of int8 times rows of x that are rounded to int8: sums are exact integers."""
+
+    name = "int8 x int8"
+
+    @staticmethod
+    def supports(scheme: Scheme, dtype: torch.dtype, device: torch.device) -> str | None:
+        if not isinstance(scheme, Integers) or scheme.bits != 8 or scheme.scale_NG.shape[1] != 1:
+            return "the weights are not int8 with a scale a row"
+        if not scheme.dynamic and scheme.input_scale is None:
+            return "activations are not to be rounded"
+        if scheme.offset_NG is not None or scheme.order_K is not None:
+            return "the weights have zero points"
+        return None if device.type == "cpu" else "it is for a CPU"
+
+    def __init__(self, scheme: Scheme, dtype: torch.dtype) -> None:
+        assert isinstance(scheme, Integers)
+        self.code_KN = scheme.code_NP.t()
+        self.scale_N = scheme.scale_NG[:, 0].contiguous()
+        self.input_scale = scheme.input_scale
+        self.nbytes = scheme.nbytes
+
+    def __call__(self, x_TK: Tensor) -> Tensor:
+        wide_TK = x_TK.float()
+        scale_T1 = self.input_scale
+        if scale_T1 is None:
+            scale_T1 = (wide_TK.abs().amax(1, keepdim=True) / 127).clamp_(min=1e-12)
+        code_TK = (wide_TK / scale_T1).round_().clamp_(-127, 127).to(torch.int8)
+        return (torch._int_mm(code_TK, self.code_KN).float() * scale_T1 * self.scale_N).to(x_TK.dtype)
+
+
+class ScaledProduct:
+    """Float8 on tensor cores, with a scale for each row of x and of W."""
+
+    name = "fp8 on tensor cores"
+
+    @staticmethod
+    def supports(scheme: Scheme, dtype: torch.dtype, device: torch.device) -> str | None:
+        if not isinstance(scheme, Float8) or scheme.scale_NG.shape[1] != 1:
+            return "the weights are not float8 with a scale a row"
+        if not scheme.dynamic and scheme.input_scale is None:
+            return "activations are not to be rounded"
+        if dtype != torch.bfloat16:
+            return "results are bfloat16"
+        if any(size % 16 for size in scheme.shape):
+            return "sizes must be multiples of 16"
+        return None if device.type == "cuda" and _capability(device) >= (9, 0) else "the device has no such product"
+
+    def __init__(self, scheme: Scheme, dtype: torch.dtype) -> None:
+        assert isinstance(scheme, Float8)
+        self.code_KN = scheme.code_NK.t()
+        self.scale_1N = scheme.scale_NG.t().contiguous()
+        self.input_scale = scheme.input_scale
+        self.nbytes = scheme.nbytes
+
+    def __call__(self, x_TK: Tensor) -> Tensor:
+        wide_TK = x_TK.float()
+        if self.input_scale is None:
+            scale_T1 = (wide_TK.abs().amax(1, keepdim=True) / E4M3_MAX).clamp_(min=1e-12)
+        else:
+            scale_T1 = self.input_scale.expand(len(x_TK), 1).contiguous()
+        code_TK = (wide_TK / scale_T1).clamp_(-E4M3_MAX, E4M3_MAX).to(E4M3)
+        return torch._scaled_mm(code_TK, self.code_KN, scale_T1, self.scale_1N, out_dtype=torch.bfloat16)
+
+
+class Decoding:
+    """The reference: decodes the matrix in each step, and multiplies in the model's type."""
+
+    name = "decoding in each step"
+
+    @staticmethod
+    def supports(scheme: Scheme, dtype: torch.dtype, device: torch.device) -> str | None:
+        return "decoding once is faster" if device.type == "cpu" else None
+
+    def __init__(self, scheme: Scheme, dtype: torch.dtype) -> None:
+        self.scheme = scheme
+        self.nbytes = scheme.nbytes
+
+    def __call__(self, x_TK: Tensor) -> Tensor:
+        return F.linear(x_TK, self.scheme.dequantize(x_TK.dtype))
+
+
+_METHODS: tuple[type[LinearMethod], ...] = (Int4OnCpu, Int8, ScaledProduct, Decoding)
+
+
+def select_method(
+    scheme: Scheme, dtype: torch.dtype, device: torch.device
+) -> tuple[type[LinearMethod] | None, list[str]]:
+    """What computes with a scheme here (None: decode it once), and why those before it do not."""
+    reasons: list[str] = []
+    if scheme.kind == "plain":
+        return None, ["it is not quantised"]
+    for method in _METHODS:
+        reason = method.supports(scheme, dtype, device)
+        if reason is None:
+            return method, reasons
+        reasons.append(f"{method.name}: {reason}")
+    return None, reasons
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
