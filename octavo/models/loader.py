@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 from octavo.core.errors import ModelError
 from octavo.models.config import ConfigReader, read_json
 from octavo.models.decoder import Decoder
+from octavo.models.gguf import fill_from_gguf
 from octavo.models.quantized import QuantizedWeights
 from octavo.models.registry import load_class
 from octavo.models.spec import DTYPES, ModelSpec
@@ -57,13 +59,39 @@ def load_model(
     model = load_class(spec.architecture)(
         spec, resolve_dtype(dtype, spec, device), device, max_model_len or spec.max_position
     )
+    if load_format != "dummy" and (gguf := gguf_file(folder)) is not None:
+        if quantization is not None:
+            raise ModelError(f"quantization: must be left out, not {quantization}: {gguf.name} is quantised already")
+        fill_from_gguf(model, gguf)
+        model.finish()
+        log_methods(model)
+        return model
     quantized = find_quantization(model, folder, quantization, load_format == "dummy")
     if load_format == "dummy":
         fill_random(model, seed, quantized)
     else:
         fill_from(model, checkpoint_files(folder), progress, quantized)
     model.finish()
+    if quantized is not None:
+        log_methods(model)
     return model
+
+
+def log_methods(model: Decoder) -> None:
+    """How many products of quantised layers each method computes."""
+    found = Counter(method.name for linear in model.linears() for method in linear.methods)
+    found["decoded when loaded"] = sum(not linear.methods for linear in model.linears())
+    log.info("quantised layers: %s", ", ".join(f"{count} {name}" for name, count in found.items() if count))
+
+
+def gguf_file(folder: Path) -> Path | None:
+    """The file that has the weights, where no safetensors are."""
+    found = sorted(folder.glob("*.gguf"))
+    if not found or (folder / INDEX).exists() or (folder / SINGLE).exists():
+        return None
+    if len(found) > 1:
+        raise ModelError(f"{folder} holds {found[0].name} and {found[1].name}: keep the one that is to be loaded")
+    return found[0]
 
 
 def find_quantization(model: Decoder, folder: Path, online: str | None, dummy: bool) -> QuantizedWeights | None:

@@ -61,7 +61,7 @@ class QuantizedWeights:
         if self.expected[path] == {"weight"}:
             if target.device.type != "meta":
                 return False
-            self._give(path, self._plain(path, tensor, target))
+            self.give(path, self._plain(path, tensor, target))
             return True
         if self.format is None:
             return False
@@ -71,7 +71,7 @@ class QuantizedWeights:
             del self.collected[path]
             if not target.is_contiguous():
                 raise ModelError(f"{path}: a transposed matrix is not read from a quantised checkpoint")
-            self._give(path, self.format.read(path, own, (target.shape[0], target.shape[1])))
+            self.give(path, self.format.read(path, own, (target.shape[0], target.shape[1])))
         return True
 
     def random(self, std: float, generator: torch.Generator) -> None:
@@ -80,7 +80,7 @@ class QuantizedWeights:
             if target.device.type == "meta":
                 drawn = torch.empty(target.shape, dtype=target.dtype, device=self.device)
                 path = name.removesuffix(".weight")
-                self._give(path, self._plain(path, drawn.normal_(0.0, std, generator=generator), target))
+                self.give(path, self._plain(path, drawn.normal_(0.0, std, generator=generator), target))
 
     def missing(self) -> list[str]:
         """Matrices that have not come."""
@@ -109,7 +109,13 @@ class QuantizedWeights:
             return Plain(weight.clone() if weight.data_ptr() == tensor.data_ptr() else weight)
         return quantize(weight, self.online)
 
-    def _give(self, path: str, scheme: Scheme) -> None:
+    def same(self, one: str, other: str) -> bool:
+        """Whether two names stand for the same memory."""
+        a, b = self.names[one], self.names[other]
+        return _memory(a) == _memory(b) and a.storage_offset() == b.storage_offset()
+
+    def give(self, path: str, scheme: Scheme) -> None:
+        """The matrix at a path has come."""
         target = self.names[f"{path}.weight"]
         owner: Any = self.owners.get(_memory(target))
         if owner is None:
