@@ -184,3 +184,28 @@ def test_dummy_weights_are_quantised_too(tmp_path: Path) -> None:
     model = load_model(plain, load_format="dummy", quantization="int8")
     assert [method.name for method in model.layers[0].mlp.down.methods] == ["int8 x int8"]
     assert model.num_bytes < load_model(plain, load_format="dummy").num_bytes
+
+
+def test_modules_with_bits_of_their_own(tmp_path: Path) -> None:
+    """GPTQModel's `dynamic` and AutoRound's `extra_config`."""
+    names = [f"model.layers.{layer}.{part}_proj" for layer in (0, 1) for part in ("mlp.gate", "mlp.up", "mlp.down")]
+    four = layouts.gptq(4, 32, True)
+    eight = layouts.gptq(8, 64, True)
+    packed, plain = make_pair(tmp_path, four, gptq(4, 32))
+    wide, wide_plain = make_pair(tmp_path, eight, gptq(8, 64))
+    for folder, other in ((packed, wide), (plain, wide_plain)):
+        stored, given = load_file(folder / "model.safetensors"), load_file(other / "model.safetensors")
+        stored |= {key: tensor for key, tensor in given.items() if key.startswith(tuple(names))}
+        save_file(stored, folder / "model.safetensors")
+    expected = logprobs(plain)[1]
+    own = {"bits": 8, "group_size": 64}
+    configs = (
+        {**gptq(4, 32), "dynamic": {"-:nothing": {}, r"+:.*\.mlp\..*": own}},
+        {**ROUND, "packing_format": "auto_round:auto_gptq", "extra_config": dict.fromkeys(names, own)},
+    )
+    for config in configs:
+        edit_config(packed, quantization_config=config)
+        torch.testing.assert_close(logprobs(packed)[1], expected, atol=2e-4, rtol=2e-4)
+    edit_config(packed, quantization_config=gptq(4, 32))
+    with pytest.raises(ModelError, match=r"mlp\.\w+_proj"):
+        load_model(packed)

@@ -39,7 +39,7 @@ def written(path: Path, kind: str, tensors: Tensors) -> Path:
 
 def q8_0(weight: np.ndarray) -> tuple[bytes, np.ndarray]:
     blocks = weight.reshape(-1, 32)
-    scale = (np.abs(blocks).max(1, keepdims=True) / 127).astype(np.float16)
+    scale = np.maximum(np.abs(blocks).max(1, keepdims=True) / 127, 1e-4).astype(np.float16)
     codes = np.clip(np.rint(blocks / scale.astype(np.float32)), -127, 127).astype(np.int8)
     content = b"".join(s.tobytes() + c.tobytes() for s, c in zip(scale, codes, strict=True))
     return content, (codes * scale.astype(np.float32)).reshape(weight.shape)
