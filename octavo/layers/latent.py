@@ -107,7 +107,7 @@ class LatentAttention:
         assert cache is not None
         rope = (self.rope.table_P1D, self.rope.interleaved)
         norm = (self.kv_norm.weight_E, self.kv_norm.eps)
-        return turn_and_write(q_THX, latent_TD, *cache, rope, batch.positions_T, batch.slots_T, norm)
+        return turn_and_write(q_THX, latent_TD, cache[0], rope, batch.positions_T, batch.slots_T, norm)
 
     def linears(self) -> tuple[Linear, ...]:
         """Whose weights may be quantised."""
