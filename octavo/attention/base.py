@@ -107,9 +107,8 @@ class AttentionBackend(Protocol):
     def cache(self, layer: int) -> tuple[Tensor, ...] | None:
         """Keys and values as [blocks, block size, K, D], for a kernel that writes instead of `write`.
 
-        If they are quantised, their scales follow, as [blocks, block size, K]; with latent attention there are only keys,
-        as [blocks, block size, D]. None where the layout is another: then
-        only `write` writes.
+        If they are quantised, their scales follow, as [blocks, block size, K]; with latent attention there are only
+        keys, as [blocks, block size, D]. None where the layout is another: then only `write` writes.
         """
 
     def write(self, layer: int, k_TKD: Tensor, v_TKD: Tensor, batch: ForwardBatch) -> None:
