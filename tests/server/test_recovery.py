@@ -150,7 +150,7 @@ def test_an_engine_that_dies_during_a_drain(tmp_path: Path) -> None:
 
     def disturb() -> None:
         served.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: served.http.get("/readyz").json()["error"]["code"] == "server_draining", 60)
+        wait_for(lambda: "server_draining" in served.http.get("/readyz").text, 60)
         os.kill(served.engine(), signal.SIGKILL)
         refused = served.http.post("/v1/completions", json={"prompt": "x"})
         assert refused.status_code == 503 and refused.headers["retry-after"]
