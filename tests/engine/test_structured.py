@@ -205,14 +205,14 @@ def test_neighbours_without_a_grammar_are_left_alone(llm: LLM):
 
 def test_preemption_changes_nothing(make: Callable[..., LLM], monkeypatch: pytest.MonkeyPatch):
     count = 0
-    put_back = Scheduler._put_back
+    put_back = Scheduler.put_back
 
     def counted(self: Scheduler, row: int) -> None:
         nonlocal count
         count += int(self.rows.masked[row])
         put_back(self, row)
 
-    monkeypatch.setattr(Scheduler, "_put_back", counted)
+    monkeypatch.setattr(Scheduler, "put_back", counted)
     each = [params({"json": PERSON, "disable_any_whitespace": True}, seed=i, n=2) for i in range(8)]
     expected = [answer.token_ids for answer in answers(make(overlap=False), each, PROMPTS * 2)]
     assert count == 0
