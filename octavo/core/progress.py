@@ -29,10 +29,31 @@ _TRIES = 100
 
 
 class Phase(IntEnum):
-    START = 0  # the model is being loaded
+    START = 0  # it imports, and opens its device
     IDLE = 1  # it waits for requests, and says so every other second
     STEP = 2
     PREPARE = 3  # it compiles or records what later steps need
+    LOAD = 4  # it reads weights: each tensor is a sign of life
+    ALLOCATE = 5  # it measures memory, and takes its own
+    WARM_UP = 6  # it runs the largest step
+
+    @property
+    def words(self) -> str:
+        """What it was to do."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    Phase.START: "start and open its device",
+    Phase.IDLE: "look for requests",
+    Phase.STEP: "run a step",
+    Phase.PREPARE: "prepare later steps",
+    Phase.LOAD: "load the weights",
+    Phase.ALLOCATE: "measure and take memory",
+    Phase.WARM_UP: "run the largest step for the first time",
+}
+# Seconds of each phase until the engine is ready; with LOAD, from one tensor to the next.
+START_BUDGETS = {Phase.START: 180.0, Phase.LOAD: 300.0, Phase.ALLOCATE: 600.0, Phase.WARM_UP: 600.0}
 
 
 @dataclass(frozen=True, slots=True)

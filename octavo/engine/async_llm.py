@@ -22,7 +22,6 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +48,7 @@ from octavo.engine.ipc import Abort, Add, ExpectGrammar, Failed, Look, Seen, Ste
 from octavo.engine.link import Link
 from octavo.engine.news import News
 from octavo.engine.outputs import OutputProcessor, RequestState
+from octavo.engine.recovery import Recovery, Watchdog, report
 from octavo.engine.views import Views
 from octavo.grammar.checker import Checker
 from octavo.text.tokenizer import Tokenizer, load_tokenizer
@@ -57,7 +57,6 @@ log = logging.getLogger(__name__)
 
 EXIT_SECONDS = 5.0  # that the engine process has to end when it is told to
 REAP_SECONDS = 0.5  # that it has when its end of the socket is closed: it is dying
-WATCH_SECONDS = 0.25  # between two looks at its progress
 MAX_RESUMES = 2  # engines that may die under a request: it may be what kills them
 DIED = "the engine stopped while it answered; try again"
 QUARANTINED = "the engine died several times while it worked on this request; it is refused for a while"
@@ -72,15 +71,6 @@ CHECKERS, MAX_CHECKS = 2, 64
 class LogConfig(NamedTuple):
     level: str
     format: str
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """What happens when the engine dies or hangs."""
-
-    resume: str = "off"  # which requests `restart` goes on with: greedy (and those with a seed), all, off
-    watchdog: float = 60.0  # seconds without progress after which the process is killed; longer if it said so
-    reports: Path = field(default_factory=crash.report_folder)
 
 
 class AsyncLLM:
@@ -124,15 +114,15 @@ class AsyncLLM:
         folder = await asyncio.to_thread(resolve_model, config.model, config.revision)
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder} has no config.json: it does not hold a model")
-        form = LogConfig(log_level, log_format)
+        form, recovery = LogConfig(log_level, log_format), recovery or Recovery()
         tokenizer = asyncio.create_task(asyncio.to_thread(load_tokenizer, _tokenizer_place(config, folder)))
         try:
-            link = await Link.open(config, folder, *form)
+            link = await Link.open(config, folder, *form, recovery)
         except BaseException:
             tokenizer.cancel()
             raise
         try:
-            return cls(config, folder, await tokenizer, link, recovery or Recovery(), form)
+            return cls(config, folder, await tokenizer, link, recovery, form)
         except BaseException:
             await link.end(patience=0)
             raise
@@ -140,10 +130,9 @@ class AsyncLLM:
     def _live_since(self) -> None:
         """From here on the process of `_link` is the engine."""
         self._failure: str | None = None
-        self._killed_for = ""  # why we have ended the process, if we have
-        self._stalled = False
+        self._watchdog = Watchdog(self._link, self.recovery.watchdog)
         self._task = asyncio.create_task(self._receive(), name="engine-outputs")
-        self._watcher = asyncio.create_task(self._watch(), name="engine-progress")
+        self._watcher = asyncio.create_task(self._watchdog.run(), name="engine-progress")
 
     @property
     def alive(self) -> bool:
@@ -153,7 +142,7 @@ class AsyncLLM:
     @property
     def ready(self) -> bool:
         """The engine process is there, and takes no longer for what it does than it said."""
-        return self._failure is None and not self._stalled
+        return self._failure is None and not self._watchdog.stalled
 
     @property
     def num_live(self) -> int:
@@ -296,7 +285,7 @@ class AsyncLLM:
         except Exception:  # a fault of ours in taking a step's outputs: nobody would be served any more
             log.exception("the front of the engine failed")
             reason = "its outputs could not be taken"
-        reason = self._killed_for or reason
+        reason = self._watchdog.reason or reason
         self._failure = reason or "its process ended"
         self._views.lose(EngineUnavailable(DIED))
         self._watcher.cancel()
@@ -304,29 +293,18 @@ class AsyncLLM:
         suspects = self._outputs.find(record.uids)
         self._lose(suspects)
         status = await self._link.end(REAP_SECONDS)
-        lines, stacks = self._link.last_words()
         self._failure = cause = crash.cause_of(status, reason)
-        await asyncio.to_thread(
-            crash.write_report,
-            self.recovery.reports,
-            "engine",
+        await report(
+            self._link,
+            self.recovery,
             cause,
             status,
-            progress={
-                "step": record.step,
-                "phase": record.phase.name.lower(),
-                "rows": len(record.uids),
-                "tokens": record.tokens,
-                "budget_seconds": round(record.budget, 3),
-                "seconds_since": round(record.age, 3),
-                "process_state": state,
-            },
+            record,
+            process_state=state,
             suspects=[{"id": s.request_id, "fingerprint": self._suspects.fingerprint(s)} for s in suspects],
             device=f"{self.info.device}, {self.info.dtype}, attention {self.info.attention}",
             config=crash.plain_config(self.config),
             memory=dict(self.info.ledger),
-            last_log_lines=lines,
-            stacks=stacks,
         )
 
     def _lose(self, suspects: list[RequestState]) -> None:
@@ -356,39 +334,13 @@ class AsyncLLM:
     async def restart(self) -> None:
         """After the engine's death: another process, which goes on with what may be gone on with."""
         await self._task
-        self._link = await Link.open(self.config, self._folder, *self._log)
+        self._link = await Link.open(self.config, self._folder, *self._log, self.recovery)
         self.info = self._intake.info = self._link.info
         self._live_since()
         waiting = [state for state in self._outputs.find(list(self._news)) if not state.failure]
         if waiting:
             event("requests_resumed", count=len(waiting))
         self._gate.submit(waiting)
-
-    async def _watch(self) -> None:
-        """Sees whether the engine makes progress, and ends it when it has made none for too long."""
-        last = time.monotonic()
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            now = time.monotonic()
-            late, last = now - last > 4 * WATCH_SECONDS, now
-            record = self._link.progress.read()
-            overdue = record.overdue > 0
-            if overdue and late:  # perhaps all of us were stopped, as containers are: it has its turn first
-                continue
-            if overdue != self._stalled:
-                self._stalled = overdue
-                event(
-                    "engine_stalled" if overdue else "engine_goes_on",
-                    logging.WARNING,
-                    step=record.step,
-                    phase=record.phase.name.lower(),
-                    seconds=round(record.age, 1),
-                )
-            if overdue and record.age > self.recovery.watchdog:
-                state = self._link.state()
-                self._killed_for = f"it made no progress for {record.age:.0f} s (the process was {state or 'gone'})"
-                await self._link.strike()
-                return
 
     def _take(self, outputs: StepOutputs) -> None:
         self.stats = outputs.stats

@@ -9,6 +9,8 @@ import dataclasses
 import logging
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ import msgspec
 from octavo.core.config import CacheConfig, EngineConfig, SchedulerConfig
 from octavo.core.errors import ConfigError
 from octavo.core.hub import resolve_model
+from octavo.core.progress import Phase
 from octavo.grammar.rows import Grammars
 from octavo.scheduler.scheduler import Scheduler
 
@@ -66,8 +69,13 @@ class _Phases:
         self._last = now
 
 
-def build(config: EngineConfig, folder: Path) -> tuple[Scheduler, Runner, EngineInfo, bool]:
-    """The parts of an engine core, what there is to know of them, and whether steps overlap."""
+def build(
+    config: EngineConfig, folder: Path, enter: Callable[[Phase], None]
+) -> tuple[Scheduler, Runner, EngineInfo, bool]:
+    """The parts of an engine core, what there is to know of them, and whether steps overlap.
+
+    `enter` hears of each phase, and of LOAD again with each tensor, perhaps from another thread.
+    """
     phases = _Phases()
     from octavo.attention.select import select_backend
     from octavo.models.loader import load_model
@@ -79,6 +87,7 @@ def build(config: EngineConfig, folder: Path) -> tuple[Scheduler, Runner, Engine
     on_gpu = device.type == "cuda"
     ledger = _open_ledger(device)
     phases.end("open device")
+    enter(Phase.LOAD)
     model = load_model(
         folder,
         dtype=config.dtype,
@@ -87,7 +96,9 @@ def build(config: EngineConfig, folder: Path) -> tuple[Scheduler, Runner, Engine
         seed=config.seed,
         max_model_len=config.max_model_len,
         quantization=config.quantization,
+        on_tensor=partial(enter, Phase.LOAD),
     )
+    enter(Phase.ALLOCATE)
     ledger.entries["weights"] = model.num_bytes
     phases.end("load weights")
 
@@ -109,6 +120,7 @@ def build(config: EngineConfig, folder: Path) -> tuple[Scheduler, Runner, Engine
     place = folder if config.tokenizer is None else resolve_model(config.tokenizer)
     scheduler = Scheduler(limits, cache, Grammars(place, model.spec.vocab_size, cache.max_rows))
     phases.end("allocate KV cache")
+    enter(Phase.WARM_UP)
     runner.warm_up()
     phases.end("record the largest step")
     log.info("memory: %s", ", ".join(f"{name} {size}" for name, size in ledger.table()))

@@ -13,6 +13,7 @@ from octavo.core.config import EngineConfig
 from octavo.core.outputs import StepOutputs
 from octavo.core.picture import Pace, Picture
 from octavo.core.plan import StepPlan
+from octavo.core.progress import Phase
 from octavo.core.request import EngineRequest
 from octavo.engine.build import EngineInfo, build
 from octavo.scheduler.picture import take_picture
@@ -36,8 +37,11 @@ class EngineCore:
         self._steps = 0  # since the bookkeeping was looked at
 
     @classmethod
-    def start(cls, config: EngineConfig, folder: Path) -> EngineCore:
-        return cls(*build(config, folder))
+    def start(
+        cls, config: EngineConfig, folder: Path, enter: Callable[[Phase], None] = lambda phase: None
+    ) -> EngineCore:
+        """`enter` hears how far it is."""
+        return cls(*build(config, folder, enter))
 
     def add(self, request: EngineRequest) -> None:
         self.scheduler.add(request)

@@ -19,15 +19,18 @@ import msgspec
 
 from octavo.core.child import FLAGS, HEADER, MAX_FRAME
 from octavo.core.config import EngineConfig
+from octavo.core.crash import plain_config
 from octavo.core.errors import ConfigError, EngineError
 from octavo.core.log import tail
-from octavo.core.progress import Progress
+from octavo.core.progress import START_BUDGETS, Phase, Progress
 from octavo.engine.build import EngineInfo
 from octavo.engine.ipc import Codec, Failed, FromEngine, Ready, Start, ToEngine
+from octavo.engine.recovery import Recovery, Watchdog, report
 
 # OpenMP's threads spin while they wait for each other, by default for milliseconds: on two cores beside other processes
 # a decode step's products took 65 ms so, and 5 ms with this; alone it makes no difference (bench/cpu_kernels.py).
 ENVIRONMENT = {"GOMP_SPINCOUNT": "3000"}
+MODULE = "octavo.engine.process"
 DUMP_SECONDS = 0.5  # that a process that hangs has to write down its stacks
 STACKS_BYTES = 64 << 10
 
@@ -44,42 +47,67 @@ class Link:
         self._log = self._stacks = -1
 
     @classmethod
-    async def open(cls, config: EngineConfig, folder: Path, log_level: str, log_format: str) -> Link:
-        """Starts the process and returns when it can answer. ConfigError if it cannot be started as asked."""
+    async def open(
+        cls, config: EngineConfig, folder: Path, log_level: str, log_format: str, recovery: Recovery
+    ) -> Link:
+        """Starts the process and returns when it can answer.
+
+        ConfigError if it cannot be started as asked, EngineError if it fails, or hangs on the way (with a report).
+        """
         memory = (Progress.allocate(), os.memfd_create("octavo-log"), os.memfd_create("octavo-stacks"))
+        start = Start(config, str(folder), log_level, log_format, *memory)
         try:
-            return await cls._open(Start(config, str(folder), log_level, log_format, *memory))
+            link = await cls._spawn(start)
         except BaseException:
             for descriptor in memory[1:]:
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
+                os.close(descriptor)
             raise
         finally:
             os.close(memory[0])  # mapped by now
+        try:
+            link.info = await link._begin(start, recovery)
+        except BaseException:
+            await link.end(patience=0)
+            link.forget()
+            raise
+        return link
 
     @classmethod
-    async def _open(cls, start: Start) -> Link:
+    async def _spawn(cls, start: Start) -> Link:
+        progress = Progress(start.progress)
+        progress.enter(Phase.START, START_BUDGETS[Phase.START])  # until the process says so itself
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, *FLAGS, "-m", "octavo.engine.process", str(theirs.fileno())),
+                *(sys.executable, *FLAGS, "-m", MODULE, str(theirs.fileno())),
                 pass_fds=[theirs.fileno(), start.progress, start.log, start.stacks],
                 env={**ENVIRONMENT, **os.environ},
             )
         link = cls(process, *await asyncio.open_connection(sock=ours, limit=MAX_FRAME))
-        link.progress, link._log, link._stacks = Progress(start.progress), start.log, start.stacks
-        try:
-            link._writer.write(link._codec.frame(start))
-            message = await link.receive()
-            if not isinstance(message, Ready):
-                reason = message.message if isinstance(message, Failed) else "its process ended; see the log"
-                known = isinstance(message, Failed) and message.config
-                raise ConfigError(reason) if known else EngineError(f"the engine cannot start: {reason}")
-        except BaseException:
-            await link.end(patience=0)
-            raise
-        link.info = message.info
+        link.progress, link._log, link._stacks = progress, start.log, start.stacks
         return link
+
+    async def _begin(self, start: Start, recovery: Recovery) -> EngineInfo:
+        """Tells the process what it is to be, and waits until it is."""
+        watchdog = Watchdog(self, recovery.watchdog)
+        watching = asyncio.create_task(watchdog.run(), name="engine-start")
+        try:
+            self._writer.write(self._codec.frame(start))
+            message = await self.receive()
+        finally:
+            watching.cancel()
+        if isinstance(message, Ready):
+            return message.info
+        if isinstance(message, Failed):
+            if message.config:
+                raise ConfigError(message.message)
+            raise EngineError(f"the engine cannot start: {message.message}")
+        if not watchdog.reason:
+            raise EngineError("the engine cannot start: its process ended; see the log")
+        record = self.progress.read()
+        status = await self.end(patience=0)
+        await report(self, recovery, watchdog.reason, status, record, config=plain_config(start.config))
+        raise EngineError(f"the engine cannot start: {watchdog.reason}")
 
     @property
     def pid(self) -> int:

@@ -28,7 +28,7 @@ from octavo.core.errors import EngineError, OctavoError
 from octavo.core.outputs import StepOutputs
 from octavo.core.picture import Pace
 from octavo.core.plan import StepPlan
-from octavo.core.progress import Phase, Progress, StepBudget
+from octavo.core.progress import START_BUDGETS, Phase, Progress, StepBudget
 from octavo.engine.core import EngineCore
 from octavo.engine.ipc import (
     Abort,
@@ -62,6 +62,7 @@ class EngineProcess:
         self._budget = StepBudget()
         self._pace = Pace()
         self._fruitless = 0
+        self._starting = threading.Lock()
         self._codec = Codec()
         self._inbox: SimpleQueue[ToEngine | None] = SimpleQueue()
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
@@ -71,7 +72,7 @@ class EngineProcess:
         """Serves until the front closes its end; the exit status."""
         self._writer.start()
         try:
-            core = EngineCore.start(config, folder)
+            core = EngineCore.start(config, folder, self._on_start)
         except Exception as error:
             if not isinstance(error, OctavoError):
                 log.exception("the engine cannot start")
@@ -91,6 +92,10 @@ class EngineProcess:
             self._send(Failed(f"{type(error).__name__}: {error}", False))
             return self._close(1)
         return self._close(0)
+
+    def _on_start(self, phase: Phase) -> None:
+        with self._starting:  # tensors are loaded by several threads
+            self._progress.enter(phase, START_BUDGETS[phase])
 
     def _step(self, core: EngineCore) -> StepOutputs | None:
         self._planned = 0

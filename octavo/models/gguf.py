@@ -50,8 +50,8 @@ LAYERS = {
 IGNORED = ("rope_freqs.weight",)  # follow from the config
 
 
-def fill_from_gguf(model: Decoder, path: Path) -> None:
-    """Every tensor of the file to its place, and every place filled."""
+def fill_from_gguf(model: Decoder, path: Path, on_tensor: Callable[[], None] = lambda: None) -> None:
+    """Every tensor of the file to its place, and every place filled. `on_tensor` hears of each."""
     file = GgufFile(path)
     kind = file.metadata.get("general.architecture")
     if kind not in LAYERS:
@@ -76,6 +76,7 @@ def fill_from_gguf(model: Decoder, path: Path) -> None:
             vector = scheme.dequantize(torch.float32).view(-1)
             vector = vector if order is None else order(vector)
             target.copy_(vector - 1 if kind.startswith("gemma") and name.endswith("norm.weight") else vector)
+        on_tensor()
         left -= {known for known in left if weights.same(known, name)}
     if left:
         raise ModelError(f"{path}: tensor {min(left)} is missing")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,14 @@ def load_model(
     max_model_len: int | None = None,
     progress: bool | None = None,
     quantization: str | None = None,
+    on_tensor: Callable[[], None] = lambda: None,
 ) -> Decoder:
     """The model of a folder, ready to run on `device` (default: the CPU) for sequences up to `max_model_len`.
 
     `load_format="dummy"` reads the config alone and draws the weights. `progress=None` shows a bar for large models
     on a terminal. `quantization`, one of octavo.quant.ONLINE, quantises plain weights while they are loaded; what a
-    checkpoint in a known format says of itself needs no word.
+    checkpoint in a known format says of itself needs no word. `on_tensor` hears of each tensor that has been read,
+    perhaps in another thread.
     """
     device = device or torch.device("cpu")
     spec = ModelSpec.from_folder(folder)
@@ -62,7 +64,7 @@ def load_model(
     if load_format != "dummy" and (gguf := gguf_file(folder)) is not None:
         if quantization is not None:
             raise ModelError(f"quantization: must be left out, not {quantization}: {gguf.name} is quantised already")
-        fill_from_gguf(model, gguf)
+        fill_from_gguf(model, gguf, on_tensor)
         model.finish()
         log_methods(model)
         return model
@@ -70,7 +72,7 @@ def load_model(
     if load_format == "dummy":
         fill_random(model, seed, quantized)
     else:
-        fill_from(model, checkpoint_files(folder), progress, quantized)
+        fill_from(model, checkpoint_files(folder), progress, quantized, on_tensor)
     model.finish()
     if quantized is not None:
         log_methods(model)
@@ -162,7 +164,11 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def fill_from(
-    model: Decoder, files: list[Path], progress: bool | None = None, quantized: QuantizedWeights | None = None
+    model: Decoder,
+    files: list[Path],
+    progress: bool | None = None,
+    quantized: QuantizedWeights | None = None,
+    on_tensor: Callable[[], None] = lambda: None,
 ) -> None:
     """Copies every tensor of the files to its place."""
     names = model.names
@@ -170,7 +176,12 @@ def fill_from(
     if quantized is not None:
         quantized.expect(_renamed(model, files))
     loaded: dict[str, Path] = {}
-    with _bar(sum(file.stat().st_size for file in files), progress) as advance, Copier(model.device) as copy:
+    with _bar(sum(file.stat().st_size for file in files), progress) as bar, Copier(model.device) as copy:
+
+        def advance(size: int) -> None:
+            bar(size)
+            on_tensor()
+
         for file in files:
             with _opened(file) as checkpoint:
                 for stored in checkpoint.keys():  # noqa: SIM118 (a safe_open cannot be iterated)

@@ -89,7 +89,8 @@ def check_tls(server: ServerConfig) -> None:
 
 
 async def start_engine(engine: EngineConfig, server: ServerConfig) -> Engine:
-    from octavo.engine.async_llm import AsyncLLM, Recovery
+    from octavo.engine.async_llm import AsyncLLM
+    from octavo.engine.recovery import Recovery
 
     recovery = Recovery(server.resume_requests, server.watchdog_timeout, report_folder(server.crash_dir))
     llm = await AsyncLLM.start(engine, log_level=server.log_level, log_format=server.log_format, recovery=recovery)

@@ -9,11 +9,15 @@ import signal
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from octavo import AsyncLLM, EngineConfig, RequestOutputKind, SamplingParams
-from octavo.core.errors import EngineUnavailable, Quarantined
+from octavo.core.errors import EngineError, EngineUnavailable, Quarantined
+from octavo.core.progress import START_BUDGETS, Phase
 from octavo.core.structured import StructuredOutputs
-from octavo.engine.async_llm import Recovery
+from octavo.engine.core import EngineCore
+from octavo.engine.recovery import Recovery
+from tests.engine import faulty_engine
 from tests.engine.conftest import Reference
 
 KIND = RequestOutputKind
@@ -167,7 +171,9 @@ def test_a_request_that_always_kills_is_refused(llama: Reference, tmp_path: Path
     run(llama, tmp_path, scenario)
 
 
-def test_an_engine_that_is_frozen(llama: Reference, tmp_path: Path):
+def test_an_engine_that_is_frozen(llama: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    faulty_engine.install(monkeypatch, "hurried")
+
     async def scenario(engine):
         alone = await answer(engine, BASE)
         task = asyncio.create_task(answer(engine, BASE))
@@ -178,14 +184,12 @@ def test_an_engine_that_is_frozen(llama: Reference, tmp_path: Path):
         await restarted(engine)
         assert (await task)[0] == alone[0]
 
-    run(llama, tmp_path, scenario, watchdog=9.0)
+    run(llama, tmp_path, scenario, watchdog=faulty_engine.SECONDS + 1)
     report = report_of(tmp_path)
     assert "no progress" in report["cause"] and "T (stopped)" in report["cause"]
 
 
-def test_an_engine_that_hangs_tells_where(llama: Reference, tmp_path: Path):
-    """A native crash leaves its stacks."""
-
+def test_a_native_crash_leaves_its_stacks(llama: Reference, tmp_path: Path):
     async def scenario(engine):
         task = asyncio.create_task(answer(engine, BASE.clone(temperature=1.0)))
         await until(lambda: engine.stats.running)
@@ -198,3 +202,45 @@ def test_an_engine_that_hangs_tells_where(llama: Reference, tmp_path: Path):
     report = report_of(tmp_path)
     assert report["cause"] == "killed by SIGSEGV"
     assert any("octavo/engine/process.py" in line for line in report["stacks"])
+
+
+async def fails(engine: AsyncLLM) -> None:
+    with pytest.raises(EngineUnavailable):
+        await answer(engine, BASE)
+    await engine._task
+
+
+def test_an_engine_that_spins_tells_where(llama: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    faulty_engine.install(monkeypatch, "spin")
+    run(llama, tmp_path, fails, "off", watchdog=1.0)
+    report = report_of(tmp_path)
+    assert "no progress" in report["cause"] and "R (running)" in report["cause"]
+    assert any("in spin_in_schedule" in line for line in report["stacks"])
+
+
+def test_a_scheduler_that_plans_nothing_ends_the_engine(
+    llama: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    faulty_engine.install(monkeypatch, "nothing")
+    run(llama, tmp_path, fails, "off")
+    report = report_of(tmp_path)
+    assert "requests wait, none runs, and none can be planned: " in report["cause"]
+    assert f"1 wait (1: {len(PROMPT)} of {len(PROMPT) + BASE.max_tokens} tokens" in report["cause"]  # the dump
+    assert report["exit_status"] == 1 and report["suspects"] == []
+
+
+def test_an_engine_that_hangs_while_it_loads(llama: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    faulty_engine.install(monkeypatch, "load")
+    with pytest.raises(EngineError, match="cannot start: it made no progress for . s while it was to load the weights"):
+        run(llama, tmp_path, fails, watchdog=1.0)
+    report = report_of(tmp_path)
+    assert report["progress"]["phase"] == "load"
+    assert any("in load_forever" in line for line in report["stacks"])
+
+
+def test_each_tensor_is_a_sign_of_life(llama: Reference):
+    phases: list[Phase] = []
+    EngineCore.start(EngineConfig(model=str(llama.folder), num_kv_blocks=16, device="cpu"), llama.folder, phases.append)
+    assert list(dict.fromkeys(phases)) == [Phase.LOAD, Phase.ALLOCATE, Phase.WARM_UP]
+    assert phases.count(Phase.LOAD) > len(load_file(llama.folder / "model.safetensors"))
+    assert set(START_BUDGETS) == {Phase.START, *phases}
