@@ -41,6 +41,7 @@ from octavo.server.completions import completions
 from octavo.server.config import ServerConfig
 from octavo.server.engine import Engine
 from octavo.server.http import (
+    EVENTS,
     ClientGone,
     Dialect,
     Exchange,
@@ -60,6 +61,7 @@ from octavo.server.protocol import ModelList
 from octavo.server.responses.routes import Responses
 from octavo.server.responses.store import ResponseStore
 from octavo.server.service import Service
+from octavo.server.silence import Silence
 from octavo.server.tokens import detokenize, tokenize, tokenizer_info
 from octavo.server.tracing import Tracer
 from octavo.version import VERSION
@@ -103,6 +105,7 @@ class App:
         self.origins = Origins(server)
         self.keys = Keys(server.api_key, self.folder.pepper())
         self.metrics = Metrics()
+        self.silence = Silence()
         self.service: Service | None = None
         self.draining = False
         self.of_key: Counter[bytes] = Counter()  # requests that each key has now
@@ -281,8 +284,10 @@ class App:
         if isinstance(answer, Response):
             await exchange.respond(answer)
         else:
+            speaks = self.silence.kept(exchange) if answer.media_type == EVENTS else nullcontext()
             async with aclosing(answer.events):
-                await exchange.stream(answer)
+                with speaks:
+                    await exchange.stream(answer)
 
     @contextmanager
     def busy(self, exchange: Exchange) -> Iterator[None]:

@@ -45,6 +45,7 @@ BODY_BYTES_PER_SECOND = 16 * 1024
 # A client that is still sending does not read an answer: this many times the limit is read and thrown away first.
 DISCARD_FACTOR = 8
 DONE = b"data: [DONE]\n\n"
+EVENTS = b"text/event-stream; charset=utf-8"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _SECONDS = re.compile(rb"[0-9]{1,7}(\.[0-9]{1,6})?")
 CLOSE: Header = (b"connection", b"close")
@@ -60,11 +61,14 @@ class Response:
 
 @dataclass(slots=True)
 class Stream:
-    """Server-sent events. Nothing is sent before the first item, so an error until then is an ordinary answer."""
+    """Server-sent events. Nothing is sent before the first item, so an error until then is an ordinary answer.
+
+    Where the first item takes so long that a comment comes before it (server/silence.py), the error is an event.
+    """
 
     events: AsyncGenerator[bytes, None]
     end: bytes = DONE
-    media_type: bytes = b"text/event-stream; charset=utf-8"
+    media_type: bytes = EVENTS
 
 
 class Dialect:
@@ -106,6 +110,7 @@ class Exchange:
         "named",
         "path",
         "query",
+        "quiet_since",
         "receive",
         "request_id",
         "send",
@@ -132,6 +137,7 @@ class Exchange:
         self.cause: Exception | None = None  # why the task was cancelled
         self.started = False  # the head of the answer is out
         self.status = 0
+        self.quiet_since: float | None = None  # since when a stream waits for its next event
         self.argument = ""  # what the route's path leaves open
         self.key = b""  # the API key that opened the door
         self.ignored = ""  # names of the fields that were accepted and have no effect
@@ -260,15 +266,33 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": body})
 
     async def stream(self, stream: Stream) -> None:
-        events = stream.events
-        chunk = await anext(events)
+        self.quiet_since = time.monotonic()
+        try:
+            async for chunk in stream.events:
+                self.quiet_since = None
+                if not self.started:
+                    await self._start_stream(stream.media_type)
+                await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
+                self.quiet_since = time.monotonic()
+        finally:
+            self.quiet_since = None
+        if not self.started:  # whoever takes up a stream at its end gets nothing more
+            await self._start_stream(stream.media_type)
+        await self.send({"type": "http.response.body", "body": stream.end})
+
+    async def comment(self, text: bytes) -> None:
+        """A line of server-sent events that clients skip, if the stream waits for an event."""
+        if self.quiet_since is None:
+            return
+        self.quiet_since = time.monotonic()
+        if not self.started:
+            await self._start_stream(EVENTS)
+        await self.send({"type": "http.response.body", "body": text, "more_body": True})
+
+    async def _start_stream(self, media_type: bytes) -> None:
         # A proxy that collected the answer would undo the streaming: x-accel-buffering tells nginx so.
         headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-        await self._start(200, stream.media_type, headers)
-        await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
-        async for chunk in events:
-            await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await self.send({"type": "http.response.body", "body": stream.end})
+        await self._start(200, media_type, headers)
 
     async def fail(self, error: RequestError) -> None:
         """The error as an answer, or as the last event of a stream, which then has no [DONE]."""

@@ -146,6 +146,7 @@ class Serving:
         listening = asyncio.create_task(self.http.serve(sockets=[sock]))
         admin = asyncio.create_task(self._administer(operator)) if operator is not None else None
         keeping = asyncio.create_task(self._keep_engine(url))
+        speaking = asyncio.create_task(self.app.silence.watch())
         try:
             await first(asyncio.shield(keeping), self.stop)
             if self.app.service is not None:
@@ -154,7 +155,8 @@ class Serving:
                 self.app.abort(Draining("The server was stopped."))
         finally:
             keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
+            speaking.cancel()
+            await asyncio.gather(keeping, speaking, return_exceptions=True)
             self.http.should_exit = True
             self.http.force_exit = self.kill.is_set() or self.app.service is None
             await listening
@@ -181,6 +183,7 @@ class Serving:
         while True:
             while llm.alive:
                 await asyncio.sleep(POLL_SECONDS)
+            self.app.silence.restarting()
             while not llm.alive:
                 pause = restarts.pause()
                 if pause is None:

@@ -51,7 +51,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 async def chat(http: httpx.AsyncClient, fields: dict[str, Any], begun: list[str] | None = None) -> Any:
-    """What a stream tells, choice by choice; the error if it ends with one."""
+    """What a stream tells, choice by choice, usage at -1 and comments at -2; the error if it ends with one."""
     body = {
         "messages": MESSAGES,
         "max_tokens": 380,
@@ -63,7 +63,9 @@ async def chat(http: httpx.AsyncClient, fields: dict[str, Any], begun: list[str]
     async with http.stream("POST", "/v1/chat/completions", json=body) as response:
         assert response.status_code == 200, await response.aread()
         async for line in response.aiter_lines():
-            if not line or line == "data: [DONE]":
+            if line.startswith(":"):
+                text[-2] = [*text.get(-2, []), line]
+            if not line.startswith("data: ") or line == "data: [DONE]":
                 continue
             event = json.loads(line.removeprefix("data: "))
             if "error" in event:
@@ -117,6 +119,8 @@ def test_streams_go_on_when_the_engine_is_killed(served: Served) -> None:
     sampled = {"temperature": 1.0, "ignore_eos": True}
     *found, lost = together(served, [*jobs, sampled], kill)
     assert lost == "engine_unavailable"
+    comments = [answer.pop(-2, None) for answer in found]
+    assert any(comments) and all(each in (None, [": engine restarting"]) for each in comments)
     for i, answer in enumerate(found):
         assert answer == expected[names[i % len(names)]], names[i % len(names)]
     assert not is_running(pid) and served.engine() != pid
@@ -156,6 +160,8 @@ def test_an_engine_that_dies_during_a_drain(tmp_path: Path) -> None:
         assert refused.status_code == 503 and refused.headers["retry-after"]
 
     answers = together(served, [FIELDS["plain"]] * 4, disturb)
+    for answer in answers:
+        answer.pop(-2, None)
     assert all(answer[-1][1] == 380 for answer in answers) and answers == answers[:1] * 4
     assert served.process.wait(60) == 0
 
@@ -172,4 +178,6 @@ def test_two_hundred_streams_and_a_killed_engine(served: Served) -> None:
     job = {**FIELDS["plain"], "max_tokens": 120}
     expected = together(served, [job])
     found = together(served, [job] * 200, lambda: os.kill(served.engine(), signal.SIGKILL))
+    for answer in found:
+        answer.pop(-2, None)
     assert found == expected * 200
