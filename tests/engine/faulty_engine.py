@@ -50,7 +50,8 @@ def main() -> int:
             START_BUDGETS[Phase.LOAD] = 1.0
             octavo.models.loader.load_model = load_forever
         case "spin":
-            process.IDLE_BUDGET = SECONDS
+            process.IDLE_BUDGET = 1.0
+            process.BEAT_SECONDS = 0.2
             Scheduler.schedule = spin_in_schedule  # type: ignore[method-assign]
         case "nothing":
             Scheduler.schedule = plan_nothing  # type: ignore[method-assign]

@@ -122,7 +122,7 @@ def test_answers_go_on_as_they_would_have(llama: Reference, tmp_path: Path):
     assert "out-of-memory killer" in report["remedies"][0]
 
 
-def test_with_all_everything_goes_on_and_with_off_nothing(llama: Reference, tmp_path: Path):
+def test_with_all_everything_goes_on(llama: Reference, tmp_path: Path):
     params = BASE.clone(temperature=1.0)
 
     async def everything(engine):
@@ -133,15 +133,7 @@ def test_with_all_everything_goes_on_and_with_off_nothing(llama: Reference, tmp_
         ((one,), *_) = (list((await task)[0].values()),)
         assert len(one["ids"]) == params.max_tokens
 
-    async def nothing(engine):
-        task = asyncio.create_task(answer(engine, BASE))
-        await until(lambda: engine.stats.running)
-        kill(engine)
-        with pytest.raises(EngineUnavailable):
-            await task
-
     run(llama, tmp_path, everything, "all")
-    run(llama, tmp_path, nothing, "off")
 
 
 def test_a_request_that_always_kills_is_refused(llama: Reference, tmp_path: Path):
@@ -189,16 +181,16 @@ def test_an_engine_that_is_frozen(llama: Reference, tmp_path: Path, monkeypatch:
     assert "no progress" in report["cause"] and "T (stopped)" in report["cause"]
 
 
-def test_a_native_crash_leaves_its_stacks(llama: Reference, tmp_path: Path):
+def test_with_off_nothing_goes_on_and_a_native_crash_leaves_its_stacks(llama: Reference, tmp_path: Path):
     async def scenario(engine):
-        task = asyncio.create_task(answer(engine, BASE.clone(temperature=1.0)))
+        task = asyncio.create_task(answer(engine, BASE))
         await until(lambda: engine.stats.running)
         kill(engine, signal.SIGSEGV)
         with pytest.raises(EngineUnavailable):
             await task
         await engine._task
 
-    run(llama, tmp_path, scenario)
+    run(llama, tmp_path, scenario, "off")
     report = report_of(tmp_path)
     assert report["cause"] == "killed by SIGSEGV"
     assert any("octavo/engine/process.py" in line for line in report["stacks"])
