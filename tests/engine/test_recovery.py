@@ -122,20 +122,6 @@ def test_answers_go_on_as_they_would_have(llama: Reference, tmp_path: Path):
     assert "out-of-memory killer" in report["remedies"][0]
 
 
-def test_with_all_everything_goes_on(llama: Reference, tmp_path: Path):
-    params = BASE.clone(temperature=1.0)
-
-    async def everything(engine):
-        task = asyncio.create_task(answer(engine, params))
-        await until(lambda: engine.stats.running)
-        kill(engine)
-        await restarted(engine)
-        ((one,), *_) = (list((await task)[0].values()),)
-        assert len(one["ids"]) == params.max_tokens
-
-    run(llama, tmp_path, everything, "all")
-
-
 def test_a_request_that_always_kills_is_refused(llama: Reference, tmp_path: Path):
     """Named by two crashes it runs alone, named by the third it is refused; the others live."""
     deadly, harmless = [9] * 20, [8] * 20
@@ -164,19 +150,22 @@ def test_a_request_that_always_kills_is_refused(llama: Reference, tmp_path: Path
 
 
 def test_an_engine_that_is_frozen(llama: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is ended and started again; with `all`, requests without a seed go on too."""
     faulty_engine.install(monkeypatch, "hurried")
 
     async def scenario(engine):
         alone = await answer(engine, BASE)
-        task = asyncio.create_task(answer(engine, BASE))
-        await until(lambda: engine.stats.running)
+        greedy = asyncio.create_task(answer(engine, BASE))
+        sampled = asyncio.create_task(answer(engine, BASE.clone(temperature=1.0)))
+        await until(lambda: engine.stats.running == 2)
         kill(engine, signal.SIGSTOP)
         await until(lambda: not engine.ready)
         assert engine.alive  # until the watchdog's limit
         await restarted(engine)
-        assert (await task)[0] == alone[0]
+        assert (await greedy)[0] == alone[0]
+        assert len((await sampled)[0][0]["ids"]) == BASE.max_tokens
 
-    run(llama, tmp_path, scenario, watchdog=faulty_engine.SECONDS + 1)
+    run(llama, tmp_path, scenario, "all", faulty_engine.SECONDS + 1)
     report = report_of(tmp_path)
     assert "no progress" in report["cause"] and "T (stopped)" in report["cause"]
 
