@@ -97,7 +97,7 @@ CASES = (
     Case("G1", "The engine is killed: what can go on goes on, others end with an error, it is started again",
          (*_at(SERVED, "test_a_killed_engine_is_started_again"), *RECOVERY)),
     Case("G2", "The engine is frozen, or hangs", _at(RECOVERY[1], "test_an_engine_that_is_frozen",
-         "test_an_engine_that_hangs_tells_where")),
+         "test_an_engine_that_spins_tells_where", "test_an_engine_that_hangs_while_it_loads")),
     Case("G4", "The server is killed: no engine is left; its supervisor starts it again", (
          *_at(SERVED, "test_a_killed_server_leaves_no_engine"), *_at(RECOVERY[0],
          "test_nothing_outlives_the_supervisor", "test_a_front_that_is_killed_takes_its_engine_along_and_comes_back"))),
