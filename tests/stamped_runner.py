@@ -41,9 +41,10 @@ def next_token(stamp: int, seed: int, vocab: int) -> int:
 class StampedRunner:
     def __init__(self, cache: CacheConfig, vocab: int = 50, salts: dict[int, str] | None = None) -> None:
         self.block_size, self.vocab = cache.block_size, vocab
+        self.windows, self.width = cache.windows, cache.blocks_per_row
         self.stamps = np.zeros((cache.num_blocks, cache.block_size), np.int64)
-        self.writer = np.full(cache.num_blocks, -1)  # row that wrote the block in the current step
-        self.table = np.full((cache.max_rows, cache.blocks_per_row), -1)
+        self.writer = np.full(cache.num_blocks, -1)  # row and group that wrote the block in the current step
+        self.table = np.full((cache.max_rows, len(cache.windows) * cache.blocks_per_row), -1)
         self.tokens: list[list[int]] = [[] for _ in range(cache.max_rows)]
         self.expected: list[list[int]] = [[] for _ in range(cache.max_rows)]
         self.seeds = [0] * cache.max_rows
@@ -100,16 +101,19 @@ class StampedRunner:
 
     def _compute(self, row: int, start: int, count: int) -> None:
         positions = np.arange(start, start + count)
-        blocks = self.table[row, positions // self.block_size]
-        for block in np.unique(blocks).tolist():
-            assert self.writer[block] in (-1, row), "two rows write one block in a step"
-            self.writer[block] = row
-        self.stamps[blocks, positions % self.block_size] = self.expected[row][start : start + count]
-        everything = np.arange(start + count)
-        found = self.stamps[self.table[row, everything // self.block_size], everything % self.block_size]
-        wanted = np.array(self.expected[row][: start + count])
-        assert np.array_equal(found, wanted), f"foreign or stale KV at positions {np.flatnonzero(found != wanted)}"
-        self.reads += start + count
+        expected = np.array(self.expected[row][: start + count])
+        for group, window in enumerate(self.windows):
+            table = self.table[row, group * self.width : (group + 1) * self.width]
+            blocks = table[positions // self.block_size]
+            for block in np.unique(blocks).tolist():
+                assert self.writer[block] in (-1, row * len(self.windows) + group), "two write one block in a step"
+                self.writer[block] = row * len(self.windows) + group
+            self.stamps[blocks, positions % self.block_size] = expected[start:] + group
+            seen = np.arange(0 if window is None else max(0, start - window + 1), start + count)
+            found = self.stamps[table[seen // self.block_size], seen % self.block_size]
+            wanted = expected[seen] + group
+            assert np.array_equal(found, wanted), f"foreign or stale KV at positions {seen[found != wanted]}"
+            self.reads += len(seen)
 
 
 class Engine:

@@ -54,6 +54,9 @@ class PrefixIndex:
     def __len__(self) -> int:
         return len(self._block_of)
 
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._block_of
+
     def lookup(self, hashes: Iterable[bytes]) -> IntArray:
         """The blocks of the longest prefix of `hashes` that is here."""
         blocks = []

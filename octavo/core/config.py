@@ -6,6 +6,7 @@ said; the engine resolves what was left open (dtype, context, cache size) and pr
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -88,21 +89,32 @@ class EngineConfig:
 class CacheConfig:
     """The KV cache and the row table, resolved."""
 
-    num_blocks: int
+    num_blocks: int  # pages: each is a block of tokens for the layers of one group
     block_size: int
     max_rows: int  # sequences that run at once
     max_model_len: int
     prefix_caching: bool = True
     debug: bool = False  # poison what is freed, so that whoever reads it is found out
+    # One for each group of layers, which has pages of its own: tokens that its layers see, None for all.
+    windows: tuple[int | None, ...] = (None,)
 
     @property
     def blocks_per_row(self) -> int:
         return -(-self.max_model_len // self.block_size)
 
+    def pages_for(self, blocks: int) -> int:
+        """Pages that a sequence of so many blocks of tokens needs at least, all groups together, to go on."""
+        return sum(min(blocks, self.pages_of(window)) if window else blocks for window in self.windows)
+
+    def pages_of(self, window: int) -> int:
+        """That hold what a token sees, and the next token."""
+        return -(-window // self.block_size) + 2
+
     @property
     def capacity(self) -> int:
         """Tokens that one sequence can hold at most."""
-        return min(self.max_model_len, self.num_blocks * self.block_size)
+        most = range(min(self.blocks_per_row, self.num_blocks) + 1)
+        return min(self.max_model_len, (bisect_right(most, self.num_blocks, key=self.pages_for) - 1) * self.block_size)
 
 
 @dataclass(frozen=True, slots=True)

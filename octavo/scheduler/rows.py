@@ -98,9 +98,6 @@ class RowTable:
         assert seq is not None, "the row has no owner"
         return seq
 
-    def tokens_in_cache(self) -> int:
-        return int(self.computed.sum())
-
     def known(self, row: int) -> IntArray:
         """A copy of the row's tokens that have come back."""
         return self.tokens[row, : self.length[row]].copy()

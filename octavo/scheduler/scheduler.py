@@ -153,6 +153,9 @@ class Scheduler:
 
         decodes, starts = self._plan_decodes()
         chunks = self._plan_chunks(self.recovery.budget - len(decodes))
+        while not (chunks or len(decodes)) and self._starved():
+            self._preempt_last()
+            chunks = self._plan_chunks(self.recovery.budget)
         last, plan = self._last_plan, None
         if chunks:
             plan = self._describe_mixed(decodes, starts, chunks)
@@ -171,7 +174,9 @@ class Scheduler:
                 rows = rows if ready.all() else rows[ready]
             starts = self.rows.computed[rows]
             crossing = self.cache.crossing(rows, starts)
-            if len(crossing) <= self.cache.pool.available:
+            if self.cache.sliding and len(crossing):
+                self.cache.let_go(crossing, self.rows.written[crossing])
+            if len(crossing) * self.cache.num_groups <= self.cache.pool.available:
                 break
             self._preempt_last()
         if len(crossing):
@@ -190,7 +195,7 @@ class Scheduler:
             if count == 0 and budget <= 0:
                 break
             if count:
-                chunks.append((row, int(self.rows.computed[row]), count))
+                chunks.append(self._begin_chunk(row, count))
                 budget -= self._cost(row, count)
         state = (self.cache.releases, self.waiting.version)
         if self.recovery.trials.active:
@@ -199,19 +204,42 @@ class Scheduler:
             for row in self._admit(budget):
                 count = self._chunk(row, budget)
                 if count:
-                    chunks.append((row, int(self.rows.computed[row]), count))
+                    chunks.append(self._begin_chunk(row, count))
                     budget -= self._cost(row, count)
         for row, start, count in chunks:
             self._advance(row, start + count)
         return chunks
 
+    def _begin_chunk(self, row: int, count: int) -> tuple[int, int, int]:
+        start = int(self.rows.computed[row])
+        if self.cache.sliding:
+            self.cache.reach(row, start + count)
+        return row, start, count
+
+    def _starved(self) -> bool:
+        """Prompts wait for pages of each other: no step is under way that would let some go, and nobody decodes."""
+        if not self.cache.sliding or len(self._prefilling) < 2 or len(self._decoding):
+            return False
+        waits = any(self._wants(row) > 0 for row in self._prefilling)
+        return waits and np.array_equal(self.rows.computed, self.rows.written)
+
+    def _wants(self, row: int) -> int:
+        """Known tokens of the row that are not computed, but for the one that a token without a mask would be
+        sampled from."""
+        return int(self.rows.length[row] - self.rows.awaits_mask[row] - self.rows.computed[row])
+
     def _chunk(self, row: int, budget: int) -> int:
-        """Tokens of the row that this step computes with `budget` left, at least one if any is left, but not the one
-        that a token without a mask would be sampled from."""
-        start, whole = int(self.rows.computed[row]), int(self.rows.length[row] - self.rows.awaits_mask[row])
-        if budget <= 0 or whole <= start:
+        """Tokens of the row that this step computes with `budget` left, at least one if any is left and there are
+        pages for it."""
+        start, wanted = int(self.rows.computed[row]), self._wants(row)
+        if budget <= 0 or wanted <= 0:
             return 0
-        most = min(whole - start, self.config.max_chunk or budget)
+        most = min(wanted, self.config.max_chunk or budget)
+        if self.cache.sliding:
+            self.cache.let_go(np.array([row], np.int32), self.rows.written[row : row + 1])
+            most = min(most, self.cache.room(row, len(self._decoding)) - start)
+            if most <= 0:
+                return 0
         if not self.config.max_chunk and len(self._decoding):
             budget = min(budget, max(1, self.recovery.budget // CHUNK_SHARE))
         if (scale := self.config.context_cost) > 0:
@@ -273,13 +301,15 @@ class Scheduler:
         # Each running sequence needs a new block within a few steps: leave one for each, or preemptions follow.
         spare = self.rows.num_active
         parent = seq.parent.row if seq.parent is not None else -1
+        shared = None
         if length == seq.prompt_len and parent >= 0 and self.rows.computed[parent] >= length - 1:
-            shared = self.cache.table[parent, : (length - 1) // self.cache.block_size]
+            shared = self.cache.shared(parent, length - 1)
+        if shared is not None:
             if not self.cache.fits(blocks, shared, spare):
                 return False
             computed = length - 1
             row = self.rows.assign(seq, computed)
-            self.cache.fork(parent, row, computed)
+            self.cache.fork(parent, row, computed, shared)
         else:
             # At least one token must be computed, for its logits.
             usable = seq.hashes[: (length - 1) // self.cache.block_size]
@@ -289,7 +319,7 @@ class Scheduler:
             hits = self.cache.lookup([] if skip else usable)
             if not self.cache.fits(blocks, hits, spare):
                 return False
-            computed = len(hits) * self.cache.block_size
+            computed = hits.blocks * self.cache.block_size
             row = self.rows.assign(seq, computed)
             self.cache.admit(row, blocks, hits)
         self._stats.prefix_queries += length
@@ -633,7 +663,7 @@ class Scheduler:
         stats.waiting = self.num_live - stats.running
         stats.kv_used_blocks = pool.num_held
         stats.kv_cached_blocks = pool.num_cached
-        stats.kv_waste = self.cache.waste(self.rows.tokens_in_cache())
+        stats.kv_waste = self.cache.waste(self.rows.computed)
         stats.step_tokens = step_tokens
         stats.kv_quarantined_blocks = pool.num_quarantined
         self._stats = Stats(kv_total_blocks=pool.num_blocks)
@@ -652,6 +682,8 @@ class Scheduler:
             if self.rows.owner[row] is None:
                 assert blocks == 0, "a free row holds blocks"
             else:
+                if self.cache.sliding:
+                    blocks = min(blocks, self.cache.reached[row])
                 assert blocks * self.cache.block_size >= self.rows.computed[row], "a row writes past its blocks"
 
 

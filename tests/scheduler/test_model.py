@@ -21,9 +21,10 @@ from tests.stamped_runner import Engine, StampedRunner, reference
 
 
 def build(
-    num_blocks=12, block_size=4, rows=5, budget=16, chunk=0, overlap=True, policy="fcfs", caching=True, cost=0.0
-) -> Engine:
-    cache = CacheConfig(num_blocks, block_size, rows, num_blocks * block_size, caching)
+    num_blocks=12, block_size=4, rows=5, budget=16, chunk=0, overlap=True, policy="fcfs", caching=True, cost=0.0,
+    windows=(None,),
+) -> Engine:  # fmt: skip
+    cache = CacheConfig(num_blocks, block_size, rows, num_blocks * block_size, caching, windows=windows)
     scheduler = Scheduler(SchedulerConfig(budget, chunk, cost, policy), cache)
     return Engine(scheduler, StampedRunner(cache), overlap)
 
@@ -64,7 +65,10 @@ class Walk(RuleBasedStateMachine):
     )
     def start(self, blocks, block_size, rows, extra, chunk, overlap, policy, caching, cost):
         self.engine = build(blocks, block_size, rows, rows + extra, chunk, overlap, policy, caching, cost)
-        self.capacity = blocks * block_size
+        self.begin()
+
+    def begin(self):
+        self.capacity = self.engine.scheduler.cache.config.capacity
         self.uid = 1
         self.wanted: dict[int, tuple[list[int], str]] = {}
         self.aborted: set[int] = set()
@@ -161,4 +165,39 @@ def test_random_walks():
     )
     assert Walk.totals["steps"] >= 200_000, Walk.totals
     # The walks must have been where it hurts.
+    assert min(Walk.totals.values()) > 100, Walk.totals
+
+
+class WindowWalk(Walk):
+    """The same with groups of layers, some or all of which have windows."""
+
+    @initialize(
+        windows=st.sampled_from([(3,), (8,), (None, 4), (None, 1, 1), (None, 5, 9), (None, None, 6)]),
+        pages=st.integers(12, 48),
+        block_size=st.sampled_from([1, 2, 4]),
+        rows=st.integers(1, 6),
+        extra=st.integers(0, 12),
+        chunk=st.sampled_from([0, 1, 3, 7]),
+        overlap=st.booleans(),
+        caching=st.sampled_from([True, True, True, False]),
+    )
+    def start(self, windows, pages, block_size, rows, extra, chunk, overlap, caching):
+        self.engine = build(
+            pages, block_size, rows, rows + extra, chunk, overlap, caching=caching, windows=windows
+        )  # fmt: skip
+        self.begin()
+
+
+def test_random_walks_with_windows():
+    Walk.totals = dict.fromkeys(Walk.totals, 0)
+    run_state_machine_as_test(
+        WindowWalk,
+        settings=settings(
+            max_examples=120,
+            stateful_step_count=60,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=True,
+        ),
+    )
     assert min(Walk.totals.values()) > 100, Walk.totals
