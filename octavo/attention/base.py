@@ -6,7 +6,8 @@ H query heads, K key/value heads, D head size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +20,7 @@ from octavo.kernels.kv_cache import SCALE_DTYPE
 class AttentionSpec:
     """What a model asks of attention; a backend answers with None or with the reason it cannot."""
 
-    num_layers: int
+    num_layers: int  # of a group, if layers are in groups
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -83,6 +84,17 @@ class ForwardBatch:
     context_lens: list[int] = field(default_factory=list)  # likewise
     steady: bool = False  # same sequences as in the step before, one token each
     plan: Any = None  # whatever the backend's plan() left for its attend()
+    # The same step for layers of further groups: all but slots, block tables and plan is shared.
+    others: list[ForwardBatch] = field(default_factory=list)
+
+    @property
+    def groups(self) -> list[ForwardBatch]:
+        """The step as the layers of each group see it (`octavo.models.groups`)."""
+        return [self, *self.others]
+
+    def add_groups(self, slots: Sequence[Tensor], tables: Sequence[Tensor]) -> None:
+        for slots_T, table_NB in zip(slots, tables, strict=True):
+            self.others.append(replace(self, slots_T=slots_T, block_table_NB=table_NB, others=[]))
 
 
 class AttentionBackend(Protocol):
@@ -102,7 +114,7 @@ class AttentionBackend(Protocol):
     def __init__(self, spec: AttentionSpec, num_blocks: int) -> None: ...
 
     def plan(self, batch: ForwardBatch) -> None:
-        """Once a step, before the first layer: whatever all layers share, left in `batch.plan`."""
+        """Once a step, before the first layer: whatever layers share, left in `plan` of each of `batch.groups`."""
 
     def cache(self, layer: int) -> tuple[Tensor, ...] | None:
         """Keys and values as [blocks, block size, K, D], for a kernel that writes instead of `write`.

@@ -143,10 +143,11 @@ class TorchAttention:
 
     def plan(self, batch: ForwardBatch) -> None:
         """A steady step extends the plan that the step before left in the same batch."""
-        if batch.steady and batch.plan is not None:
-            batch.plan.advance(batch)
-        else:
-            batch.plan = _Plan(self, batch)
+        for part in batch.groups:
+            if part.steady and part.plan is not None:
+                part.plan.advance(part)
+            else:
+                part.plan = _Plan(self, part)
 
     def cache(self, layer: int) -> None:
         """Its layout is not that of other kernels."""

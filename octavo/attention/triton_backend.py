@@ -115,7 +115,7 @@ class TritonAttention:
         return sequences * self.spec.num_kv_heads + self._form(sequences).parts
 
     def plan(self, batch: ForwardBatch) -> None:
-        """Lists the parts of decode's contexts; nothing else is shared between layers."""
+        """Lists the parts of decode's contexts, for all groups alike; nothing else is shared between layers."""
         if not batch.num_single:
             return
         from octavo.kernels.paged_attention_decode import plan_kernel

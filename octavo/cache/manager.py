@@ -44,6 +44,7 @@ class KVCacheManager:
         self.index = PrefixIndex(config.num_blocks)
         self.pool = BlockPool(config.num_blocks, self.index.forget)
         self.table = np.zeros((config.max_rows, self.num_groups * self._width), np.int32)
+        self.tables = np.split(self.table, self.num_groups, 1)  # of each group, in the same memory
         self.held = np.zeros(config.max_rows, np.int32)  # blocks of tokens that each row has room for
         self.reached = np.zeros(config.max_rows, np.int32)  # … in groups with windows
         self.passed = np.zeros((self.num_groups, config.max_rows), np.int32)  # leading blocks whose pages are gone
@@ -70,21 +71,17 @@ class KVCacheManager:
         pages: list[IntArray] = [NO_INTS] * self.num_groups
         count = len(hashes)
         for group in self._whole:
-            suffix = self._suffixes[group]
-            found = (
-                self.index.lookup(digest + suffix for digest in hashes[:count])
-                if suffix
-                else (self.index.lookup(hashes[:count]))
-            )
-            pages[group], count = found, len(found)
-        if not self.sliding:
-            count = min(map(len, pages))
-        else:
+            pages[group] = self._find(hashes[:count], group)
+            count = len(pages[group])
+        if self.sliding:
             count = self._last_seen(hashes, count)
             for group, window in self.sliding:
-                seen = hashes[self._lowest(count * self.block_size, window) : count]
-                pages[group] = self.index.lookup(digest + self._suffixes[group] for digest in seen)
+                pages[group] = self._find(hashes[self._lowest(count * self.block_size, window) : count], group)
         return Prefix(count, tuple(pages[group][:count] for group in range(self.num_groups)))
+
+    def _find(self, hashes: Sequence[bytes], group: int) -> IntArray:
+        suffix = self._suffixes[group]
+        return self.index.lookup([digest + suffix for digest in hashes] if suffix else hashes)
 
     def _last_seen(self, hashes: Sequence[bytes], count: int) -> int:
         """The most blocks, at most `count`, after which every page that the next token sees is here."""
@@ -147,9 +144,7 @@ class KVCacheManager:
         self.reach(row, num_tokens + 1)
         self._published[row] = min(shared, int(self._published[parent]))
         if rest:
-            for group in range(self.num_groups):
-                at = group * self._width + shared
-                self._copies.append((int(self.table[parent, at]), int(self.table[row, at])))
+            self._copies += [(int(table[parent, shared]), int(table[row, shared])) for table in self.tables]
 
     # What rows take and give back
 
@@ -210,7 +205,7 @@ class KVCacheManager:
         first, last = int(self._published[row]), min(num_tokens // self.block_size, len(hashes))
         for group, suffix in enumerate(self._suffixes):
             for i in range(max(first, int(self.passed[group, row])), last):
-                block = int(self.table[row, group * self._width + i])
+                block = int(self.tables[group][row, i])
                 if not self.pool.published[block] and self.index.insert(hashes[i] + suffix, block):
                     self.pool.publish(block)
         self._published[row] = max(first, last)
@@ -246,18 +241,19 @@ class KVCacheManager:
         """All that the row holds, in the order of their tokens."""
         if not self.sliding and self.num_groups == 1:
             return self.table[row, : self.held[row]]
-        spans = [self.span(row, group) for group in range(self.num_groups)]
+        one = slice(row, row + 1)
+        spans = [(int(begin[0]), int(end[0])) for begin, end in (self.spans(one, g) for g in range(self.num_groups))]
         order = np.argsort(np.concatenate([np.arange(*span) for span in spans]), kind="stable")
         pages: IntArray = np.concatenate([self._pages(row, group, *span) for group, span in enumerate(spans)])[order]
         return pages
 
-    def span(self, row: int, group: int) -> tuple[int, int]:
-        """The blocks of tokens for which the row holds the group's pages."""
-        end = self.held[row] if self.config.windows[group] is None else self.reached[row]
-        return int(self.passed[group, row]), int(end)
+    def spans(self, rows: IntArray | slice, group: int) -> tuple[IntArray, IntArray]:
+        """The blocks of tokens for which the rows hold the group's pages: from, to."""
+        end = self.held if self.config.windows[group] is None else self.reached
+        return self.passed[group, rows], end[rows]
 
     def _pages(self, row: int, group: int, begin: int, end: int) -> IntArray:
-        pages: IntArray = self.table[row, group * self._width + begin : group * self._width + end].copy()
+        pages: IntArray = self.tables[group][row, begin:end].copy()
         return pages
 
     def take_changes(self) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
@@ -288,9 +284,8 @@ class KVCacheManager:
     def waste(self, computed: IntArray) -> float:
         """Share of the held slots that hold no token, when so many of each row's tokens are in the cache."""
         held = used = 0
-        for group, window in enumerate(self.config.windows):
-            begin = self.passed[group] * self.block_size
-            end = (self.held if window is None else self.reached) * self.block_size
+        for group in range(self.num_groups):
+            begin, end = (blocks * self.block_size for blocks in self.spans(slice(None), group))
             held += int((end - begin).sum())
             used += int((np.minimum(computed, end) - begin).clip(min=0).sum())
         return (held - used) / held if held else 0.0

@@ -113,8 +113,8 @@ class CacheConfig:
     @property
     def capacity(self) -> int:
         """Tokens that one sequence can hold at most."""
-        most = range(min(self.blocks_per_row, self.num_blocks) + 1)
-        return min(self.max_model_len, (bisect_right(most, self.num_blocks, key=self.pages_for) - 1) * self.block_size)
+        blocks = bisect_right(range(self.blocks_per_row + 1), self.num_blocks, key=self.pages_for) - 1
+        return min(self.max_model_len, blocks * self.block_size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from octavo.core.errors import ConfigError
 from octavo.core.hub import resolve_model
 from octavo.core.progress import Phase
 from octavo.grammar.rows import Grammars
+from octavo.models.groups import LayerGroups
 from octavo.scheduler.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -103,11 +104,13 @@ def build(
     phases.end("load weights")
 
     max_len, max_rows, max_tokens = resolve_limits(config, model.spec.max_position, on_gpu)
-    spec = _attention_spec(config, model, max_len, max_rows)
+    groups = LayerGroups.of(model.spec.windows, max_len)
+    model.group_layers(groups)
+    spec = _attention_spec(config, model, groups, max_len, max_rows)
     backend, reasons = select_backend(config.attention_backend, spec)
     log.info("attention: %s", "; ".join([f"{backend.name} runs", *reasons]))
     debug = os.environ.get(DEBUG) == "1"
-    shape = CacheConfig(1, config.block_size, max_rows, max_len, config.enable_prefix_caching, debug)
+    shape = CacheConfig(1, config.block_size, max_rows, max_len, config.enable_prefix_caching, debug, groups.windows)
     graphs = on_gpu and backend.graph_safe and not config.enforce_eager
     num_blocks = _num_blocks(config, shape, model, spec, backend, max_tokens, graphs, ledger)
     cache = dataclasses.replace(shape, num_blocks=num_blocks)
@@ -125,8 +128,8 @@ def build(
     phases.end("record the largest step")
     log.info("memory: %s", ", ".join(f"{name} {size}" for name, size in ledger.table()))
     log.info(
-        "KV cache: %d blocks of %d tokens, %d tokens in all; %d sequences, %d tokens a step, a context of %d",
-        *(cache.num_blocks, cache.block_size, cache.num_blocks * cache.block_size, max_rows, max_tokens, max_len),
+        "KV cache: %d blocks of %d tokens for %s; %d sequences, %d tokens a step, a context of %d",
+        *(cache.num_blocks, cache.block_size, groups.text, max_rows, max_tokens, max_len),
     )
     log.info("start: %s", ", ".join(f"{name} {seconds:.2f} s" for name, seconds in phases.seconds))
     info = EngineInfo(
@@ -167,14 +170,16 @@ def _context_cost(model: Decoder) -> float:
     return max(1.0, matrices / (2 * spec.num_layers * spec.num_heads * spec.head_dim))
 
 
-def _attention_spec(config: EngineConfig, model: Decoder, max_len: int, max_rows: int) -> AttentionSpec:
+def _attention_spec(
+    config: EngineConfig, model: Decoder, groups: LayerGroups, max_len: int, max_rows: int
+) -> AttentionSpec:
     import torch
 
     from octavo.attention.base import AttentionSpec
 
     spec = model.spec
     return AttentionSpec(
-        num_layers=spec.num_layers,
+        num_layers=groups.size,
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
@@ -215,7 +220,7 @@ def _num_blocks(
     """As many as memory allows beside everything else, or as many as was asked for."""
     from octavo.runner.memory import blocks_that_fit
 
-    most = shape.max_rows * shape.blocks_per_row
+    most = shape.max_rows * max(shape.pages_for(shape.blocks_per_row), len(shape.windows))
     if spec.device.type == "cpu":
         room = min(int(ledger.free * CPU_CACHE_SHARE), CPU_CACHE_BYTES)
     else:
@@ -231,5 +236,7 @@ def _num_blocks(
         taken = ledger.total - ledger.free + sum(ledger.entries.values())
         room = int(ledger.total * config.gpu_memory_utilization) - taken
     if config.num_kv_blocks is not None:
+        if config.num_kv_blocks < shape.pages_for(1):
+            raise ConfigError(f"num_kv_blocks must be at least {shape.pages_for(1)}: one for each group of layers")
         return config.num_kv_blocks
     return blocks_that_fit(config.kv_cache_memory_bytes or room, spec.kv_bytes_per_block(), most)

@@ -4,7 +4,7 @@
 state is that of `octavo.runner.graphs`. A batch is filled up with entries of the spare row: their context is 0 and
 their slot -1, so that nothing is read or written for them.
 
-Legend: N entries of the batch, R rows (the last one is the spare), B blocks of a row.
+Legend: N entries of the batch, R rows (the last one is the spare), G groups of layers, B blocks of a row in a group.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ def advance_kernel(
     positions_ptr,  # int64, of the last token computed; grows by one
     next_positions_ptr,  # int64: of the token that will be sampled
     contexts_ptr,  # int32: tokens in the cache once this step has written its own
-    slots_ptr,  # int64
+    slots_ptr,  # [G, at least N] int64
     tokens_ptr,  # int64: this step's input
-    new_blocks_ptr,  # int32: block that begins with this step's token, -1 for none; read once
-    table_ptr,  # [N, B] int32, in the order of the batch
-    row_table_ptr,  # [R, B] int32
+    new_blocks_ptr,  # [G, at least N] int32: block that begins with this step's token, -1 for none; read once
+    table_ptr,  # [N, G, B] int32, in the order of the batch
+    row_table_ptr,  # [R, G * B] int32
     last_tokens_ptr,  # [R] int64
     count,
     spare_row,
-    table_stride,
+    most,  # entries that there is room for
+    width,  # B
+    GROUPS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -40,19 +42,21 @@ def advance_kernel(
     row = tl.load(rows_ptr + entry, mask=inside, other=0)
     live = inside & (row != spare_row)
     position = tl.load(positions_ptr + entry, mask=live, other=-1) + 1
-    index = position // BLOCK_SIZE
-    fresh = tl.load(new_blocks_ptr + entry, mask=live, other=-1)
-    begins = live & (fresh >= 0)
-    tl.store(table_ptr + entry * table_stride + index, fresh, mask=begins)
-    tl.store(row_table_ptr + row * table_stride + index, fresh, mask=begins)
-    tl.store(new_blocks_ptr + entry, tl.full([BLOCK], -1, tl.int32), mask=begins)
-    known = tl.load(table_ptr + entry * table_stride + index, mask=live & (fresh < 0), other=0)
-    block = tl.where(fresh >= 0, fresh, known).to(tl.int64)
-    slot = tl.where(live, block * BLOCK_SIZE + position % BLOCK_SIZE, -1)
+    for group in tl.static_range(GROUPS):
+        index = group * width + position // BLOCK_SIZE
+        place = group * most + entry
+        fresh = tl.load(new_blocks_ptr + place, mask=live, other=-1)
+        begins = live & (fresh >= 0)
+        tl.store(table_ptr + entry * (GROUPS * width) + index, fresh, mask=begins)
+        tl.store(row_table_ptr + row * (GROUPS * width) + index, fresh, mask=begins)
+        tl.store(new_blocks_ptr + place, tl.full([BLOCK], -1, tl.int32), mask=begins)
+        known = tl.load(table_ptr + entry * (GROUPS * width) + index, mask=live & (fresh < 0), other=0)
+        block = tl.where(fresh >= 0, fresh, known).to(tl.int64)
+        slot = tl.where(live, block * BLOCK_SIZE + position % BLOCK_SIZE, -1)
+        tl.store(slots_ptr + place, slot, mask=inside)
     tl.store(positions_ptr + entry, position, mask=live)
     tl.store(next_positions_ptr + entry, position + 1, mask=inside)
     tl.store(contexts_ptr + entry, tl.where(live, position + 1, 0).to(tl.int32), mask=inside)
-    tl.store(slots_ptr + entry, slot, mask=inside)
     tl.store(tokens_ptr + entry, tl.load(last_tokens_ptr + row, mask=inside, other=0), mask=inside)
 
 
@@ -72,31 +76,37 @@ def advance(
     positions_N: Tensor,
     next_positions_N: Tensor,
     contexts_N: Tensor,
-    slots_N: Tensor,
+    slots_GN: Tensor,
     tokens_N: Tensor,
-    new_blocks_N: Tensor,
-    table_NB: Tensor,
+    new_blocks_GN: Tensor,
+    table_NGB: Tensor,
     row_table_RB: Tensor,
     last_tokens_R: Tensor,
     block_size: int,
 ) -> None:
-    """One token on: positions, contexts, slots and input tokens of all entries; new blocks go into both tables."""
-    assert table_NB.stride(0) == row_table_RB.stride(0)
+    """One token on: positions, contexts, slots and input tokens of all entries; new blocks go into both tables.
+
+    What is by group may have room for more entries than there are."""
+    _, groups, width = table_NGB.shape
+    assert table_NGB.stride(0) == row_table_RB.stride(0) == groups * width
+    assert slots_GN.stride(0) == new_blocks_GN.stride(0)
     count, spare_row = len(rows_N), len(last_tokens_R) - 1
     advance_kernel[(triton.cdiv(count, BLOCK),)](
         rows_N,
         positions_N,
         next_positions_N,
         contexts_N,
-        slots_N,
+        slots_GN,
         tokens_N,
-        new_blocks_N,
-        table_NB,
+        new_blocks_GN,
+        table_NGB,
         row_table_RB,
         last_tokens_R,
         count,
         spare_row,
-        table_NB.stride(0),
+        slots_GN.stride(0),
+        width,
+        GROUPS=groups,
         BLOCK_SIZE=block_size,
         BLOCK=BLOCK,
     )
@@ -109,20 +119,25 @@ def remember(sampled_N: Tensor, rows_N: Tensor, last_tokens_R: Tensor, out_N: Te
 
 
 def reference_advance(
-    rows_N: Tensor, positions_N: Tensor, new_blocks_N: Tensor, table_NB: Tensor, last_tokens_R: Tensor, block_size: int
+    rows_N: Tensor,
+    positions_N: Tensor,
+    new_blocks_GN: Tensor,
+    table_NGB: Tensor,
+    last_tokens_R: Tensor,
+    block_size: int,
 ) -> dict[str, Tensor]:
     """What `advance` leaves, as new tensors."""
     live_N = rows_N != len(last_tokens_R) - 1
     positions_N = torch.where(live_N, positions_N + 1, positions_N)
     index_N = torch.where(live_N, positions_N, 0) // block_size
-    table_NB = table_NB.clone()
-    for i in torch.nonzero(live_N & (new_blocks_N >= 0)).flatten().tolist():
-        table_NB[i, index_N[i]] = new_blocks_N[i]
-    block_N = table_NB.gather(1, index_N[:, None]).squeeze(1).long()
+    table_NGB = table_NGB.clone()
+    for group, i in torch.nonzero(live_N & (new_blocks_GN >= 0)).tolist():
+        table_NGB[i, group, index_N[i]] = new_blocks_GN[group, i]
+    block_GN = table_NGB[torch.arange(len(rows_N), device=rows_N.device), :, index_N].T.long()
     return {
         "positions": positions_N,
         "contexts": torch.where(live_N, positions_N + 1, 0).int(),
-        "slots": torch.where(live_N, block_N * block_size + positions_N % block_size, -1),
+        "slots": torch.where(live_N, block_GN * block_size + positions_N % block_size, -1),
         "tokens": last_tokens_R[rows_N],
-        "table": table_NB,
+        "table": table_NGB,
     }

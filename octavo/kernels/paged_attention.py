@@ -106,6 +106,8 @@ def attend_tiles(
     """Goes on with running maximum, sum and weighted values over the tokens [begin, end)."""
     dim = tl.arange(0, DIM_P2)
     offset = tl.arange(0, TILE)
+    if MASKED and WINDOW > 0:  # blocks before are no longer the sequence's
+        lowest = tl.min(q_pos, 0) - WINDOW + 1
     for start in tl.range(begin, end, TILE):
         token = start + offset
         if TILE % BLOCK_SIZE == 0:
@@ -116,6 +118,8 @@ def attend_tiles(
             row = token % BLOCK_SIZE
         if MASKED:
             inside = token < end
+            if WINDOW > 0:
+                inside = inside & (token >= lowest)
             block = tl.load(table_ptr + index, mask=inside, other=0)
         else:
             block = tl.load(table_ptr + index)
@@ -132,7 +136,7 @@ def attend_tiles(
             k = tl.load(key_cache_ptr + address)
         scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee")
         if SCALED:
-            k_scale = tl.load(key_scale_ptr + slot * KV_HEADS, mask=token < end, other=0.0)
+            k_scale = tl.load(key_scale_ptr + slot * KV_HEADS, mask=inside if MASKED else token < end, other=0.0)
             scores *= k_scale.to(tl.float32)[None, :]
         if CAPPED:  # tanh(x) = 1 - 2 / (1 + e^2x)
             scores = softcap - 2 * softcap / (1 + tl.exp2(scores * scale))
@@ -156,7 +160,7 @@ def attend_tiles(
         else:
             v = tl.load(value_cache_ptr + address)
         if SCALED:
-            v_scale = tl.load(value_scale_ptr + slot * KV_HEADS, mask=token < end, other=0.0)
+            v_scale = tl.load(value_scale_ptr + slot * KV_HEADS, mask=inside if MASKED else token < end, other=0.0)
             weights *= v_scale.to(tl.float32)[None, :]
         acc = tl.dot(weights.to(q.dtype), v.to(q.dtype), acc * fade[:, None], input_precision="ieee")
         maximum = higher

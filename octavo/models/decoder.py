@@ -26,6 +26,7 @@ from octavo.layers.qk_norm import FullQKNorm, HeadLayerNorm, QKNorm
 from octavo.layers.rope import Rope
 from octavo.models.blocks import Block, Feedforward, PreNorm
 from octavo.models.config import ConfigReader
+from octavo.models.groups import LayerGroups
 from octavo.models.rope import RopeSpec
 from octavo.models.spec import ExpertsSpec, ModelSpec
 from octavo.moe.base import MoeSpec
@@ -83,6 +84,7 @@ class Decoder:
             for layer in range(spec.num_layers)
         ]
         self.norm = self.make_norm()
+        self.layer_groups = [0] * spec.num_layers
         tied = self.embed if spec.tie_embeddings else None
         self.head = LMHead(spec.vocab_size, spec.hidden_size, dtype, device, tied, spec.head_bias)
 
@@ -200,6 +202,12 @@ class Decoder:
         if self.spec.tie_embeddings and self.head.packed is not None:
             self.num_bytes += self.embed.weight_VE.nbytes
 
+    def group_layers(self, groups: LayerGroups) -> None:
+        """From now on a pass needs what `ForwardBatch.groups` gives; before, all layers are one group."""
+        self.layer_groups = [group for group, _ in groups.places]
+        for layer, (_, index) in zip(self.layers, groups.places, strict=True):
+            layer.attention.layer = index
+
     def embed_tokens(self, batch: ForwardBatch) -> Tensor:
         return self.embed(batch.token_ids_T)
 
@@ -210,8 +218,9 @@ class Decoder:
         fused = self.kernels is not None and batch.attention.cache(0) is not None
         rotations = None if fused else {rope: rope.rows(batch.positions_T) for rope in self.ropes.values()}
         residual_TE: Tensor | None = None
-        for layer in self.layers:
-            x_TE, residual_TE = layer(x_TE, residual_TE, rotations, batch)
+        groups = batch.groups
+        for layer, group in zip(self.layers, self.layer_groups, strict=True):
+            x_TE, residual_TE = layer(x_TE, residual_TE, rotations, groups[group])
         return self.norm(x_TE, residual_TE)[0]
 
     def logits(self, hidden_SE: Tensor) -> Tensor:

@@ -52,8 +52,11 @@ class BatchBuilder:
         self.debug = cache.debug
         self.block_size = cache.block_size
         self.attention = attention
-        # One row more than there are: the spare one, which fills up batches (see graphs.py) and is never read.
-        self.table_RB = torch.zeros((cache.max_rows + 1, cache.blocks_per_row), dtype=torch.int32, device=device)
+        # One row more than there are: the spare one, which fills up batches (see graphs.py) and is never read. The
+        # tables of a row, one for each group of layers, lie one after the other.
+        width, groups = cache.blocks_per_row, len(cache.windows)
+        self.table_RB = torch.zeros((cache.max_rows + 1, groups * width), dtype=torch.int32, device=device)
+        self.tables = list(self.table_RB.split(width, 1))
         self.last_token_R = torch.zeros(cache.max_rows + 1, dtype=torch.int64, device=device)
         self.device = device
         self._step: StepInput | None = None  # of the step before, while steps are steady
@@ -109,13 +112,14 @@ class BatchBuilder:
             token_ids_T = torch.where(given_T == DEVICE_TOKEN, self.last_token_R[rows_T], given_T)
         longest = int(context_N.max())
         single = int(np.searchsorted(plan.counts_N, 2))  # counts of one come first
+        slots, tables = self.slots(rows_T, position_T), self._tables(rows_N, longest)
         batch = ForwardBatch(
             token_ids_T=token_ids_T,
             positions_T=position_T,
-            slots_T=self._slots(rows_T, position_T),
+            slots_T=slots[0],
             query_start_N1=query_start.to(torch.int32),
             context_lens_N=context.to(torch.int32),
-            block_table_NB=self._tables(rows_N, longest),
+            block_table_NB=tables[0],
             num_single=single,
             max_query_len=int(plan.counts_N.max()),
             max_context_len=longest,
@@ -123,6 +127,7 @@ class BatchBuilder:
             query_lens=plan.counts_N[single:].tolist(),
             context_lens=context_N[single:].tolist(),
         )
+        batch.add_groups(slots[1:], tables[1:])
         everything = len(last_S) == len(ids_T)
         return StepInput(batch, rows_N, None if everything else last, rows_S, next_S)
 
@@ -132,23 +137,27 @@ class BatchBuilder:
         grown = len(plan.table_rows_D) > 0
         if grown:
             self.write_table(*upload([plan.table_rows_D, plan.table_index_D, plan.table_blocks_D], self.device))
-        batch.positions_T += 1
+        batch.positions_T += 1  # of all groups: it is one tensor
         batch.context_lens_N += 1
-        batch.max_context_len += 1
         step.next_positions_S += 1
         batch.token_ids_T = self.last_token_R[step.rows_N]
-        batch.slots_T = self._slots(step.rows_N, batch.positions_T)
+        for part, slots_T in zip(batch.groups, self.slots(step.rows_N, batch.positions_T), strict=True):
+            part.slots_T = slots_T
+            part.max_context_len += 1
+            part.steady = True
         if grown:
-            batch.block_table_NB = self._tables(step.rows_N, batch.max_context_len)
-        batch.steady = True
+            for part, table_NB in zip(batch.groups, self._tables(step.rows_N, batch.max_context_len), strict=True):
+                part.block_table_NB = table_NB
         return step
 
-    def _slots(self, rows_T: Tensor, positions_T: Tensor) -> Tensor:
+    def slots(self, rows_T: Tensor, positions_T: Tensor) -> list[Tensor]:
+        """In each group of layers."""
         index = torch.div(positions_T, self.block_size, rounding_mode="floor")
-        return self.table_RB[rows_T, index] * self.block_size + (positions_T - index * self.block_size)
+        offset = positions_T - index * self.block_size
+        return [table_RB[rows_T, index] * self.block_size + offset for table_RB in self.tables]
 
-    def _tables(self, rows_N: Tensor, longest: int) -> Tensor:
-        return self.table_RB[rows_N, : -(-longest // self.block_size)]
+    def _tables(self, rows_N: Tensor, longest: int) -> list[Tensor]:
+        return [table_RB[rows_N, : -(-longest // self.block_size)] for table_RB in self.tables]
 
     def poison(self, blocks: IntArray) -> None:
         self.attention.poison(*upload([blocks], self.device))

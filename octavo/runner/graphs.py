@@ -8,7 +8,7 @@ A size is captured when it is needed or, hottest first, while the engine has not
 start waits for it. Each takes some 50 ms, so sizes that a batch only passes through as it shrinks have none: a graph
 of up to twice the size does their few steps.
 
-Legend: N entries of a batch, R rows (the last one is the spare), B blocks of a row.
+Legend: N entries of a batch, R rows (the last one is the spare), G groups of layers, B blocks of a row in a group.
 """
 
 from __future__ import annotations
@@ -68,17 +68,19 @@ class DecodeGraphs:
         def zeros(dtype: torch.dtype, *shape: int) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        self.rows_N, self.positions_N, self.next_positions_N, self.slots_N, self.tokens_N = (
-            zeros(torch.int64, largest) for _ in range(5)
+        self.rows_N, self.positions_N, self.next_positions_N, self.tokens_N = (
+            zeros(torch.int64, largest) for _ in range(4)
         )
+        groups, self.width = len(cache.windows), cache.blocks_per_row
+        self.slots_GN = zeros(torch.int64, groups, largest)
         self.contexts_N, self.out_N = zeros(torch.int32, largest), zeros(torch.int32, largest)
-        self.new_blocks_N = zeros(torch.int32, largest) - 1
+        self.new_blocks_GN = zeros(torch.int32, groups, largest) - 1
         self.query_start_N1 = torch.arange(largest + 1, dtype=torch.int32, device=device)
-        self.table_NB = zeros(torch.int32, largest, cache.blocks_per_row)
+        self.table_NGB = zeros(torch.int32, largest, groups, self.width)
         # What goes up and comes down in a steady step, in pinned memory that is used in turn. A step is waited for
         # before the one after the next begins, so nothing is overwritten that is still to be read.
         pinned = device.type == "cuda"
-        self._blocks_up = torch.empty((TURNS, largest), dtype=torch.int32, pin_memory=pinned)
+        self._blocks_up = torch.empty((TURNS, groups, largest), dtype=torch.int32, pin_memory=pinned)
         self._tokens_down = torch.empty((TURNS, largest), dtype=torch.int32, pin_memory=pinned)
         self._turn = 0
         self.max_model_len = cache.max_model_len
@@ -140,13 +142,13 @@ class DecodeGraphs:
         if not len(rows):
             return True
         place = self._place_R[rows]
-        if not np.array_equal(plan.table_index_D * self.block_size, plan.starts_N[place]):
+        group, index = np.divmod(plan.table_index_D, self.width)
+        if not np.array_equal(index * self.block_size, plan.starts_N[place]):
             return False
-        count = len(plan.rows_N)
-        blocks_N = self._blocks_up[self._turn, :count]
-        blocks_N.fill_(-1)
-        blocks_N.numpy()[place] = plan.table_blocks_D
-        self.new_blocks_N[:count].copy_(blocks_N, non_blocking=True)
+        blocks_GN = self._blocks_up[self._turn]
+        blocks_GN.fill_(-1)
+        blocks_GN.numpy()[group, place] = plan.table_blocks_D
+        self.new_blocks_GN.copy_(blocks_GN, non_blocking=True)
         return True
 
     def _load(self, plan: StepPlan, size: int) -> None:
@@ -159,8 +161,9 @@ class DecodeGraphs:
         self.rows_N[:count].copy_(rows)
         self.rows_N[count:size].fill_(self.spare_row)
         self.positions_N[:count].copy_(positions)
-        self.new_blocks_N.fill_(-1)
-        self.table_NB[:count, :longest].copy_(self.builder.table_RB[rows, :longest])
+        self.new_blocks_GN.fill_(-1)
+        for group, table_RB in enumerate(self.builder.tables):
+            self.table_NGB[:count, group, :longest].copy_(table_RB[rows, :longest])
         self._rows = plan.rows_N
         self._place_R[plan.rows_N] = np.arange(count, dtype=np.int32)
 
@@ -178,10 +181,10 @@ class DecodeGraphs:
             self.positions_N[:size],
             self.next_positions_N[:size],
             self.contexts_N[:size],
-            self.slots_N[:size],
+            self.slots_GN,
             self.tokens_N[:size],
-            self.new_blocks_N[:size],
-            self.table_NB[:size],
+            self.new_blocks_GN,
+            self.table_NGB[:size],
             self.builder.table_RB,
             self.builder.last_token_R,
             self.block_size,
@@ -189,15 +192,16 @@ class DecodeGraphs:
         batch = ForwardBatch(
             token_ids_T=self.tokens_N[:size],
             positions_T=self.positions_N[:size],
-            slots_T=self.slots_N[:size],
+            slots_T=self.slots_GN[0, :size],
             query_start_N1=self.query_start_N1[: size + 1],
             context_lens_N=self.contexts_N[:size],
-            block_table_NB=self.table_NB[:size],
+            block_table_NB=self.table_NGB[:size, 0],
             num_single=size,
             max_query_len=1,
             max_context_len=self.max_model_len,
             attention=self.attention,
         )
+        batch.add_groups(self.slots_GN[1:, :size].unbind(0), self.table_NGB[:size, 1:].unbind(1))
         self.attention.plan(batch)
         logits_NV = self.model.logits(self.model.forward(batch))
         sampled_N = self.sampler.sample_static(mode, logits_NV, rows_N, self.next_positions_N[:size])

@@ -37,10 +37,10 @@ TURNS = 3  # of the pinned buffers: a step in flight, one being planned, one bei
 class Layout:
     """Where the parts of a step lie in its array: one for each number of decodes and chunk tokens."""
 
-    def __init__(self, decodes: int, chunk: int, block_size: int) -> None:
+    def __init__(self, decodes: int, chunk: int, block_size: int, groups: int) -> None:
         self.decodes, self.chunk = decodes, chunk
         self.tokens, self.sequences = decodes + chunk, decodes + PROMPTS
-        self.changes = decodes + chunk // block_size + 2 * PROMPTS
+        self.changes = groups * (decodes + chunk // block_size + 2 * PROMPTS)
         tokens, sequences, changes = self.tokens, self.sequences, self.changes
         sizes = (*[tokens] * 3, sequences, sequences + 1, *[sequences] * 4, *[changes] * 3)
         ends = np.cumsum(sizes).tolist()
@@ -64,7 +64,8 @@ class MixedGraphs:
         self.spare_row = cache.max_rows
         most = min(DECODES[-1], cache.max_rows)
         self.decodes = [*(count for count in DECODES if count < most), most]
-        largest = Layout(most, CHUNKS[-1], cache.block_size)
+        self.num_groups = len(cache.windows)
+        largest = Layout(most, CHUNKS[-1], cache.block_size, self.num_groups)
         device, pinned = recorder.device, recorder.device.type == "cuda"
         self.input = torch.zeros(largest.size, dtype=torch.int64, device=device)
         self.out_N = torch.zeros(largest.sequences, dtype=torch.int32, device=device)
@@ -106,7 +107,7 @@ class MixedGraphs:
 
     def _layout(self, decodes: int, chunk: int) -> Layout:
         if (decodes, chunk) not in self._layouts:
-            self._layouts[decodes, chunk] = Layout(decodes, chunk, self.block_size)
+            self._layouts[decodes, chunk] = Layout(decodes, chunk, self.block_size, self.num_groups)
         return self._layouts[decodes, chunk]
 
     def _capture(self, layout: Layout, mode: int) -> torch.cuda.CUDAGraph:
@@ -159,22 +160,23 @@ class MixedGraphs:
         rows_T, ids_T, positions_T, rows_N, starts, contexts_N, last_N, sampled_N, next_N, *changes = (
             self.input[part] for part in layout.parts
         )
-        builder, size = self.builder, self.block_size
+        builder = self.builder
         builder.write_table(*changes)
-        index_T = torch.div(positions_T, size, rounding_mode="floor")
-        slots_T = builder.table_RB[rows_T, index_T] * size + (positions_T - index_T * size)
+        slots = [torch.where(rows_T == self.spare_row, -1, slots_T) for slots_T in builder.slots(rows_T, positions_T)]
+        tables = [table_RB[rows_N] for table_RB in builder.tables]
         batch = ForwardBatch(
             token_ids_T=torch.where(ids_T == DEVICE_TOKEN, builder.last_token_R[rows_T], ids_T),
             positions_T=positions_T,
-            slots_T=torch.where(rows_T == self.spare_row, -1, slots_T),
+            slots_T=slots[0],
             query_start_N1=starts.to(torch.int32),
             context_lens_N=contexts_N.to(torch.int32),
-            block_table_NB=builder.table_RB[rows_N],
+            block_table_NB=tables[0],
             num_single=layout.decodes,
             max_query_len=layout.chunk,
             max_context_len=self.max_model_len,
             attention=self.attention,
         )
+        batch.add_groups(slots[1:], tables[1:])
         self.attention.plan(batch)
         logits_NV = self.model.logits(self.model.forward(batch)[last_N])
         tokens_N = self.sampler.sample_static(mode, logits_NV, sampled_N, next_N)

@@ -58,8 +58,9 @@ def _sights(listed: list[Sequence], cache: KVCacheManager, rows: RowTable) -> li
     for seq in listed:
         sight = _sight(seq, int(rows.length[seq.row]))
         sight.computed_tokens = int(rows.computed[seq.row])
-        sight.blocks = int(cache.held[seq.row])
-        cells = cache.table[seq.row, : min(sight.blocks, left)] // span
+        pages = cache.pages(seq.row)
+        sight.blocks = len(pages)
+        cells = pages[:left] // span
         if span > 1:
             cells = np.unique(cells)
         left -= len(cells)
@@ -78,12 +79,13 @@ def _map(cache: KVCacheManager, rows: RowTable, listed: IntArray) -> CacheMap:
     used = np.zeros(pool.num_blocks, np.int32)
     owner = np.full(pool.num_blocks, NOBODY, np.int16)
     order = listed[::-1]  # of those that share a block, the first in order is told: it is written last
-    counts = cache.held[order]
-    place = np.arange(int(counts.max(initial=0)))
-    there = place < counts[:, None]
-    blocks = cache.table[order, : len(place)][there]
-    owner[blocks] = np.repeat(np.arange(len(order))[::-1], counts)
-    used[blocks] = np.clip(rows.computed[order][:, None] - place * size, 0, size)[there]
+    for group, table in enumerate(cache.tables):
+        begin, end = cache.spans(order, group)
+        place = np.arange(int(end.max(initial=0)))
+        there = (place >= begin[:, None]) & (place < end[:, None])
+        blocks = table[order, : len(place)][there]
+        owner[blocks] = np.repeat(np.arange(len(order))[::-1], end - begin)
+        used[blocks] = np.clip(rows.computed[order][:, None] - place * size, 0, size)[there]
     span = _span(pool.num_blocks)
     num_held = _cells(pool.refs > 0, span).sum(1)
     return CacheMap(

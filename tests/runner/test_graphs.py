@@ -6,13 +6,14 @@ recording of it gives the same is seen on a GPU (tests/gpu).
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
 from octavo import LLM, SamplingParams, kernels
-from octavo.attention.base import AttentionSpec
 from octavo.attention.triton_backend import TritonAttention
-from octavo.core.config import CacheConfig
 from octavo.kernels import elementwise
 from octavo.layers import moe
 from octavo.moe import select
@@ -24,7 +25,11 @@ from octavo.runner.recorder import Recorder
 from octavo.runner.runner import Runner
 from octavo.sampling import sampler
 from octavo.sampling.fused import Fused
+from tests.builders import make_model
 from tests.engine.conftest import Reference
+from tests.engine.test_families import GREEDY, answers, prompts
+from tests.engine.test_parity import count_preemptions
+from tests.models.cases import CASES
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs real graphs")
 
@@ -56,34 +61,19 @@ def unrecorded(monkeypatch):
     return replays
 
 
-def start(reference: Reference, num_blocks: int, **config) -> LLM:
+def start(folder: Path, num_blocks: int, **config) -> LLM:
     """An engine on the CPU whose runner is the GPU's."""
-    llm = LLM(
-        str(reference.folder), dtype="float32", max_num_seqs=5, num_kv_blocks=num_blocks, max_model_len=160, **config
-    )
+    llm = LLM(str(folder), dtype="float32", max_num_seqs=5, num_kv_blocks=num_blocks, max_model_len=160, **config)
     core = llm._core
-    model, info = core.runner.model, core.info
-    spec = model.spec
-    cache = CacheConfig(info.num_blocks, info.block_size, info.max_num_seqs, info.max_model_len, info.prefix_caching)
-    attention = AttentionSpec(
-        num_layers=spec.num_layers,
-        num_heads=spec.num_heads,
-        num_kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        dtype=model.dtype,
-        device=model.device,
-        block_size=cache.block_size,
-        max_model_len=cache.max_model_len,
-        windows=tuple(dict.fromkeys(spec.windows)),
-        max_num_seqs=cache.max_rows,
-    )
-    core.runner = Runner(model, cache, TritonAttention(attention, cache.num_blocks), model.device, graphs=True)
+    model, cache = core.runner.model, core.scheduler.cache.config
+    spec = replace(core.runner.attention.spec, max_num_seqs=cache.max_rows)
+    core.runner = Runner(model, cache, TritonAttention(spec, cache.num_blocks), model.device, graphs=True)
     return llm
 
 
 @pytest.mark.parametrize(("overlap", "num_blocks"), [(True, 64), (False, 26)])  # room for all; preemptions
 def test_greedy_answers_equal_the_reference(llama: Reference, unrecorded, overlap, num_blocks):
-    llm = start(llama, num_blocks, block_size=4, overlap=overlap)
+    llm = start(llama.folder, num_blocks, block_size=4, overlap=overlap)
     picked = sorted(range(32), key=lambda i: len(llama.prompts[i]))[:6]
     limits = [9, 3, 9, 5, 7, 6]  # rows leave at different steps
     params = [SamplingParams(temperature=0.0, max_tokens=n, ignore_eos=True) for n in limits]
@@ -93,6 +83,18 @@ def test_greedy_answers_equal_the_reference(llama: Reference, unrecorded, overla
     llm._core.check_integrity()
     assert unrecorded[0] > 5 and unrecorded[1] >= 2
     assert len(llm._core.runner.decode_graphs._graphs) >= 3
+
+
+@pytest.mark.parametrize("num_blocks", [400, 33])  # room for all; preemptions
+def test_groups_of_layers(tmp_path, unrecorded, num_blocks):
+    folder = make_model(tmp_path, "gemma3", **CASES["gemma3"][1])
+    llm = start(folder, num_blocks, block_size=4, long_prefill_token_threshold=13)
+    preempted = count_preemptions(llm)
+    assert len(llm._core.scheduler.cache.config.windows) > 1
+    outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts()], GREEDY)
+    assert [output.outputs[0].token_ids for output in outputs] == answers(folder)
+    llm._core.check_integrity()
+    assert unrecorded[0] > 3 and unrecorded[1] >= 2 and (sum(preempted) > 0) == (num_blocks < 400)
 
 
 def lose_announcements(monkeypatch):
@@ -122,7 +124,7 @@ def lose_chunk_ends(monkeypatch):
 @pytest.mark.parametrize("lose", [lose_announcements, lose_chunk_positions, lose_chunk_ends])
 def test_planted_errors_are_seen(llama: Reference, unrecorded, monkeypatch, lose):
     lose(monkeypatch)
-    llm = start(llama, 64, block_size=4)
+    llm = start(llama.folder, 64, block_size=4)
     params = SamplingParams(temperature=0.0, max_tokens=7, ignore_eos=True)
     shortest = min((i for i in range(32) if len(llama.prompts[i]) > 8), key=lambda i: len(llama.prompts[i]))
     (output,) = llm.generate([{"prompt_token_ids": llama.prompts[shortest]}], params)
