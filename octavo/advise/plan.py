@@ -19,6 +19,7 @@ from octavo.bench.hardware import CEILINGS, Cost, Device, scaled
 from octavo.core.config import CacheConfig, EngineConfig
 from octavo.core.errors import ConfigError
 from octavo.engine.build import resolve_limits
+from octavo.models.groups import LayerGroups
 from octavo.models.spec import ModelSpec
 
 GIB = 1 << 30
@@ -43,7 +44,7 @@ class Plan:
     dtype: str
     parameters: int
     ledger: dict[str, int]  # bytes
-    block_size: int
+    cache: CacheConfig
     context: int  # tokens
     rows: int  # sequences at once, at most
     step_tokens: int
@@ -62,12 +63,21 @@ class Plan:
 
     @property
     def cache_tokens(self) -> int:
-        return self.ledger["KV cache"] // (self.token_bytes * self.block_size) * self.block_size
+        """That one sequence could have, if no context were too long. Where all layers have windows: that they see."""
+        pages, windows = self.cache.num_blocks, [window for window in self.cache.windows if window is not None]
+        whole = len(self.cache.windows) - len(windows)
+        if whole:
+            pages = (pages - sum(map(self.cache.pages_of, windows))) // whole if windows else pages
+        return max(0, pages) * self.cache.block_size
+
+    def sequences(self, tokens: int) -> int:
+        """Of so many tokens, that the cache holds at once."""
+        return self.cache.num_blocks // self.cache.pages_for(-(-tokens // self.cache.block_size))
 
     @property
     def batch(self) -> int:
         """Sequences of `input_len` and, on average, half of `output_len` that run at once."""
-        return max(1, min(self.rows, self.cache_tokens // (self.input_len + self.output_len // 2)))
+        return max(1, min(self.rows, self.sequences(self.input_len + self.output_len // 2)))
 
     def step(self, contexts: int, tokens: int, rows: int) -> Step:
         """`rows` sequences compute `tokens` each after `contexts` others."""
@@ -121,8 +131,8 @@ class Plan:
             "kv_bytes_per_token": self.token_bytes,
             "kv_cache_tokens": self.cache_tokens,
             "max_model_len": self.context,
-            "longest_context": min(self.context, self.cache_tokens),
-            "sequences_of_full_context": min(self.rows, self.cache_tokens // self.context),
+            "longest_context": self.cache.capacity,
+            "sequences_of_full_context": min(self.rows, self.sequences(self.context)),
             "input_len": self.input_len,
             "output_len": self.output_len,
             "sequences_at_once": self.batch,
@@ -193,7 +203,8 @@ def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, out
     kv_itemsize = None if config.kv_cache_dtype == "auto" else 1 + 2 / spec.head_dim
     cost = Cost.of_folder(folder, itemsize, kv_itemsize)
     context, rows, step_tokens = resolve_limits(config, spec.max_position, on_gpu=True)
-    shape = CacheConfig(1, config.block_size, rows, context, config.enable_prefix_caching)
+    groups = LayerGroups.of(spec.windows, context)
+    shape = CacheConfig(1, config.block_size, rows, context, config.enable_prefix_caching, windows=groups.windows)
 
     # A step's largest moment: the stream, what is added to it, and the MLP's two inner tensors.
     inner = spec.intermediate_size * (3 if spec.gated else 2)
@@ -209,14 +220,14 @@ def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, out
         "CUDA graphs": 0 if config.enforce_eager else reserve(workspace, step_tokens, shape, spec.vocab_size, itemsize),
     }
     room = int(device.memory * config.gpu_memory_utilization) - sum(ledger.values())
-    block = cost.kv_bytes * cost.num_layers * config.block_size
-    if room < block:
+    page = cost.kv_bytes * groups.size * config.block_size
+    if room < page * shape.pages_for(1):
         raise ConfigError(
             f"{spec.architecture} does not fit: {sum(ledger.values()) / GIB:.1f} GiB before the KV cache, and "
             f"{config.gpu_memory_utilization:.0%} of {device.name} are "
             f"{device.memory * config.gpu_memory_utilization / GIB:.1f} GiB"
         )
-    ledger["KV cache"] = min(config.kv_cache_memory_bytes or room, rows * shape.blocks_per_row * block)
+    ledger["KV cache"] = min(config.kv_cache_memory_bytes or room, rows * shape.pages_for(shape.blocks_per_row) * page)
     found = Plan(
         spec=spec,
         device=device,
@@ -224,17 +235,17 @@ def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, out
         dtype=dtype,
         parameters=weights // itemsize,
         ledger=ledger,
-        block_size=config.block_size,
+        cache=dataclasses.replace(shape, num_blocks=ledger["KV cache"] // page),
         context=context,
         rows=rows,
         step_tokens=step_tokens,
         input_len=input_len,
         output_len=output_len,
     )
-    if input_len + output_len > min(context, found.cache_tokens):
+    if input_len + output_len > found.cache.capacity:
         raise ConfigError(
             f"--input-len {input_len} and --output-len {output_len} are more than the longest context, "
-            f"{min(context, found.cache_tokens)} tokens"
+            f"{found.cache.capacity} tokens"
         )
     return found
 
@@ -245,7 +256,8 @@ def lines(found: Plan) -> list[str]:
     assert device.memory is not None and device.bandwidth is not None and device.flops is not None
     prefill, requests = found.prefill_rate(), found.request_rate()
     first = found.step(0, found.input_len, 1)
-    full = min(found.rows, found.cache_tokens // found.context)
+    full = min(found.rows, found.sequences(found.context))
+    slide = [window for window in found.spec.windows if window is not None and window < found.context]
     rest = device.memory - sum(ledger.values())
     return [
         f"{found.spec.architecture}: {found.parameters / 1e9:.2f} billion parameters in {found.dtype}"
@@ -260,8 +272,12 @@ def lines(found: Plan) -> list[str]:
         "",
         "The KV cache",
         f"  a token takes {found.token_bytes / 1024:,.0f} KiB; it holds {found.cache_tokens:,} tokens",
-        f"  longest context: {min(found.context, found.cache_tokens):,} tokens"
-        + (f"; {full:,} such sequences at once" if full else ""),
+        *(
+            [f"  {len(slide)} of {found.spec.num_layers} layers keep the last {max(slide):,} tokens only"]
+            if slide
+            else []
+        ),
+        f"  longest context: {found.cache.capacity:,} tokens" + (f"; {full:,} such sequences at once" if full else ""),
         f"  prompts of {found.input_len:,} with answers of {found.output_len:,}: {found.batch:,} at once",
         "",
         "Decode step     floor  expected      tokens/s  bound by",

@@ -27,7 +27,8 @@ class LayerGroups:
         counts = Counter(seen)
         size = max(min(counts.values()), -(-len(seen) // MOST))
         kinds = sorted(counts, key=lambda window: (window is not None, window))
-        first, found = {}, []
+        first: dict[int | None, int] = {}
+        found: list[int | None] = []
         for window in kinds:
             first[window] = len(found)
             found += [window] * -(-counts[window] // size)

@@ -56,7 +56,7 @@ class BatchBuilder:
         # tables of a row, one for each group of layers, lie one after the other.
         width, groups = cache.blocks_per_row, len(cache.windows)
         self.table_RB = torch.zeros((cache.max_rows + 1, groups * width), dtype=torch.int32, device=device)
-        self.tables = list(self.table_RB.split(width, 1))
+        self.tables = self.table_RB.view(-1, groups, width).unbind(1)
         self.last_token_R = torch.zeros(cache.max_rows + 1, dtype=torch.int64, device=device)
         self.device = device
         self._step: StepInput | None = None  # of the step before, while steps are steady

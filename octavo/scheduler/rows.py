@@ -85,7 +85,7 @@ class RowTable:
         assert seq is not None, "the row has no owner"
         self.owner[row] = None
         self.epoch[row] += 1
-        self.computed[row] = 0
+        self.computed[row] = self.written[row] = 0
         self.num_lockstep -= int(self.lockstep[row])
         self.lockstep[row] = self.masked[row] = self.awaits_mask[row] = False
         self.stop_thinking(row)

@@ -236,7 +236,6 @@ class Scheduler:
             return 0
         most = min(wanted, self.config.max_chunk or budget)
         if self.cache.sliding:
-            self.cache.let_go(np.array([row], np.int32), self.rows.written[row : row + 1])
             most = min(most, self.cache.room(row, len(self._decoding)) - start)
             if most <= 0:
                 return 0
@@ -500,6 +499,8 @@ class Scheduler:
         seq = self.rows.owned(row)
         written = int(self.rows.written[row])
         self.cache.publish(row, seq.hashes, written)
+        if self.cache.sliding:
+            self.cache.let_go(np.array([row], np.int32), self.rows.written[row : row + 1])
         if not seq.started and written >= seq.prompt_len:
             seq.started = True
             outputs.started.append((seq.uid, seq.num_cached))
