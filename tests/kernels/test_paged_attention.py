@@ -88,6 +88,21 @@ def test_windows(window, parts):
     assert error(*run(make_spec(4, 2, 16, device=DEVICE), MIXED, window, parts=parts)) < 1e-5
 
 
+@pytest.mark.parametrize("window", [7, 33])
+def test_blocks_before_a_window_are_not_read(window):
+    """They may be another sequence's by now: neither its numbers nor their not being numbers matter."""
+
+    def lose(batch, backend):
+        for counts, context, table in zip(here, batch.context_lens_N.tolist(), batch.block_table_NB, strict=True):
+            lost = table[: max(0, context - counts - window + 1) // 16].long()
+            backend.keys[:, lost] = backend.values[:, lost] = torch.nan
+
+    steps = sorted(MIXED, key=lambda step: step[0] != 1)
+    here = [count for count, _ in steps]
+    got, wanted = run(make_spec(4, 2, 16, device=DEVICE), steps, window, parts=7, spoil=lose)
+    assert error(got, wanted) < 1e-5
+
+
 @pytest.mark.parametrize("window", [None, 9])
 def test_soft_cap(window):
     assert error(*run(make_spec(4, 2, 16, device=DEVICE), MIXED, window, 0.7, parts=7)) < 1e-5
