@@ -211,9 +211,13 @@ class KVCacheManager:
         self._published[row] = max(first, last)
         self.releases += last > first
 
-    def withdraw(self, row: int) -> None:
-        """What the row's blocks hold cannot be trusted: nobody may hit them from now on."""
-        self.pool.withdraw(self.pages(row))
+    def withdraw(self, row: int, hashes: Sequence[bytes]) -> None:
+        """What was computed for the row cannot be trusted: nobody may hit it from now on, nor what it has let go of."""
+        pages = self.pages(row)
+        for group, _ in self.sliding:
+            gone = hashes[: int(self.passed[group, row])]
+            pages = np.union1d(pages, self.index.present(digest + self._suffixes[group] for digest in gone))
+        self.pool.withdraw(pages)
 
     def release(self, row: int) -> None:
         blocks = self.pages(row)

@@ -78,10 +78,14 @@ class BlockPool:
         self.published[block] = True
 
     def withdraw(self, blocks: IntArray) -> None:
-        """Those of the held blocks that are published cannot be hit any more."""
+        """Those of the (distinct) blocks that are published cannot be hit any more."""
         known = blocks[self.published[blocks]]
         self._forget(known)
         self.published[known] = False
+        cached = known[self.refs[known] == 0]
+        self._stamp[cached] = 0
+        self.num_cached -= len(cached)
+        self._push_free(cached)
 
     def audit(self, held: npt.NDArray[np.signedinteger]) -> IntArray:
         """Blocks whose state is not what it must be; `held[block]` counts the rows that hold it."""

@@ -67,6 +67,10 @@ class PrefixIndex:
             blocks.append(block)
         return np.array(blocks, np.int32)
 
+    def present(self, hashes: Iterable[bytes]) -> IntArray:
+        """The blocks of all of `hashes` that are here."""
+        return np.array([self._block_of[digest] for digest in hashes if digest in self._block_of], np.int32)
+
     def insert(self, digest: bytes, block: int) -> bool:
         """False if another block already stands for this hash."""
         if digest in self._block_of:

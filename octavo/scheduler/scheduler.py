@@ -511,7 +511,7 @@ class Scheduler:
                 continue
             if token < 0:
                 log.error("request %r failed: its logits were not finite", seq.request.label)
-                self.cache.withdraw(row)  # what it computed may not be numbers either
+                self.cache.withdraw(row, seq.hashes)  # what it computed may not be numbers either
                 self.rows.written[row] = 0
             reason = FinishReason.ERROR if token < 0 else FinishReason.LENGTH
             self._finish(row, reason, -1, outputs, fault=Fault.NAN_LOGITS)

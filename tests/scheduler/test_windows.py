@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from octavo.cache.manager import KVCacheManager
@@ -66,6 +67,20 @@ def test_a_hit_needs_what_the_next_token_sees():
     assert cache.lookup(hashes).blocks == 8
     assert cache.lookup(hashes[:7]).blocks == 4  # the token at 28 sees block 5, the one at 20 block 4
     assert [len(pages) for pages in cache.lookup(hashes[:7]).pages] == [4, 2]
+
+
+def test_what_is_withdrawn_is_no_hit():
+    cache = KVCacheManager(CacheConfig(20, 4, 2, 40, windows=(6,)))
+    hashes = [bytes([i]) * 16 for i in range(8)]
+    cache.admit(0, 8, cache.nothing)
+    cache.reach(0, 32)
+    cache.publish(0, hashes, 32)
+    cache.let_go(np.array([0]), np.array([32]))
+    assert cache.lookup(hashes[:4]).blocks == 4 and cache.pool.num_cached == 6
+    cache.withdraw(0, hashes)
+    cache.check_integrity()
+    assert cache.pool.num_cached == 0
+    assert not any(cache.lookup(hashes[:count]).blocks for count in range(9))
 
 
 def test_forks_copy_a_page_of_each_group():
