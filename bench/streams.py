@@ -64,7 +64,7 @@ def server(port: Any, interval: float, groups: int, times: Any, ticks: Any, seco
     import uvloop
 
     from octavo.server.serve import Serving
-    from octavo.server.transport import bind
+    from octavo.server.sockets import bind
 
     async def start(engine: EngineConfig, server: ServerConfig) -> Any:
         collector.settle()
