@@ -287,12 +287,14 @@ class KVCacheManager:
 
     def waste(self, computed: IntArray) -> float:
         """Share of the held slots that hold no token, when so many of each row's tokens are in the cache."""
-        held = used = 0
-        for group in range(self.num_groups):
-            begin, end = (blocks * self.block_size for blocks in self.spans(slice(None), group))
-            held += int((end - begin).sum())
-            used += int((np.minimum(computed, end) - begin).clip(min=0).sum())
-        return (held - used) / held if held else 0.0
+        slots = int(self.held.sum()) * len(self._whole)
+        used = int(computed.sum()) * self.num_groups
+        if self.sliding:
+            gone = int(self.passed.sum())
+            slots += int(self.reached.sum()) * len(self.sliding) - gone
+            used -= gone * self.block_size
+        slots *= self.block_size
+        return (slots - used) / slots if slots else 0.0
 
     def _append(self, row: int, group: int, begin: int, blocks: IntArray) -> None:
         index = np.arange(begin, begin + len(blocks), dtype=np.int32) + np.int32(group * self._width)
