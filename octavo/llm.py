@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypedDict
 
+from octavo.core import foreign
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError, RequestError
-from octavo.core.hub import resolve_model
+from octavo.core.hub import model_folder, tokenizer_folder
 from octavo.core.outputs import BeamSearchOutput, RequestOutput
 from octavo.core.params import BeamSearchParams, RequestOutputKind, SamplingParams
 from octavo.engine.beam import Beams
@@ -54,14 +55,16 @@ class LLM:
 
     def __init__(self, model: str | None = None, **config: Any) -> None:
         known = {field.name for field in dataclasses.fields(EngineConfig)}
-        for name in config:
-            if name not in known:
+        for name in [name for name in config if name not in known]:
+            if name in foreign.ENGINE:
+                foreign.ENGINE[name].check(name, config.pop(name))
+            else:
                 raise ConfigError(
                     f"LLM has no argument {name!r}; it knows model, {', '.join(sorted(known - {'model'}))}"
                 )
         self.config = EngineConfig(model=model, **config)
-        folder = resolve_model(self.config.model, self.config.revision)
-        place = folder if self.config.tokenizer is None else resolve_model(self.config.tokenizer)
+        folder = model_folder(self.config)
+        place = tokenizer_folder(self.config, folder)
         self._tokenizer = load_tokenizer(place)
         self._core = EngineCore.start(self.config, folder)
         self._intake = Intake(self._tokenizer, self._core.info)

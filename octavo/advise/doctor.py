@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavo.core.config import EngineConfig
 from octavo.core.errors import OctavoError
-from octavo.core.hub import resolve_config
+from octavo.core.hub import config_folder
 from octavo.version import VERSION
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _model(config: EngineConfig) -> Iterator[Finding]:
     from octavo.platforms import default_dtype, pick_device
 
     try:
-        spec = ModelSpec.from_folder(resolve_config(config.model, config.revision))
+        spec = ModelSpec.from_folder(config_folder(config), config.overrides)
         device = pick_device(config.device)
     except OctavoError as error:
         yield Finding("model", config.model or "the demo model", str(error), "see the message")

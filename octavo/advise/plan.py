@@ -196,7 +196,7 @@ def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, out
     from octavo.runner.graphs import reserve
 
     assert device.memory is not None
-    spec = ModelSpec.from_folder(folder)
+    spec = ModelSpec.from_folder(folder, config.overrides)
     dtype = spec.dtype if config.dtype == "auto" else config.dtype
     itemsize = 4 if dtype == "float32" else 2
     # A quantised cache has a scale of two bytes beside each head.

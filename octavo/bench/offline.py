@@ -25,7 +25,7 @@ from octavo.bench.hardware import Device, Use
 from octavo.bench.output import progress, write_json
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError
-from octavo.core.hub import resolve_model
+from octavo.core.hub import model_folder
 from octavo.core.params import BeamSearchParams, RequestOutputKind, SamplingParams
 from octavo.text.tokenizer import Tokenizer
 
@@ -39,7 +39,7 @@ PERCENTILES = (10, 25, 50, 75, 90, 99)
 @contextmanager
 def usable(config: EngineConfig) -> Iterator[EngineConfig]:
     """The configuration with a tokenizer that knows no text, where weights are random and the folder has none."""
-    folder = resolve_model(config.model, config.revision)
+    folder = model_folder(config)
     bare = config.load_format == "dummy" and config.tokenizer is None and not (folder / "tokenizer.json").is_file()
     if not bare:
         yield config

@@ -40,7 +40,7 @@ def add_advice(commands: Any) -> None:
 def _plan(options: argparse.Namespace) -> int:
     from octavo.advise.plan import find_device, lines, plan
     from octavo.bench.shapes import SHAPES, write_shape
-    from octavo.core.hub import resolve_config
+    from octavo.core.hub import config_folder
 
     config = read_flags(EngineConfig, options)
     device = find_device(options.gpu, options.memory, options.device_bandwidth, options.device_flops)
@@ -48,7 +48,7 @@ def _plan(options: argparse.Namespace) -> int:
         if config.model in SHAPES and not Path(config.model).exists():
             folder = write_shape(config.model, Path(place))
         else:
-            folder = resolve_config(config.model, config.revision)
+            folder = config_folder(config)
         found = plan(config, folder, device, options.input_len, options.output_len)
     print(json.dumps(found.record(), indent=1) if options.json else "\n".join(lines(found)))
     return 0

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from octavo.core.errors import ConfigError
+from octavo.core.foreign import Foreign
 
 T = TypeVar("T")
 
@@ -33,8 +35,16 @@ def number(text: str) -> int:
     return int(value)
 
 
+def _or_auto(text: str) -> int | None:
+    return None if text == "auto" else number(text)
+
+
 class Parser(argparse.ArgumentParser):
-    """Flags are written out; one that does not exist is answered with the one that was probably meant."""
+    """Flags are written out; one that does not exist is answered with the one that was probably meant.
+
+    --flag.key VALUE is a part of what --flag says in JSON. A flag that may be given more than once takes several values
+    as well, once the positional argument is there: before it, the next word would be that.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
@@ -42,24 +52,95 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if self._subparsers is None:  # else the flags are those of the commands, which look at them
-            args = [self._written(arg) for arg in args]
+            args = self._written(list(args))
         return super().parse_known_args(args, namespace)
 
-    def _written(self, arg: str) -> str:
-        """The argument, with --like_this as --like-this. A wrong flag ends here: argparse would take what follows it
-        for a positional argument, and complain of that."""
+    def _written(self, args: list[str]) -> list[str]:
+        """The arguments as argparse takes them."""
+        found: list[str] = []
+        parts: dict[str, dict[str, Any]] = {}  # what the parts of flags build
+        named = any(arg == "--model" or arg.startswith("--model=") for arg in args)
+        while args:
+            arg = args.pop(0)
+            if arg == "--":
+                return [*_joined(parts), *found, arg, *args]
+            if not arg.startswith("-") or arg == "-":
+                named = True
+                found.append(arg)
+                continue
+            name, equals, value = arg.partition("=")
+            whole, dot, key = name.partition(".") if name.startswith("--") else (name, "", "")
+            whole = self._flag(whole)
+            action = self._option_string_actions.get(whole)
+            takes = not equals and action is not None and action.nargs is None
+            if dot:
+                if not equals and not args:
+                    self.error(f"argument {name}: expected one argument")
+                _put(parts.setdefault(whole, {}), key.split("."), value if equals else args.pop(0))
+                continue
+            found.append(whole + equals + value)
+            if takes and args:
+                found.append(args.pop(0))
+            while takes and named and isinstance(action, argparse._AppendAction) and args and args[0][:1] != "-":
+                found += [whole, args.pop(0)]
+        for whole in parts:
+            if any(arg.partition("=")[0] == whole for arg in found):
+                self.error(f"{whole} is given as a whole and in parts")
+        return [*_joined(parts), *found]
+
+    def _flag(self, name: str) -> str:
+        """The flag, with --like_this as --like-this. A wrong one ends here: argparse would take what follows it for a
+        positional argument, and complain of that."""
         known = self._option_string_actions
-        name, equals, value = arg.partition("=")
-        if not name.startswith("--") or name == "--" or name in known:
-            return arg
+        if not name.startswith("--") or name in known:
+            return name
         dashed = name.replace("_", "-")
         if dashed in known:
-            return dashed + equals + value
-        near = difflib.get_close_matches(dashed, known, n=1)
+            return dashed
+        ours = [name for name, action in known.items() if not isinstance(action, _Check)]
+        near = difflib.get_close_matches(dashed, ours, n=1)
         self.error(f"there is no flag {name}" + (f"; did you mean {near[0]}?" if near else ""))
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (--help lists what there is)\n")
+
+
+def _put(tree: dict[str, Any], keys: list[str], value: str) -> None:
+    """The value at its place; as JSON if it is, else as text."""
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+    try:
+        tree[keys[-1]] = json.loads(value)
+    except ValueError:
+        tree[keys[-1]] = value
+
+
+def _joined(parts: dict[str, dict[str, Any]]) -> list[str]:
+    return [f"{flag}={json.dumps(tree)}" for flag, tree in parts.items()]
+
+
+class _Check(argparse.Action):
+    """A flag of other servers: see `octavo.core.foreign`."""
+
+    def __init__(self, foreign: Foreign, **options: Any) -> None:
+        self.foreign = foreign
+        super().__init__(**options, nargs=0 if foreign.switch else None, default=argparse.SUPPRESS)
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        name = option_string or ""
+        try:
+            self.foreign.check(name, not name.startswith("--no-") if self.foreign.switch else values)
+        except ConfigError as error:
+            parser.error(str(error))
+
+
+def add_foreign(parser: argparse.ArgumentParser, foreign: Mapping[str, Foreign]) -> None:
+    """The flags of other servers, but for those that the parser has."""
+    for name, each in foreign.items():
+        flag = name.replace("_", "-")
+        names = [f"--{flag}", *each.short, *([f"--no-{flag}"] if each.switch else [])]
+        if names[0] not in parser._option_string_actions:
+            parser.add_argument(*names, action=_Check, foreign=each, dest=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def with_config(argv: Sequence[str]) -> list[str]:
@@ -93,9 +174,14 @@ def read_config(path: str) -> list[str]:
         if isinstance(value, bool):
             arguments.append(f"--{dashed}" if value else f"--no-{dashed}")
             continue
+        if isinstance(value, dict):
+            arguments.append(f"--{dashed}={json.dumps(value, default=str)}")
+            continue
         for each in value if isinstance(value, list) else [value]:
             if not isinstance(each, (str, int, float)) or isinstance(each, bool):
-                raise ConfigError(f"--config {path}: {name} must be a text, a number, true or false, or a list of them")
+                raise ConfigError(
+                    f"--config {path}: {name} must be a text, a number, true or false, a list of them, or an object"
+                )
             arguments.append(f"--{dashed}={each}")
     return arguments
 
@@ -112,14 +198,14 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Any], title: str, sk
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
-            options["type"] = number if kind is int else kind
+            options["type"] = (_or_auto if field.default is None else number) if kind is int else kind
             options["metavar"] = {int: "N", float: "X"}.get(kind, "TEXT")
             if field.metadata["choices"]:
                 options["choices"] = field.metadata["choices"]
                 options["metavar"] = "{" + ",".join(field.metadata["choices"]) + "}"
             if many:
                 options["action"] = "append"
-        group.add_argument("--" + field.name.replace("_", "-"), **options)
+        group.add_argument("--" + field.name.replace("_", "-"), *field.metadata["names"], **options)
 
 
 def read_flags(config: type[T], namespace: argparse.Namespace, **values: Any) -> T:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from octavo.cli.advise import add_advice
 from octavo.cli.bench import add_bench
-from octavo.cli.flags import Parser, add_flags, number, read_flags, with_config
+from octavo.cli.flags import Parser, add_flags, add_foreign, number, read_flags, with_config
+from octavo.core import foreign
 from octavo.core.config import EngineConfig
 from octavo.core.errors import OctavoError
 from octavo.server.config import ServerConfig
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--config", metavar="FILE", help="YAML file of flags; those given here win")
     add_flags(serve, ServerConfig, "server")
     add_flags(serve, EngineConfig, "engine", skip=("model",))
+    add_foreign(serve, {**foreign.ENGINE, **foreign.SERVER})
     serve.set_defaults(action=_serve)
 
     batch = commands.add_parser("run-batch", help="answers to the requests in a file, in OpenAI's batch format")
@@ -50,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     batch.add_argument("-i", "--input-file", required=True, metavar="FILE", help="one request a line, as JSON")
     batch.add_argument("-o", "--output-file", required=True, metavar="FILE", help="where the answers go")
     add_flags(batch, EngineConfig, "engine", skip=("model",))
+    add_foreign(batch, foreign.ENGINE)
     batch.set_defaults(action=_run_batch)
 
     run = commands.add_parser("run", help="one answer in the terminal")
@@ -65,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         group.add_argument("--temperature", type=float, metavar="X", help="0 is greedy (default: the model's)")
         group.add_argument("--top-p", type=float, metavar="X", help="(default: the model's)")
         add_flags(parser, EngineConfig, "engine", skip=("model",))
+        add_foreign(parser, foreign.ENGINE)
         parser.set_defaults(action=action)
 
     add_bench(commands)

@@ -1,11 +1,13 @@
 """Configuration: frozen dataclasses, resolved once, passed down. Command-line flags are made from these fields.
 
-A field's metadata is its flag: `help` is the text, `choices` the values allowed. `EngineConfig` is what the user
-said; the engine resolves what was left open (dtype, context, cache size) and prints each decision with its reason.
+A field's metadata is its flag: `help` is the text, `choices` the values allowed, `names` other names.
+`EngineConfig` is what the user said; the engine resolves what was left open (dtype, context, cache size) and prints
+each decision with its reason.
 """
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -13,9 +15,28 @@ from typing import Any
 from octavo.core.errors import ConfigError
 
 
-def flag(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
-    """A dataclass field that is also a command-line flag."""
-    return field(default=default, metadata={"help": help, "choices": choices})
+def flag(default: Any, help: str, choices: tuple[str, ...] | None = None, names: tuple[str, ...] = ()) -> Any:
+    """A dataclass field that is also a command-line flag; `names` are the flag's other names."""
+    return field(default=default, metadata={"help": help, "choices": choices, "names": names})
+
+
+def json_object(text: str | None, name: str) -> dict[str, Any]:
+    """What a field of this name says as JSON; {} if nothing."""
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{name}: {error}") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{name} must be a JSON object")
+    return found
+
+
+# Other names of values.
+SAME_DTYPES = {"half": "float16", "float": "float32"}
+QUANTIZATIONS = (
+    *("fp8", "int8", "int4", "awq", "awq_marlin", "gptq", "gptq_marlin", "auto-round", "bitsandbytes"),
+    *("compressed-tensors", "fbgemm_fp8", "gguf", "mxfp4", "gpt_oss_mxfp4"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +44,19 @@ class EngineConfig:
     model: str | None = flag(None, "Hugging Face id or a folder; the demo model when it is left out")
     tokenizer: str | None = flag(None, "Hugging Face id or folder of the tokenizer (default: the model's)")
     revision: str | None = flag(None, "branch, tag or commit of the model on the hub")
+    tokenizer_revision: str | None = flag(None, "branch, tag or commit of the tokenizer, where --tokenizer names one")
+    download_dir: str | None = flag(None, "folder for what comes from the hub (default: the hub's own cache)")
+    hf_token: str | None = flag(None, "key for the hub (default: HF_TOKEN, or the one that was stored)")
+    hf_overrides: str | None = flag(None, 'what to change in the model\'s config.json, as {"rope_theta": 500000}')
     trust_remote_code: bool = flag(False, "only False: nothing from a model folder ever runs")
-    dtype: str = flag("auto", "type of weights and KV cache", ("auto", "bfloat16", "float16", "float32"))
+    dtype: str = flag("auto", "type of weights and KV cache", ("auto", "bfloat16", "float16", "float32", *SAME_DTYPES))
     load_format: str = flag("auto", "dummy makes random weights without reading any", ("auto", "safetensors", "dummy"))
     quantization: str | None = flag(
         None,
-        "quantise a plain model's linear layers while it is loaded; a quantised checkpoint says itself what it is",
-        ("fp8", "int8", "int4"),
+        "quantise a plain model's linear layers while it is loaded (fp8, int8, int4); a quantised checkpoint says "
+        "itself what it is, and may be called so",
+        QUANTIZATIONS,
+        ("-q",),
     )
     device: str = flag("auto", "where the model runs", ("auto", "cpu", "cuda"))
     max_model_len: int | None = flag(None, "longest prompt and answer in tokens (default: the model's)")
@@ -64,6 +91,10 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.trust_remote_code:
             raise ConfigError("trust_remote_code: code from a model folder is never run; leave it False")
+        object.__setattr__(self, "dtype", SAME_DTYPES.get(self.dtype, self.dtype))
+        if isinstance(self.hf_overrides, dict):
+            object.__setattr__(self, "hf_overrides", json.dumps(self.hf_overrides))
+        _ = self.overrides
         for name, low, high in (
             ("max_model_len", 1, 2**24),
             ("block_size", 1, 1024),
@@ -83,6 +114,11 @@ class EngineConfig:
             choices = f.metadata["choices"]
             if choices is not None and getattr(self, f.name) not in (*choices, f.default):
                 raise ConfigError(f"{f.name} must be one of {', '.join(choices)}, got {getattr(self, f.name)!r}")
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """`hf_overrides` as what it says."""
+        return json_object(self.hf_overrides, "hf_overrides")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from octavo.core import log
 from octavo.version import VERSION
 
 KEPT = 20
-SECRETS = ("api_key",)  # fields of configurations that no report shows
+SECRETS = ("api_key", "hf_token")  # fields of configurations that no report shows
 OUT_OF_MEMORY = ("out of memory", "OutOfMemoryError", "MemoryError", "CUDA error: out of memory")
 DEVICE_FAULTS = ("CUDA error", "device-side assert", "illegal memory access", "Xid")
 

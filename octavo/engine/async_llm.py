@@ -34,7 +34,7 @@ from octavo.core.errors import (
     Quarantined,
     QueueTimeout,
 )
-from octavo.core.hub import resolve_model
+from octavo.core.hub import model_folder, tokenizer_folder
 from octavo.core.log import event
 from octavo.core.outputs import RequestOutput, Stats, StepOutputs
 from octavo.core.params import SamplingParams
@@ -90,7 +90,7 @@ class AsyncLLM:
         self.stats = Stats(kv_total_blocks=info.num_blocks)
         self.listeners: list[Callable[[Stats], None]] = []
         self._intake = Intake(tokenizer, info)
-        self._checker = Checker(_tokenizer_place(config, folder), info.vocab_size)
+        self._checker = Checker(tokenizer_folder(config, folder), info.vocab_size)
         self._checks = ThreadPoolExecutor(CHECKERS, "grammar")
         self._num_checks = 0
         self._outputs = OutputProcessor(tokenizer)
@@ -111,11 +111,11 @@ class AsyncLLM:
         recovery: Recovery | None = None,
     ) -> AsyncLLM:
         """Starts the engine process and returns when it can answer. ConfigError if it cannot be started as asked."""
-        folder = await asyncio.to_thread(resolve_model, config.model, config.revision)
+        folder = await asyncio.to_thread(model_folder, config)
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder} has no config.json: it does not hold a model")
         form, recovery = LogConfig(log_level, log_format), recovery or Recovery()
-        tokenizer = asyncio.create_task(asyncio.to_thread(load_tokenizer, _tokenizer_place(config, folder)))
+        tokenizer = asyncio.create_task(asyncio.to_thread(load_tokenizer, tokenizer_folder(config, folder)))
         try:
             link = await Link.open(config, folder, *form, recovery)
         except BaseException:
@@ -369,7 +369,3 @@ class AsyncLLM:
         self._checker.close()
         await self._link.end(EXIT_SECONDS)
         self._link.forget()
-
-
-def _tokenizer_place(config: EngineConfig, folder: Path) -> Path:
-    return folder if config.tokenizer is None else resolve_model(config.tokenizer)

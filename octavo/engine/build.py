@@ -18,7 +18,7 @@ import msgspec
 
 from octavo.core.config import CacheConfig, EngineConfig, SchedulerConfig
 from octavo.core.errors import ConfigError
-from octavo.core.hub import resolve_model
+from octavo.core.hub import tokenizer_folder
 from octavo.core.progress import Phase
 from octavo.grammar.rows import Grammars
 from octavo.models.groups import LayerGroups
@@ -97,6 +97,7 @@ def build(
         seed=config.seed,
         max_model_len=config.max_model_len,
         quantization=config.quantization,
+        overrides=config.overrides,
         on_tensor=partial(enter, Phase.LOAD),
     )
     enter(Phase.ALLOCATE)
@@ -120,7 +121,7 @@ def build(
     limits = SchedulerConfig(
         max_tokens, config.long_prefill_token_threshold, _context_cost(model), config.scheduling_policy, config.seed
     )
-    place = folder if config.tokenizer is None else resolve_model(config.tokenizer)
+    place = tokenizer_folder(config, folder)
     scheduler = Scheduler(limits, cache, Grammars(place, model.spec.vocab_size, cache.max_rows))
     phases.end("allocate KV cache")
     enter(Phase.WARM_UP)

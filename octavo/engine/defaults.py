@@ -11,12 +11,14 @@ from octavo.core.errors import ConfigError
 _NAMES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
-def read_generation_config(folder: Path) -> dict[str, Any]:
-    """The file's content; {} if there is none."""
+def read_generation_config(folder: Path, *, must_be: bool = False) -> dict[str, Any]:
+    """The file's content; {} if there is none, unless it `must_be` there."""
     path = folder / "generation_config.json"
     try:
         found = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        if must_be:
+            raise ConfigError(f"{path} does not exist") from None
         return {}
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ def load_model(
     max_model_len: int | None = None,
     progress: bool | None = None,
     quantization: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
     on_tensor: Callable[[], None] = lambda: None,
 ) -> Decoder:
     """The model of a folder, ready to run on `device` (default: the CPU) for sequences up to `max_model_len`.
@@ -54,15 +55,15 @@ def load_model(
     `load_format="dummy"` reads the config alone and draws the weights. `progress=None` shows a bar for large models
     on a terminal. `quantization`, one of octavo.quant.ONLINE, quantises plain weights while they are loaded; what a
     checkpoint in a known format says of itself needs no word. `on_tensor` hears of each tensor that has been read,
-    perhaps in another thread.
+    perhaps in another thread. `overrides` stand for what config.json says.
     """
     device = device or torch.device("cpu")
-    spec = ModelSpec.from_folder(folder)
+    spec = ModelSpec.from_folder(folder, overrides)
     model = load_class(spec.architecture)(
         spec, resolve_dtype(dtype, spec, device), device, max_model_len or spec.max_position
     )
     if load_format != "dummy" and (gguf := gguf_file(folder)) is not None:
-        if quantization is not None:
+        if quantization not in (None, "gguf"):
             raise ModelError(f"quantization: must be left out, not {quantization}: {gguf.name} is quantised already")
         fill_from_gguf(model, gguf, on_tensor)
         model.finish()
@@ -101,16 +102,16 @@ def find_quantization(model: Decoder, folder: Path, online: str | None, dummy: b
     config = ConfigReader(read_json(folder / "config.json"), str(folder / "config.json"))
     stored = config.section("quantization_config").values if config.has("quantization_config") else {}
     if stored.get("quant_method") in METHODS and not dummy:
-        if online is not None:
+        if online is not None and online.removesuffix("_marlin") != stored["quant_method"]:
             raise ModelError(
                 f"quantization: must be left out, not {online}: {folder} is quantised already "
                 f"({stored['quant_method']})"
             )
         return QuantizedWeights(model, read_format(stored), None)
-    if online is None:
+    if online is None or online.removeprefix("gpt_oss_") == stored.get("quant_method"):
         return None
     if online not in ONLINE:
-        raise ModelError(f"quantization: must be one of {', '.join(ONLINE)}, got {online!r:.80}")
+        raise ModelError(f"quantization: must be one of {', '.join(ONLINE)}, got {online!r:.80}: {folder} is plain")
     return QuantizedWeights(model, None, online)
 
 

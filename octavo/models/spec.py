@@ -6,10 +6,10 @@ This file does not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from octavo.models.config import ConfigReader, read_json
 from octavo.models.rope import RopeSpec
@@ -102,11 +102,17 @@ class ModelSpec:
     logit_softcap: float | None = None
 
     @staticmethod
-    def from_folder(folder: Path) -> ModelSpec:
-        """Reads config.json and, if there is one, generation_config.json."""
+    def from_folder(folder: Path, overrides: Mapping[str, Any] | None = None) -> ModelSpec:
+        """Reads config.json and, if there is one, generation_config.json; `overrides` stand for what config.json says.
+
+        A section of it (`text_config`) is changed, and not replaced."""
         from octavo.models.registry import load_class
 
-        config = ConfigReader(read_json(folder / "config.json"), str(folder / "config.json"))
+        values = read_json(folder / "config.json")
+        for key, value in (overrides or {}).items():
+            section = key.endswith("_config") and isinstance(value, dict) and isinstance(values.get(key), dict)
+            values[key] = {**values[key], **value} if section else value
+        config = ConfigReader(values, str(folder / "config.json"))
         names = config.texts("architectures")
         if not names:
             raise config.error("architectures", "is empty")

@@ -104,7 +104,7 @@ class App:
         self.tracer = Tracer(server.otlp_traces_endpoint) if server.otlp_traces_endpoint else None
         self.origins = Origins(server)
         self.keys = Keys(server.api_key, self.folder.pepper())
-        self.metrics = Metrics()
+        self.metrics = Metrics(server.compat)
         self.silence = Silence()
         self.service: Service | None = None
         self.draining = False

@@ -65,7 +65,7 @@ async def begin(
 ) -> ChatAnswer:
     """Checks a request, of which `tree` is the plain data, about `size` characters long, and renders its prompt."""
     service.model(request.model)
-    options = stream_options(request)
+    options = stream_options(request, service)
     tools = toolbox(request, tree, service)
     reader = Reader(service, tools.functions, request.skip_special_tokens)
     params = _params(service, request, reader)
@@ -103,7 +103,7 @@ def _params(service: Service, request: ChatRequest, reader: Reader) -> SamplingP
     if (thinking := service.format.thinking) is not None:
         values["thinking_marks"] = [thinking.begin, thinking.end]
     try:
-        return sampling_params(request, service.defaults, **values)
+        return sampling_params(request, service, **values)
     except RequestError as error:
         if error.param == "max_tokens":
             error.param = name
@@ -329,7 +329,7 @@ class ChatAnswer:
 
     def top(self, token_id: int, row: TokenLogprobs) -> TopLogprob:
         found = row[token_id]
-        text = token_text(self.service, token_id, found.decoded_token, bool(self.request.return_tokens_as_token_ids))
+        text = token_text(self.service, token_id, found.decoded_token, self.run.names_ids)
         data = self.service.llm.tokenizer.token_bytes(token_id)
         return TopLogprob(text, max(found.logprob, LEAST_LOGPROB), list(data))
 

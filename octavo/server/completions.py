@@ -40,7 +40,7 @@ async def completions(service: Service, exchange: Exchange, body: bytes) -> Resp
     request, _, exchange.ignored = fields.decode(body, CompletionRequest)
     exchange.take_id(request.request_id)
     service.model(request.model)
-    options = stream_options(request)
+    options = stream_options(request, service)
     params = _params(service, request)
     special = request.add_special_tokens
     given = read_prompts(request)
@@ -70,7 +70,7 @@ def _params(service: Service, request: CompletionRequest) -> SamplingParams:
         values["max_tokens"] = request.max_tokens
     if request.echo and (request.logprobs is not None or request.max_tokens == 0) and request.prompt_logprobs is None:
         values["prompt_logprobs"] = request.logprobs or 0
-    params = sampling_params(request, service.defaults, **values)
+    params = sampling_params(request, service, **values)
     if request.best_of is None or request.best_of == n:
         return params
     if request.best_of < n:
@@ -220,7 +220,7 @@ class _Answer:
     def add_logprob(
         self, to: CompletionLogprobs, token_id: int, row: TokenLogprobs | None, most: int, index: int
     ) -> None:
-        as_ids = bool(self.request.return_tokens_as_token_ids)
+        as_ids = self.run.names_ids
         if row is None:  # the first token of a prompt follows from nothing
             text = token_text(self.service, token_id, None, as_ids)
             logprob, top = None, None

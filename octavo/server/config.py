@@ -7,9 +7,19 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from octavo.core.config import flag
+from octavo.core.config import flag, json_object
 from octavo.core.errors import ConfigError
+from octavo.core.foreign import Foreign, switch
 from octavo.core.log import FORMATS, LEVELS
+
+CONTENT_FORMATS = ("auto", "string", "openai")
+FORM_OPTIONS = ("disable_any_whitespace", "disable_additional_properties")
+FOREIGN_FORM_OPTIONS = {
+    "backend": Foreign("grammars are followed by llguidance", ("auto", "guidance")),
+    "disable_fallback": switch("there is one library of grammars, and nothing to fall back on"),
+    "enable_in_reasoning": switch("a form is that of the answer, and reasoning is before it", False),
+    "reasoning_parser": Foreign("--reasoning-parser names it"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +39,9 @@ class ServerConfig:
     served_model_name: tuple[str, ...] = flag((), "name of the model in the API; may be given more than once")
     root_path: str = flag("", "prefix that a proxy leaves before every path")
     chat_template: str | None = flag(None, "file of a chat template to use instead of the model's")
+    chat_template_content_format: str = flag(
+        "auto", "how templates get the content of messages (auto: as they are written for)", CONTENT_FORMATS
+    )
     default_chat_template_kwargs: str | None = flag(
         None, 'what chat templates are told unless a request says otherwise, as {"enable_thinking": false}'
     )
@@ -36,8 +49,16 @@ class ServerConfig:
     reasoning_parser: str | None = flag(None, "how the model marks its reasoning (default: read off its chat template)")
     enable_auto_tool_choice: bool = flag(True, "let the model choose whether it calls the tools of a request")
     generation_config: str = flag(
-        "auto", "sampling defaults: auto takes the model's generation_config.json, vllm none", ("auto", "vllm")
+        "auto", "sampling defaults: auto takes the model's generation_config.json, vllm none, a folder the one in it"
     )
+    override_generation_config: str | None = flag(None, 'sampling defaults beside those, as {"temperature": 0.6}')
+    structured_outputs_config: str | None = flag(
+        None, 'how all answers with a form are written, as {"disable_any_whitespace": true}'
+    )
+    enable_force_include_usage: bool = flag(False, "every stream ends with its usage")
+    enable_per_request_metrics: bool = flag(False, "every answer has its timings, as with include_metrics")
+    return_tokens_as_token_ids: bool = flag(False, "logprobs name tokens by their ids, as token_id:5")
+    compat: bool = flag(True, "metrics also have the names that vLLM has given up")
     shutdown_timeout: float = flag(60.0, "seconds that running requests have to finish after SIGTERM")
     resume_requests: str = flag(
         "greedy",
@@ -55,9 +76,9 @@ class ServerConfig:
     max_queue_seconds: float = flag(0.0, "longest wait for a first step; then 503 (0: no limit)")
     max_body_bytes: int = flag(8 * 2**20, "largest request body")
     otlp_traces_endpoint: str | None = flag(None, "where OpenTelemetry's spans go, as http://HOST:4318/v1/traces")
-    log_level: str = flag("info", "least important events to log", LEVELS)
+    log_level: str = flag("info", "least important events to log", LEVELS, ("--uvicorn-log-level",))
     log_format: str = flag("text", "form of the log on standard error", FORMATS)
-    disable_log_requests: bool = flag(False, "log only requests that fail")
+    disable_log_requests: bool = flag(False, "log only requests that fail", names=("--disable-uvicorn-access-log",))
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -84,7 +105,9 @@ class ServerConfig:
             choose("", self.tool_call_parser, self.reasoning_parser)  # are there parsers of these names?
         if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
             raise ConfigError("ssl_keyfile and ssl_certfile go together")
-        _ = self.template_variables
+        if self.chat_template_content_format not in CONTENT_FORMATS:
+            raise ConfigError(f"chat_template_content_format must be one of {', '.join(CONTENT_FORMATS)}")
+        _ = self.template_variables, self.sampling_overrides, self.form_options
         for origin in self.origins:
             if origin != "*" and ("://" not in origin or origin.endswith("/")):
                 raise ConfigError(f"allowed_origins are like https://example.com, got {origin!r}")
@@ -98,13 +121,27 @@ class ServerConfig:
     @property
     def template_variables(self) -> dict[str, Any]:
         """`default_chat_template_kwargs` as what it says."""
-        try:
-            found = json.loads(self.default_chat_template_kwargs or "{}")
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"default_chat_template_kwargs: {error}") from None
-        if not isinstance(found, dict):
-            raise ConfigError("default_chat_template_kwargs must be a JSON object")
-        return found
+        return json_object(self.default_chat_template_kwargs, "default_chat_template_kwargs")
+
+    @property
+    def sampling_overrides(self) -> dict[str, Any]:
+        """`override_generation_config` as what it says."""
+        return json_object(self.override_generation_config, "override_generation_config")
+
+    @property
+    def form_options(self) -> dict[str, bool]:
+        """`structured_outputs_config` as what it says: options of `StructuredOutputs`."""
+        name = "structured_outputs_config"
+        found = json_object(self.structured_outputs_config, name)
+        for key, value in found.items():
+            if key in FORM_OPTIONS:
+                if not isinstance(value, bool):
+                    raise ConfigError(f"{name}: {key} must be true or false")
+            elif key not in FOREIGN_FORM_OPTIONS:
+                raise ConfigError(f"{name} has no {key}: it knows {', '.join(FORM_OPTIONS)}")
+            else:
+                FOREIGN_FORM_OPTIONS[key].check(f"{name}: {key}", value)
+        return {key: value for key, value in found.items() if key in FORM_OPTIONS}
 
     @property
     def origins(self) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from octavo.core.errors import EngineUnavailable, InternalError, RequestError
 from octavo.core.outputs import CompletionOutput, RequestMetrics, RequestOutput, TokenLogprobs
@@ -44,18 +44,19 @@ LEAST_LOGPROB = -9999.0  # JSON has no -inf: what OpenAI says of a token that co
 PENDING_OUTPUTS = 16
 
 
-def sampling_params(request: GenerationRequest, defaults: dict[str, Any], **values: Any) -> SamplingParams:
+def sampling_params(request: GenerationRequest, service: Service, **values: Any) -> SamplingParams:
     """What the client asked for over what the model prefers; `values` are what the two routes spell apart."""
     asked = {name: value for name in _SAMPLING if (value := getattr(request, name)) is not None}
-    values["structured_outputs"] = structured_outputs(request)
+    values["structured_outputs"] = structured_outputs(request, service.form_options)
     kind = RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
-    return SamplingParams(**{**defaults, **asked, **values, "output_kind": kind})
+    return SamplingParams(**{**service.defaults, **asked, **values, "output_kind": kind})
 
 
-def stream_options(request: GenerationRequest) -> StreamOptions:
+def stream_options(request: GenerationRequest, service: Service) -> StreamOptions:
     if request.stream_options is not None and not request.stream:
         raise RequestError("stream_options needs stream to be true.", "stream_options")
-    return request.stream_options or StreamOptions()
+    found = request.stream_options or StreamOptions()
+    return replace(found, include_usage=found.include_usage or service.server.enable_force_include_usage)
 
 
 class Generation:
@@ -87,7 +88,9 @@ class Generation:
         self._exchange = exchange
         self._priority = request.priority
         self._deadline = exchange.timeout() if request.deadline_ms is None else request.deadline_ms / 1000
-        self._wants_times = bool(request.include_metrics) and len(prompts) == 1
+        wanted = request.include_metrics or service.server.enable_per_request_metrics
+        self._wants_times = bool(wanted) and len(prompts) == 1
+        self.names_ids = bool(request.return_tokens_as_token_ids) or service.server.return_tokens_as_token_ids
         self._times: RequestMetrics | None = None
         self._interval = request.stream_interval or 1
         self._salt = service.keys.salt(exchange.key, request.cache_salt or "")
@@ -225,7 +228,7 @@ class Generation:
         given, llm = self.prompts[prompt], self._service.llm
         ids = await self._service.encode(given, self._add_special_tokens) if isinstance(given, str) else given
         room = llm.max_model_len - len(ids)
-        params = msgspec.structs.replace(self.beams)
+        params = replace(self.beams)
         yield await beam_search(self._generate, llm.tokenizer, ids, params, room, self._exchange.request_id)
 
     def usage(self, completion_tokens: int | None = None, reasoning_tokens: int | None = None) -> Usage:

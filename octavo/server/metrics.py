@@ -30,6 +30,12 @@ HTTP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
 STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 ANSWERS = (1, 2, 5, 10, 20)
 # fmt: on
+# Names of vLLM's that dashboards still ask for.
+GIVEN_UP = frozenset(
+    f"vllm:{name}"
+    for name in ("gpu_cache_usage_perc", "cpu_cache_usage_perc", "num_requests_swapped")
+    + ("gpu_prefix_cache_queries", "gpu_prefix_cache_hits", "time_per_output_token_seconds")
+)
 
 
 class Histogram:
@@ -75,7 +81,8 @@ class KeyUsage:
 class Metrics(Collector):
     """All of a server's numbers. One thread writes them; scraping reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, compat: bool = True) -> None:
+        self.compat = compat  # names that vLLM has given up are told, too
         self.registry = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -198,6 +205,9 @@ class Metrics(Collector):
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
+        return (family for family in self._families() if self.compat or family.name not in GIVEN_UP)
+
+    def _families(self) -> Iterator[Metric]:
         yield from self._http()
         if self.labels:
             yield from self._gauges()

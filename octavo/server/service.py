@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError, ModelNotFound, RequestError
 from octavo.core.params import SamplingParams
-from octavo.engine.defaults import default_sampling
+from octavo.engine.defaults import default_sampling, read_generation_config
 from octavo.server.auth import Keys
 from octavo.server.config import ServerConfig
 from octavo.server.engine import Engine
@@ -39,7 +39,8 @@ class Service:
         self.names = server.served_model_name or (folder.resolve().name if folder.is_dir() else llm.model_name,)
         self.aliases = {*self.names, *(() if server.served_model_name else (llm.model_name,))}
         self.created = int(time.time())
-        self.defaults = sampling_defaults(llm.generation_config if server.generation_config == "auto" else {})
+        self.defaults = server_defaults(server, llm.generation_config)
+        self.form_options = server.form_options
         self.template = read_template(server.chat_template, llm) if server.chat_template else None
         self.template_text = self.template or "\n".join(llm.tokenizer.chat_template.templates.values())
         self.format = choose(self.template_text, server.tool_call_parser, server.reasoning_parser)
@@ -85,7 +86,10 @@ class Service:
 
     def render(self, messages: Sequence[dict[str, Any]], **options: Any) -> str:
         variables = {**self.server.template_variables, **(options.pop("variables", None) or {})}
-        return self.llm.tokenizer.chat_template.render(messages, template=self.template, variables=variables, **options)
+        form = self.server.chat_template_content_format
+        return self.llm.tokenizer.chat_template.render(
+            messages, template=self.template, content_format=form, variables=variables, **options
+        )
 
     async def truncate(
         self, prompt: Prompt, request: GenerationRequest, max_tokens: int | None, add_special_tokens: bool
@@ -108,6 +112,19 @@ class Service:
 async def offload(size: int, work: Callable[[], R]) -> R:
     """Long work goes to a thread, so that other streams go on; short work is done at once."""
     return work() if size <= SHORT_TEXT else await asyncio.to_thread(work)
+
+
+def server_defaults(server: ServerConfig, generation_config: dict[str, Any]) -> dict[str, Any]:
+    """The sampling of requests that say nothing: as the model prefers it, or as the server was told."""
+    place = server.generation_config
+    if place != "auto":
+        generation_config = {} if place == "vllm" else read_generation_config(Path(place), must_be=True)
+    found = {**sampling_defaults(generation_config), **server.sampling_overrides}
+    try:
+        SamplingParams(**found)
+    except (RequestError, TypeError) as error:
+        raise ConfigError(f"override_generation_config: {error}") from None
+    return found
 
 
 def sampling_defaults(generation_config: dict[str, Any]) -> dict[str, Any]:

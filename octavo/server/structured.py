@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -30,8 +31,8 @@ _ALIASES = {
 }
 
 
-def structured_outputs(request: FormatRequest) -> StructuredOutputs | None:
-    """What the answer must match; None for any text. RequestError if it is said twice."""
+def structured_outputs(request: FormatRequest, options: Mapping[str, Any]) -> StructuredOutputs | None:
+    """What the answer must match, with the server's `options`; None for any text. RequestError if it is said twice."""
     asked = {name: {kind: value} for name, kind in _ALIASES.items() if (value := getattr(request, name)) is not None}
     if request.response_format is not None and not isinstance(request.response_format, PlainFormat):
         asked |= _response_format(request.response_format)
@@ -47,9 +48,9 @@ def structured_outputs(request: FormatRequest) -> StructuredOutputs | None:
             raise RequestError("guided_whitespace_pattern goes with guided_json.", "guided_whitespace_pattern")
         return None
     if direct is not None:
-        return msgspec.structs.replace(direct, param="")
+        return msgspec.structs.replace(direct, param="", **{name: True for name, on in options.items() if on})
     ((param, values),) = asked.items()
-    return StructuredOutputs(**values, whitespace_pattern=whitespace, param=param)
+    return StructuredOutputs(**values, **options, whitespace_pattern=whitespace, param=param)
 
 
 def _response_format(form: JsonObjectFormat | JsonSchemaFormat | StructuralTagFormat) -> dict[str, dict[str, Any]]:

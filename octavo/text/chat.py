@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -57,9 +57,12 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         template: str | None = None,
+        content_format: str = "auto",
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt for `messages`. `template` is the name of one of the model's templates or a template itself.
+        """The prompt for `messages`. `template` is the name of one of the model's templates or a template itself. It
+        gets the content of messages in the form that it was written for, unless `content_format` is "string" or
+        "openai" (a list of parts).
 
         `variables` are what clients send as chat_template_kwargs: a mapping, not keyword arguments, so that no client
         can name one of ours. RequestError if these messages cannot be rendered.
@@ -71,6 +74,8 @@ class ChatTemplate:
                 "continue_final_message",
             )
         compiled = _compile(self._choose(template, tools), "messages" if template is None else "chat_template")
+        if content_format != "auto":
+            compiled = replace(compiled, loops_over_parts=content_format == "openai", takes_strings=False)
         plain = _Plain()
         chat = plain.messages(messages, compiled)
         ours = {

@@ -90,18 +90,20 @@ def test_wrong_commands(args: list[str], capsys: pytest.CaptureFixture[str]) -> 
 def test_flags_from_a_file(served: list[Any], tmp_path: Path) -> None:
     file = tmp_path / "octavo.yaml"
     file.write_text(
-        "model: some/model\nport: 9001\nmax_model_len: 4k\nenable-prefix-caching: false\nserved-model-name: [a, b]\n"
+        "model: some/model\nport: 9001\nhf-overrides: {rope_theta: 5}\n"
+        "max_model_len: 4k\nenable-prefix-caching: false\nserved-model-name: [a, b]\n"
     )
     assert main(["serve", "--port", "9002", "--config", str(file)]) == 0
     engine, server = served[-1]
     assert (engine.model, engine.max_model_len, engine.enable_prefix_caching) == ("some/model", 4000, False)
     assert (server.port, server.served_model_name) == (9002, ("a", "b"))
+    assert engine.overrides == {"rope_theta": 5}
     assert main(["serve", f"--config={file}"]) == 0
     assert served[-1][1].port == 9001
 
 
 @pytest.mark.parametrize(
-    "text", ["[", "- a", "5", "port: {a: b}", "port: [[1]]", "1: 2", "!!python/object:os.system {}"]
+    "text", ["[", "- a", "5", "port: [{a: b}]", "port: [[1]]", "1: 2", "!!python/object:os.system {}"]
 )
 def test_files_of_flags_that_are_wrong(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "f.yaml").write_text(text)

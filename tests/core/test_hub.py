@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from octavo.core.config import EngineConfig
+from octavo.core.crash import plain_config
 from octavo.core.errors import ConfigError
-from octavo.core.hub import ALLOWED, IGNORED, resolve_model
+from octavo.core.hub import ALLOWED, IGNORED, config_folder, model_folder, resolve_model, tokenizer_folder
 
 
 def test_a_folder_is_itself(tmp_path: Path) -> None:
@@ -104,3 +107,30 @@ def test_torch_is_not_imported() -> None:
 
     code = "import sys, octavo.core.hub; octavo.core.hub.resolve_model('.'); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_a_configuration_says_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def download(name: str, **options: Any) -> str:
+        asked.append((name, options))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    config = EngineConfig(
+        model="org/model",
+        revision="v1",
+        tokenizer="org/words",
+        tokenizer_revision="v2",
+        download_dir=str(tmp_path / "cache"),
+        hf_token="secret",
+    )
+    assert tokenizer_folder(config, model_folder(config)) == config_folder(config) == tmp_path
+    (model, first), (words, second), (_, third) = asked
+    assert (model, first["revision"], words, second["revision"]) == ("org/model", "v1", "org/words", "v2")
+    assert all(each["cache_dir"] == str(tmp_path / "cache") and each["token"] == "secret" for _, each in asked)
+    assert "*.safetensors" in first["allow_patterns"] and "*.safetensors" not in second["allow_patterns"]
+    assert "config.json" in third["allow_patterns"]
+    assert plain_config(config)["hf_token"] == "(not shown)"

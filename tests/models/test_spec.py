@@ -37,6 +37,14 @@ def spec_of(tmp_path: Path, config: object = None, generation: object = None, **
     return ModelSpec.from_folder(tmp_path)
 
 
+def test_overrides(tmp_path: Path) -> None:
+    spec_of(tmp_path)
+    spec = ModelSpec.from_folder(tmp_path, {"rope_theta": 5e5, "torch_dtype": "bfloat16"})
+    assert (spec.ropes[0].theta, spec.dtype) == (5e5, "bfloat16")
+    with pytest.raises(ModelError, match="vocab_size"):
+        ModelSpec.from_folder(tmp_path, {"vocab_size": "many"})
+
+
 def test_what_an_old_config_leaves_out(tmp_path: Path) -> None:
     spec = spec_of(tmp_path)
     assert (spec.num_kv_heads, spec.head_dim, spec.dtype, spec.eos_ids) == (32, 128, "float16", (2,))

@@ -174,9 +174,13 @@ def test_online(tmp_path: Path, method: str, near: float) -> None:
 
 
 def test_online_of_a_quantised_checkpoint_is_refused(tmp_path: Path) -> None:
-    packed, _ = make_pair(tmp_path, *CASES["gptq-4"])
+    packed, plain = make_pair(tmp_path, *CASES["gptq-4"])
     with pytest.raises(ModelError, match="quantised already"):
         load_model(packed, quantization="int8")
+    for name in ("gptq", "gptq_marlin"):
+        assert load_model(packed, quantization=name).layers[0].mlp.down.methods
+    with pytest.raises(ModelError, match="must be one of fp8, int8, int4, got 'gptq'.* is plain"):
+        load_model(plain, quantization="gptq")
 
 
 def test_dummy_weights_are_quantised_too(tmp_path: Path) -> None:
