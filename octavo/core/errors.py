@@ -105,6 +105,16 @@ class Overloaded(ServerError):
     code = "server_overloaded"
 
 
+class BodiesTooLarge(Overloaded):
+    """There is no room for the body of this request beside those of others."""
+
+
+class StorageUnavailable(ServerError):
+    """The disk takes nothing more, or cannot be read."""
+
+    code = "storage_unavailable"
+
+
 class QueueTimeout(ServerError):
     """The request waited longer than the server lets requests wait."""
 

@@ -156,8 +156,11 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
         most = MAX_TOKEN_IDS if name == "stop_token_ids" else 1 << 20
         if not isinstance(ids, list) or len(ids) > most:
             raise RequestError(f"{name} must be a list of at most {most} token ids", name)
-        for token in ids:
-            _integer(token, name, 0, 2**31 - 1)
+        if set(map(type, ids)) - {int}:
+            raise RequestError(f"{name} must be a list of integers", name)
+        if ids:
+            _integer(min(ids), name, 0, 2**31 - 1)
+            _integer(max(ids), name, 0, 2**31 - 1)
 
     def _bias(self) -> None:
         if self.logit_bias is None:
@@ -167,7 +170,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
         bias = {}
         for key, value in self.logit_bias.items():
             # JSON objects have string keys: OpenAI's clients send {"50256": -100}.
-            token = int(key) if isinstance(key, str) and key.isascii() and key.isdigit() else key
+            # Python refuses to read thousands of digits, with an error of its own.
+            written = isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 20
+            token = int(key) if written else key
             _integer(token, "logit_bias", 0, 2**31 - 1)
             _number(value, "logit_bias", -100.0, 100.0)
             bias[token] = float(value)

@@ -42,9 +42,8 @@ class Intake:
                 raise ContextLengthExceeded(
                     f"{param} has {len(ids)} tokens, the model's context {self.info.max_model_len}", param
                 )
-            for token in ids:
-                if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self.info.vocab_size:
-                    raise RequestError(f"{param} holds a token id outside of [0, {self.info.vocab_size})", param)
+            if ids and (set(map(type, ids)) - {int} or min(ids) < 0 or max(ids) >= self.info.vocab_size):
+                raise RequestError(f"{param} holds a token id outside of [0, {self.info.vocab_size})", param)
         if not ids:
             raise RequestError(f"{param} is empty: at least one token is needed", param)
         return ids
@@ -132,9 +131,9 @@ class Intake:
 
     def _check_ids(self, params: SamplingParams) -> None:
         for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
-            for token in getattr(params, name) or ():
-                if token >= self.info.vocab_size:
-                    raise RequestError(f"{name} holds {token}, but the vocabulary has {self.info.vocab_size}", name)
+            found = max(getattr(params, name) or (), default=0)
+            if found >= self.info.vocab_size:
+                raise RequestError(f"{name} holds {found}, but the vocabulary has {self.info.vocab_size}", name)
 
     def _thinking(self, params: SamplingParams) -> list[int]:
         """The tokens that begin and end reasoning, if it is to be ended."""

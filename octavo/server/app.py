@@ -36,6 +36,7 @@ from octavo.server.auth import Keys
 from octavo.server.batch.batches import Batches
 from octavo.server.batch.files import Files, Folder
 from octavo.server.batch.lines import Lines
+from octavo.server.bodies import Bodies
 from octavo.server.chat import chat_completions
 from octavo.server.completions import completions
 from octavo.server.config import ServerConfig
@@ -106,6 +107,7 @@ class App:
         self.keys = Keys(server.api_key, self.folder.pepper())
         self.metrics = Metrics(server.compat)
         self.silence = Silence()
+        self.bodies = Bodies()
         self.service: Service | None = None
         self.draining = False
         self.of_key: Counter[bytes] = Counter()  # requests that each key has now
@@ -275,10 +277,11 @@ class App:
 
     async def _work(self, work: Work, exchange: Exchange) -> None:
         self.available()
-        body = await exchange.body(self.server.max_body_bytes)
-        service = self.available()  # still, or again
-        with self.busy(exchange), exchange.watched():
-            await self._answer(exchange, await work(service, exchange, body))
+        with self.bodies.room() as grow:
+            body = await exchange.body(self.server.max_body_bytes, grow)
+            service = self.available()  # still, or again
+            with self.busy(exchange), exchange.watched():
+                await self._answer(exchange, await work(service, exchange, body))
 
     async def _answer(self, exchange: Exchange, answer: Response | Stream) -> None:
         if isinstance(answer, Response):

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from octavo.core.errors import RequestError
+from octavo.core.errors import ContextLengthExceeded, RequestError
 from octavo.core.outputs import CompletionOutput, RequestOutput, TokenLogprobs
 from octavo.core.params import SamplingParams
 from octavo.server import fields
@@ -54,7 +54,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def chat_completions(service: Service, exchange: Exchange, body: bytes) -> Response | Stream:
-    request, tree, exchange.ignored = fields.decode(body, ChatRequest)
+    request, tree, exchange.ignored = await fields.read(body, ChatRequest)
     exchange.take_id(request.request_id)
     answer = await begin(service, exchange, request, tree, len(body))
     return Stream(_events(answer)) if request.stream else json_response(await answer.whole())
@@ -69,6 +69,8 @@ async def begin(
     tools = toolbox(request, tree, service)
     reader = Reader(service, tools.functions, request.skip_special_tokens)
     params = _params(service, request, reader)
+    if len(request.messages) > service.llm.max_model_len:  # each takes a token at least; to render them takes long
+        raise ContextLengthExceeded("There are more messages than the model's context has tokens.", "messages")
     messages = with_tool_calls(tree["messages"])
     variables, unused = _variables(service, request)
     exchange.ignored = ",".join(filter(None, (exchange.ignored, unused)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -37,7 +38,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def completions(service: Service, exchange: Exchange, body: bytes) -> Response | Stream:
-    request, _, exchange.ignored = fields.decode(body, CompletionRequest)
+    request, _, exchange.ignored = await fields.read(body, CompletionRequest)
     exchange.take_id(request.request_id)
     service.model(request.model)
     options = stream_options(request, service)
@@ -48,7 +49,10 @@ async def completions(service: Service, exchange: Exchange, body: bytes) -> Resp
         raise RequestError(f"{len(given)} prompts with n = {params.n} are more than {MAX_ANSWERS} answers.", "n")
     if request.suffix:
         given = [_between(service, request, prompt) for prompt in given]
-    prompts = [await service.truncate(prompt, request, params.max_tokens, special) for prompt in given]
+    prompts = []
+    for prompt in given:
+        prompts.append(await service.truncate(prompt, request, params.max_tokens, special))
+        await asyncio.sleep(0)  # each may be a text to tokenize: between them others have their turn
     run = Generation(
         *(service, exchange, request, prompts, params),
         kind="cmpl",

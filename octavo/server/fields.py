@@ -7,6 +7,7 @@ and what only the parts of a cluster may tell each other, from clients. All othe
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -64,6 +65,7 @@ FORBIDDEN: frozenset[str] = frozenset(
         "mm_hashes",
     }
 )
+LONG_BODY = 64 * 1024  # bytes: more are read in a thread, since half a million fields take half a second
 MAX_NAMED = 32  # ignored fields in the header
 _NOT_NAME = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 _AT = re.compile(r"^(.*) - at `(?:(?:key|tag)` in `)?\$\.?([^`]*)`$", re.DOTALL)
@@ -99,6 +101,11 @@ def decode(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any], str]:
     return request, tree, named(ignored)
 
 
+async def read(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any], str]:
+    """`decode`, while other requests go on."""
+    return decode(body, kind) if len(body) <= LONG_BODY else await asyncio.to_thread(decode, body, kind)
+
+
 def convert(tree: dict[str, Any], kind: type[T]) -> T:
     """The same from plain data that we made: a request of another dialect in the words of `kind`."""
     try:
@@ -108,6 +115,14 @@ def convert(tree: dict[str, Any], kind: type[T]) -> T:
     ignored = _ignored(kind, tree)
     assert not ignored, f"{kind.__name__} has no field {ignored}"
     return request
+
+
+def decimal(text: str, low: int, high: int) -> int | None:
+    """The number that a text from a query or a form stands for; None if it is none of [low, high]."""
+    if len(text) > 9 or not text.isascii() or not text.isdecimal():  # Python refuses to read thousands of digits
+        return None
+    value = int(text)
+    return value if low <= value <= high else None
 
 
 @contextmanager

@@ -138,8 +138,11 @@ class Generation:
                     yield 0, output
             return
         queue: asyncio.Queue[tuple[int, RequestOutput] | Exception | None] = asyncio.Queue(PENDING_OUTPUTS)
-        tasks = [asyncio.create_task(self._pump(i, queue)) for i in range(len(self.prompts))]
+        tasks = []
         try:
+            for i in range(len(self.prompts)):
+                tasks.append(asyncio.create_task(self._pump(i, queue)))
+                await asyncio.sleep(0)  # it tokenizes its prompt: between them others have their turn
             running = len(tasks)
             while running:
                 item = await queue.get()

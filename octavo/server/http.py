@@ -19,6 +19,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from octavo.core.errors import (
+    BodiesTooLarge,
     BodyTimeout,
     DeadlineExceeded,
     Draining,
@@ -197,8 +198,11 @@ class Exchange:
         if (self.header(b"content-encoding") or b"identity").lower() != b"identity":
             raise UnsupportedEncoding("Compressed bodies are not unpacked; send the body as it is.")
 
-    async def body(self, limit: int) -> bytes:
-        """The whole body: RequestTooLarge over the limit; a client slower than the floor is taken for gone."""
+    async def body(self, limit: int, grow: Callable[[int], None] = lambda length: None) -> bytes:
+        """The whole body: RequestTooLarge over the limit; a client slower than the floor is taken for gone.
+
+        `grow` is told how long it has become, and may raise.
+        """
         self._check_encoding()
         declared = self.header(b"content-length")
         size = int(declared) if declared else 0  # httptools has checked that it is a number
@@ -215,9 +219,11 @@ class Exchange:
                     received += len(message["body"])
                     more = message["more_body"]
                     if received <= limit:
+                        grow(received)
                         parts.append(message["body"])
                     else:
                         parts.clear()
+                        grow(0)
                         refused = received > limit * DISCARD_FACTOR
                     if more:
                         deadline.reschedule(begin + received / BODY_BYTES_PER_SECOND)
@@ -304,7 +310,7 @@ class Exchange:
             headers.append((b"retry-after", str(error.retry_after).encode()))
         if error.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
-        if isinstance(error, (BodyTimeout, RequestTooLarge, UnsupportedEncoding, Draining)):
+        if isinstance(error, (BodyTimeout, BodiesTooLarge, RequestTooLarge, UnsupportedEncoding, Draining)):
             headers.append(CLOSE)  # the rest of the body is not wanted; or the next request belongs to a replica
         if isinstance(error, MethodNotAllowed):
             headers.append((b"allow", ", ".join(error.allowed).encode()))

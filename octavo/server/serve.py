@@ -19,6 +19,7 @@ import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,6 +42,7 @@ from octavo.version import VERSION
 
 POLL_SECONDS = 0.25  # between two looks at whether the engine is alive
 BEAT_SECONDS = 2.0  # between two signs of life for the supervisor
+WORKERS = 4  # threads for what takes longer than the event loop may wait: long bodies, texts, files
 CLOSE_SECONDS = 5  # that connections have to send what is left, once every answer is complete
 KEEP_ALIVE_SECONDS = 75  # longer than the pools of common clients keep an idle connection
 
@@ -137,6 +139,8 @@ class Serving:
         self.kill = asyncio.Event()
 
     async def run(self, sock: socket.socket) -> int:
+        # asyncio's own pool has up to 32 threads: the event loop would wait for each of them in turn.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WORKERS, "work"))
         url = base_url(sock, self.server)
         say(f"Octavo {VERSION} at {url}: loading {self.engine.model or 'the demo model'}")
         operator = bind_unix(self.server.admin_socket) if self.server.admin_socket is not None else None

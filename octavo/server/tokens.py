@@ -10,7 +10,7 @@ from octavo.server.service import Service, offload
 
 
 async def tokenize(service: Service, exchange: Exchange, body: bytes) -> Response:
-    request, tree, exchange.ignored = fields.decode(body, TokenizeRequest)
+    request, tree, exchange.ignored = await fields.read(body, TokenizeRequest)
     service.model(request.model)
     if (request.prompt is None) == (request.messages is None):
         raise RequestError("Send either prompt or messages.", "prompt")
@@ -33,12 +33,13 @@ async def tokenize(service: Service, exchange: Exchange, body: bytes) -> Respons
     ids = await service.encode(text, special)
     answer = Tokenized(len(ids), service.llm.max_model_len, ids)
     if request.return_token_strs:
-        answer.token_strs = [service.llm.tokenizer.id_to_token(i) or "" for i in ids]
-    return json_response(answer)
+        name = service.llm.tokenizer.id_to_token
+        answer.token_strs = await offload(len(ids), lambda: [name(i) or "" for i in ids])
+    return await offload(len(ids), lambda: json_response(answer))
 
 
 async def detokenize(service: Service, exchange: Exchange, body: bytes) -> Response:
-    request, _, exchange.ignored = fields.decode(body, DetokenizeRequest)
+    request, _, exchange.ignored = await fields.read(body, DetokenizeRequest)
     service.model(request.model)
     tokens = request.tokens
     text = await offload(len(tokens), lambda: service.llm.tokenizer.decode(tokens, skip_special_tokens=False))

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +297,111 @@ def test_run_batch_whose_engine_dies(tmp_path: Path) -> None:
     source.write_text(json.dumps(line("a", "", messages=[{"role": "user", "content": "count"}])))
     with pytest.raises(EngineError, match="the engine stopped"):
         run_batch(EngineConfig(), ServerConfig(log_level="error"), source, tmp_path / "out", start)
+
+
+FORM = (
+    b'--B\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+    b'--B\r\nContent-Disposition: form-data; name="expires_after[seconds]"\r\n\r\n%s\r\n'
+    b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nx\r\n--B--\r\n'
+)
+
+
+@pytest.mark.parametrize("given", [b"9" * 4000, b"000003600" + b"9" * 4000, "٣٦٠٠".encode(), b"3599", b"-1", b""])
+def test_times_that_are_none(server: Running, given: bytes) -> None:
+    before = server.serving.app.files.size
+    answer = server.post("/v1/files", FORM % given, headers={"Content-Type": "multipart/form-data; boundary=B"})
+    error_of(answer, 400, "invalid_value", "expires_after[seconds]")
+    assert server.serving.app.files.size == before
+
+
+@pytest.mark.parametrize("given", ["000000001" + "9" * 5000, "0", "-1", "x", "%C2%B2", ""])
+def test_limits_that_are_none(server: Running, given: str) -> None:
+    for path in ("/v1/files", "/v1/batches"):
+        error_of(server.get(f"{path}?limit={given}"), 400, "invalid_value", "limit")
+
+
+@pytest.mark.parametrize("times", [(1, 0), (3000, 30_000), (20, 300)])
+def test_types_that_are_hard_to_match(server: Running, times: tuple[int, int]) -> None:
+    type = b"multipart/form-data; " + b"boundary=a" * times[0] + b" " * times[1] + b"/\x80"
+    answer = server.raw(b"POST /v1/files HTTP/1.1\r\nContent-Type: " + type + b"\r\nContent-Length: 1\r\n\r\nx")
+    assert answer.startswith(b"HTTP/1.1 400") and b'"param":"file"' in answer
+
+
+def test_uploads_at_the_same_time_share_the_room(start_server: StartServer) -> None:
+    server = start_server(max_data_bytes=100_000)
+    part = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + b"x" * 80_000
+    head = b"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=B\r\n"
+    files = server.serving.app.files
+    with server.connect() as first, server.connect() as second:
+        first.sendall(head + b"Content-Length: 99000\r\n\r\n" + part)
+        wait_for(lambda: files._coming > 70_000)
+        second.sendall(head + b"Content-Length: 99000\r\n\r\n" + part)
+        assert b'"storage_full"' in second.recv(65536)
+    wait_for(lambda: files._coming == 0)
+    assert files.size == 0 and not list(files.folder.path.glob("upload-*"))
+    server.client().files.create(file=("a", b"x" * 80_000), purpose="batch")
+
+
+def test_a_disk_that_takes_nothing(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clear error to who wanted something stored; a batch that cannot go on fails; then all is as before."""
+    server = start_server(FakeLLM(delay=0.01))
+    client = server.client()
+    kept = client.files.create(file=("a", b"x"), purpose="batch")
+    id = upload(client, [line(f"r{i}", "hello there") for i in range(300)])
+    running = client.batches.create(input_file_id=id, endpoint=CHAT, completion_window="24h")
+    wait_for(lambda: client.batches.retrieve(running.id).request_counts.completed > 10)
+    full = OSError(28, "No space left on device")
+
+    def refuse(*args: Any) -> Any:
+        raise full
+
+    with monkeypatch.context() as patch:
+        for name in ("files.private", "batches.private", "batches.record"):
+            patch.setattr(f"octavo.server.batch.{name}", refuse)
+        answer = server.post("/v1/files", FORM % b"3600", headers={"Content-Type": "multipart/form-data; boundary=B"})
+        assert answer.headers["retry-after"]
+        error_of(answer, 503, "storage_unavailable")
+        asked = {"input_file_id": id, "endpoint": CHAT, "completion_window": "24h"}
+        error_of(server.post("/v1/batches", asked), 503, "storage_unavailable")
+        assert finished(client, running.id).status == "failed"
+        assert server.chat().status_code == 200
+        assert [found.id for found in client.batches.list()] == [running.id]
+    assert {found.id for found in client.files.list()} == {kept.id, id}
+    client.files.create(file=("b", b"x"), purpose="batch")
+    again = client.batches.create(input_file_id=upload(client, [line("a", "x")]), endpoint=CHAT, completion_window="1h")
+    assert finished(client, again.id).status == "completed"
+
+
+def test_a_batch_that_is_cancelled_again(start_server: StartServer) -> None:
+    server = start_server(FakeLLM(delay=0.01))
+    client = server.client()
+    id = upload(client, [line(f"r{i}", "hello there") for i in range(3000)])
+    batch = client.batches.create(input_file_id=id, endpoint=CHAT, completion_window="24h")
+    wait_for(lambda: client.batches.retrieve(batch.id).request_counts.completed > 10)
+    for _ in range(5):
+        answer = server.post(f"/v1/batches/{batch.id}/cancel", b"")
+        assert answer.status_code == 200 or "is cancelled" in answer.text
+    done = finished(client, batch.id)
+    counts = done.request_counts
+    assert done.status == "cancelled" and counts.completed + counts.failed == counts.total == 3000
+
+
+def test_clocks_that_jump(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lasts is kept by the wall's clock, what runs by another: an hour more or less ends no answer."""
+    server = start_server(FakeLLM(delay=0.01))
+    client = server.client()
+    file = client.files.create(
+        file=("a", b"x"), purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600}
+    )
+    id = upload(client, [line(f"r{i}", "hello there") for i in range(100)])
+    batch = client.batches.create(input_file_id=id, endpoint=CHAT, completion_window="24h")
+    real, shift = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() + shift[0])
+    for shift[0] in (3000.0, -3600.0, 0.0):
+        assert server.chat(stream=True, deadline_ms=20_000).text.endswith("data: [DONE]\n\n")
+        assert client.files.retrieve(file.id).id == file.id
+    assert finished(client, batch.id).status == "completed"
+    shift[0] = 3700.0
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(file.id)
+    assert server.serving.app.files.size == sum(found.bytes for found in client.files.list())

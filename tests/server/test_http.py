@@ -287,6 +287,116 @@ def test_garbage_after_a_request_never_mixes_with_its_answer(server: Running) ->
     assert answer.count(b"HTTP/1.1") <= 1
 
 
+def completion(*headers: bytes, say: str = "x", **options: Any) -> bytes:
+    body = json.dumps({"prompt": f"say:{say}", **options}).encode()
+    head = (b"POST /v1/completions HTTP/1.1", b"Host: x", *headers, b"Content-Length: %d" % len(body))
+    return b"\r\n".join(head) + b"\r\n\r\n" + body
+
+
+def all_of(server: Running, data: bytes) -> bytes:
+    """What comes back until the server closes."""
+    found = b""
+    with server.connect() as sock, contextlib.suppress(ConnectionError):
+        sock.sendall(data)
+        while chunk := sock.recv(65536):
+            found += chunk
+    return found
+
+
+LAST = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+JAVA = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAA")
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 10_000])
+def test_offers_of_other_protocols_are_ignored(server: Running, pieces: int) -> None:
+    """With a body, in pieces, and with requests that follow: nothing is taken for another protocol's bytes."""
+    socket_offer = (b"Connection: keep-alive, Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: 13")
+    data = completion(*JAVA, say="one") + completion(*socket_offer, say="two") + completion(say="three") + LAST
+    with server.connect() as sock:
+        for at in range(0, len(data), pieces):
+            sock.sendall(data[at : at + pieces])
+        found = b""
+        while chunk := sock.recv(65536):
+            found += chunk
+    assert found.count(b"HTTP/1.1 200 OK") == 4
+    assert found.index(b'"one"') < found.index(b'"two"') < found.index(b'"three"') < found.index(b"alive")
+    answer = server.raw(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: upgrade, close\r\nUpgrade: h2c\r\n\r\n")
+    assert status_of(answer) == 200 and b"connection: close" in answer.lower()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"CONNECT /livez HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nHost: y\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+    ],
+)
+def test_what_is_no_offer(server: Running, data: bytes) -> None:
+    assert status_of(server.raw(data)) == 400
+
+
+def test_trailers_are_no_headers(locked: Running) -> None:
+    """A key, a length or an id after the body counts for nothing, also when all comes in one packet."""
+    chunked = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+    body = b'\r\n12\r\n{"prompt":"say:x"}\r\n0\r\n'
+    trailers = b"Authorization: Bearer secret-key-1\r\nX-Request-Id: own\r\n\r\n"
+    assert status_of(locked.raw(chunked + body + trailers)) == 401
+    answer = locked.raw(chunked + b"Authorization: Bearer secret-key-1\r\n" + body + trailers)
+    assert status_of(answer) == 200 and b"x-request-id: own" not in answer
+
+
+@pytest.mark.parametrize("end", [b"0\r\nA: %s", b"0\r\n%s", b"0\r\nA: b\r\n%s: c", b"2;%s"])
+def test_endless_trailers(server: Running, end: bytes) -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
+    before, _, _ = end.partition(b"%s")
+    with server.connect() as sock:
+        sent = 0
+        with contextlib.suppress(OSError):
+            sock.sendall(head + before)
+            while sent < 100:
+                sock.sendall(b"a" * 2**20)
+                sent += 1
+    assert sent < 100
+
+
+def test_a_body_that_nobody_reads(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer has been given: the rest of the body has a while, then the connection ends."""
+    monkeypatch.setattr(transport, "UNREAD_SECONDS", 0.2)
+    with server.connect() as sock:
+        sock.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n")
+        assert status_of(read_answer(sock)) == 404
+        with pytest.raises(OSError):
+            for _ in range(1000):
+                sock.sendall(b"x")
+                time.sleep(0.01)
+    with server.connect() as sock:  # one that does come costs the connection nothing
+        sock.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+        assert status_of(read_answer(sock)) == 404
+        sock.sendall(b"12345")
+        time.sleep(0.3)
+        sock.sendall(LAST)
+        assert status_of(read_answer(sock)) == 200
+
+
+def test_a_client_that_pipelines_and_leaves(server: Running) -> None:
+    """What it asked for first ends, although others wait behind it."""
+    endless = completion(prompt="count", max_tokens=4000, stream=True)
+    for _ in range(5):
+        with server.connect() as sock:
+            sock.sendall(endless + endless)
+            assert sock.recv(10)
+    server.idle()
+
+
+def test_too_many_pipelined(server: Running) -> None:
+    livez = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert all_of(server, livez * 30 + LAST).count(b"HTTP/1.1 200") == 31
+    assert all_of(server, livez * 3000).count(b"HTTP/1.1 200") < 3000
+    assert server.chat().status_code == 200
+
+
 # -- ids and the log
 
 

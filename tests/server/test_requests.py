@@ -63,7 +63,10 @@ SAMPLING = [
     *(("seed", value) for value in (2**63, "1", 1.5)),
     *(("stop", value) for value in (["x"] * 33, "x" * 257, "", [""], [1], {}, 5)),
     *(("stop_token_ids", value) for value in ([-1], [2**40], ["a"], 5, [100_000])),
-    *(("logit_bias", value) for value in ({"x": 1}, {"5": 101}, {"5": "a"}, {"99999999": 1}, [1], {"-1": 1})),
+    *(
+        ("logit_bias", value)
+        for value in ({"x": 1}, {"5": 101}, {"5": "a"}, {"99999999": 1}, [1], {"-1": 1}, {"9" * 5000: 1})
+    ),
     *(("allowed_token_ids", value) for value in ([], [-1], "x")),
     *(("bad_words", value) for value in ([""], "x", [5])),
     *(("prompt_logprobs", value) for value in (-1, 21, 10**6)),

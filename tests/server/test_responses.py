@@ -258,6 +258,20 @@ def test_the_store_is_bounded() -> None:
     assert (len(store), store.bytes) == (0, 0)
 
 
+def test_items_are_found_by_their_ids() -> None:
+    """However many references a request has: nothing is searched for them."""
+    store = ResponseStore(2, 10.0)
+    for i in range(3):
+        each = stored(str(i))
+        each.response.output.append(p.OutputMessage(f"item {i}", "completed", []))
+        store.put(each)
+        store.put(each)
+    assert store.find_item("item 0", b"") is None and store.find_item("item 2", b"somebody") is None
+    assert store.find_item("item 1", b"") is not None and store.find_item("item 2", b"") is not None
+    store.delete("2", b"")
+    assert store.find_item("item 2", b"") is None and list(store._made) == ["item 1"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +20,7 @@ import msgspec
 from octavo.core import log
 from octavo.core.errors import RequestError
 from octavo.server import fields
-from octavo.server.batch.files import Files, private, write
+from octavo.server.batch.files import Files, private, storing, write
 from octavo.server.batch.lines import Lines, check_lines, encode_line, read_line, read_lines
 from octavo.server.batch.protocol import (
     BatchErrors,
@@ -40,6 +40,7 @@ from octavo.server.lists import page
 MAX_OPEN = 64  # batches that are worked on
 MAX_KEPT = 1000
 AT_ONCE = 64  # lines of all batches that the engine has at a time
+MAX_REQUEST = 64 << 10  # bytes of a request for a batch
 OVER = ("failed", "completed", "expired", "cancelled")
 
 
@@ -56,6 +57,7 @@ class Batches:
         self._kept: dict[str, KeptBatch] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(AT_ONCE)
+        self._written: dict[str, int] = {}  # bytes of answers that are not files yet, by batch
         if files.folder.lasting:
             self._read()
 
@@ -84,8 +86,8 @@ class Batches:
     # -- routes
 
     async def create(self, exchange: Exchange) -> Response:
-        body = await exchange.body(self.max_line)
-        request, _, exchange.ignored = fields.decode(body, BatchRequest)
+        body = await exchange.body(MAX_REQUEST)
+        request, _, exchange.ignored = await fields.read(body, BatchRequest)
         file = self.files.find(request.input_file_id, exchange.key, "input_file_id")
         if file.purpose != "batch":
             raise RequestError("The file's purpose is not batch.", "input_file_id")
@@ -104,9 +106,11 @@ class Batches:
             request_counts=Counts(),
             metadata=request.metadata,
         )
-        kept = self._kept[batch.id] = KeptBatch(batch, exchange.key)
+        kept = KeptBatch(batch, exchange.key)
+        with storing():
+            self._save(kept)
+        self._kept[batch.id] = kept
         self._forget()
-        self._save(kept)
         answer = json_response(batch)
         self._start(kept)
         return answer
@@ -123,8 +127,11 @@ class Batches:
         batch, task = kept.batch, self._tasks.get(kept.batch.id)
         if batch.status in OVER or task is None:
             raise RequestError(f"The batch is {batch.status}.", "batch_id")
+        if batch.status == "cancelling":  # once is enough: what has no answer is being written down
+            return json_response(batch)
         batch.status, batch.cancelling_at = "cancelling", int(time.time())
-        self._save(kept)
+        with storing():
+            self._save(kept)
         answer = json_response(batch)
         task.cancel()
         return answer
@@ -143,6 +150,15 @@ class Batches:
         task.add_done_callback(lambda _: self._tasks.pop(id, None))
 
     async def _run(self, kept: KeptBatch) -> None:
+        try:
+            await self._conduct(kept)
+        except Exception as error:
+            log.event("internal_error", logging.ERROR, error=error, id=kept.batch.id)
+            self._change(kept, "failed")
+        finally:
+            self._written.pop(kept.batch.id, None)
+
+    async def _conduct(self, kept: KeptBatch) -> None:
         batch = kept.batch
         try:
             if batch.status == "validating" and not await self._validate(kept):
@@ -150,16 +166,13 @@ class Batches:
             if batch.status != "cancelling":
                 async with asyncio.timeout(max(0.0, batch.expires_at - time.time())):
                     await self._answer_all(kept)
-            self._finish(kept, "cancelled" if batch.status == "cancelling" else "completed")
+            await self._finish(kept, "cancelled" if batch.status == "cancelling" else "completed")
         except TimeoutError:
-            self._finish(kept, "expired")
+            await self._finish(kept, "expired")
         except asyncio.CancelledError:
             if batch.status != "cancelling":  # the server ends: the next one goes on, if there is a folder for it
                 raise
-            self._finish(kept, "cancelled")
-        except Exception as error:
-            log.event("internal_error", logging.ERROR, error=error, id=batch.id)
-            self._change(kept, "failed")
+            await self._finish(kept, "cancelled")
 
     async def _validate(self, kept: KeptBatch) -> bool:
         batch = kept.batch
@@ -180,8 +193,10 @@ class Batches:
     async def _answer_all(self, kept: KeptBatch) -> None:
         batch, counts = kept.batch, kept.batch.request_counts
         good, bad = self._results(batch.id)
-        done = read_done(good) | read_done(bad)
-        counts.completed, counts.failed = len(read_done(good)), len(read_done(bad))
+        fine, wrong_ones = await asyncio.to_thread(lambda: (read_done(good), read_done(bad)))
+        counts.completed, counts.failed = len(fine), len(wrong_ones)
+        done = fine | wrong_ones
+        self._written[batch.id] = sum(path.stat().st_size for path in (good, bad) if path.is_file())
         with private(good, "ab") as right, private(bad, "ab") as wrong:
 
             async def one(data: bytes) -> None:
@@ -190,22 +205,21 @@ class Batches:
                     result = full(line.custom_id) if self._full() else await self.lines.answer(line, kept.owner)
                 finally:
                     self._room.release()
-                record(result, counts, right, wrong)
+                self._written[batch.id] += record(result, counts, right, wrong)
 
             # Few tasks at a time: a file may have thousands of lines.
+            lines = read_lines(self.files.path(batch.input_file_id), self.max_line)
             async with asyncio.TaskGroup() as group:
-                for _, data in read_lines(self.files.path(batch.input_file_id), self.max_line):
-                    if read_line(data).custom_id in done:
-                        continue
+                while (data := await asyncio.to_thread(next_line, lines, done)) is not None:
                     await self._room.acquire()
                     group.create_task(one(data))
 
-    def _finish(self, kept: KeptBatch, status: BatchStatus) -> None:
+    async def _finish(self, kept: KeptBatch, status: BatchStatus) -> None:
         """Makes files of the answers. What has none is named in the file of errors."""
         batch = kept.batch
         good, bad = self._results(batch.id)
         if status != "completed":
-            self._add_missing(kept, status)
+            await asyncio.to_thread(self._add_missing, kept, status)
         batch.finalizing_at = int(time.time())
         if good.is_file() and good.stat().st_size:
             file = self.files.add(good, kept.owner, f"{batch.id}_output.jsonl", "batch_output")
@@ -232,7 +246,10 @@ class Batches:
         batch = kept.batch
         batch.status = status
         setattr(batch, f"{status}_at", int(time.time()))
-        self._save(kept)
+        try:
+            self._save(kept)
+        except OSError as error:  # it is what it is for as long as this server runs
+            log.event("storage", logging.ERROR, error=error, id=batch.id)
         counts = batch.request_counts
         log.event("batch", id=batch.id, status=status, total=counts.total, failed=counts.failed)
 
@@ -242,9 +259,7 @@ class Batches:
 
     def _full(self) -> bool:
         """Whether files, and the answers that are to become files, take all the room there is."""
-        folder = self.files.folder.path / "batches"
-        written = sum(path.stat().st_size for end in ("good", "bad") for path in folder.glob(f"*.{end}"))
-        return self.files.size + written >= self.files.limit
+        return self.files.size + sum(self._written.values()) >= self.files.limit
 
     def _results(self, id: str) -> tuple[Path, Path]:
         """Where the answers are collected: those of status 200, and the others."""
@@ -262,15 +277,23 @@ def full(custom_id: str) -> ResultLine:
     return ResultLine(f"batch_req_{uuid.uuid4().hex}", custom_id, None, error)
 
 
-def record(result: ResultLine, counts: Counts, right: BinaryIO, wrong: BinaryIO) -> None:
+def next_line(lines: Iterator[tuple[int, bytes]], done: set[str]) -> bytes | None:
+    """The next that has no answer."""
+    return next((data for _, data in lines if not done or read_line(data).custom_id not in done), None)
+
+
+def record(result: ResultLine, counts: Counts, right: BinaryIO, wrong: BinaryIO) -> int:
+    """Writes it, and returns its length."""
     fine = result.response is not None and result.response.status_code == 200
     if fine:
         counts.completed += 1
     else:
         counts.failed += 1
     target = right if fine else wrong
-    target.write(encode_line(result))
+    line = encode_line(result)
+    target.write(line)
     target.flush()
+    return len(line)
 
 
 def read_done(path: Path) -> set[str]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import heapq
+import logging
 import os
 import re
 import secrets
@@ -16,15 +18,17 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 
-from octavo.core.errors import ConfigError, RequestError, RequestTooLarge
+from octavo.core import log
+from octavo.core.errors import ConfigError, RequestError, RequestTooLarge, StorageUnavailable
 from octavo.server.batch.multipart import Multipart
 from octavo.server.batch.protocol import FileDeleted, FileList, FileObject, KeptFile
+from octavo.server.fields import decimal
 from octavo.server.http import Exchange, Response, Stream, json_response
 from octavo.server.lists import page
 
@@ -100,27 +104,41 @@ def private(path: Path, mode: str = "wb") -> BinaryIO:
     return found  # type: ignore[return-value]
 
 
+@contextlib.contextmanager
+def storing() -> Iterator[None]:
+    """What the disk refuses becomes an error that clients may see."""
+    try:
+        yield
+    except OSError as error:
+        log.event("storage", logging.ERROR, error=error)
+        raise StorageUnavailable("The server cannot store this now; try again later.") from None
+
+
 class Files:
     def __init__(self, folder: Folder, limit: int) -> None:
         self.folder = folder
         self.limit = limit  # bytes of all files
+        self.size = 0  # of all of them
+        self._coming = 0  # bytes that are being uploaded
         self._known: dict[str, KeptFile] = {}
+        self._expiries: list[tuple[int, str]] = []  # a heap
         if folder.lasting:
             for path in sorted((folder.path / "files").glob("*.json")):
                 with contextlib.suppress(msgspec.DecodeError, OSError):
                     kept = msgspec.json.decode(path.read_bytes(), type=KeptFile)
                     if _ID.fullmatch(kept.file.id) and self.path(kept.file.id).is_file():
-                        self._known[kept.file.id] = kept
+                        self._know(kept)
 
     def path(self, id: str) -> Path:
         if not _ID.fullmatch(id):  # it comes from our own records, but becomes a path
             raise FileNotKnown("There is no file of this id.", "file_id")
         return self.folder.path / "files" / id
 
-    @property
-    def size(self) -> int:
-        self._expire()
-        return sum(kept.file.bytes for kept in self._known.values())
+    def _know(self, kept: KeptFile) -> None:
+        self._known[kept.file.id] = kept
+        self.size += kept.file.bytes
+        if kept.file.expires_at is not None:
+            heapq.heappush(self._expiries, (kept.file.expires_at, kept.file.id))
 
     def find(self, id: str, owner: bytes, param: str = "file_id") -> FileObject:
         self._expire()
@@ -137,44 +155,60 @@ class Files:
         size = path.stat().st_size
         file = FileObject(id=id, bytes=size, created_at=now, filename=filename, purpose=purpose, expires_at=expires)
         path.replace(self.path(id))
-        kept = self._known[id] = KeptFile(file, owner)
-        write(self.path(id).with_suffix(".json"), msgspec.json.encode(kept))
+        kept = KeptFile(file, owner)
+        try:
+            write(self.path(id).with_suffix(".json"), msgspec.json.encode(kept))
+        except OSError:
+            self.path(id).unlink(missing_ok=True)  # without its record nobody would ever find it
+            raise
+        self._know(kept)
         return file
 
     def remove(self, id: str) -> None:
-        del self._known[id]
+        self.size -= self._known.pop(id).file.bytes
         for path in (self.path(id), self.path(id).with_suffix(".json")):
             path.unlink(missing_ok=True)
 
     def _expire(self) -> None:
         now = time.time()
-        for id in [id for id, kept in self._known.items() if (kept.file.expires_at or now + 1) <= now]:
-            self.remove(id)
+        while self._expiries and self._expiries[0][0] <= now:
+            _, id = heapq.heappop(self._expiries)
+            if id in self._known:
+                self.remove(id)
 
     # -- routes
 
     async def upload(self, exchange: Exchange) -> Response:
+        self._expire()
         room = self.limit - self.size
         if room <= 0 or len(self._known) >= MAX_FILES:
             raise StorageFull("There is no room for more files: delete some.", "file")
+        with storing():
+            file = await self._store(exchange, room)
+        return json_response(file)
+
+    async def _store(self, exchange: Exchange, room: int) -> FileObject:
         path = self.folder.path / f"upload-{uuid.uuid4().hex}"
+        taken = 0
         try:
             with private(path) as target:
                 form = Multipart(exchange.header(b"content-type") or b"", target, room)
                 async for data in exchange.upload(room + 64 * 1024):
-                    form.feed(data)
+                    await asyncio.to_thread(form.feed, data)  # a busy disk makes a writer wait
+                    self._coming += form.size - taken
+                    taken = form.size
+                    if self.size + self._coming > self.limit:  # others come at the same time
+                        raise StorageFull("There is no room for more files: delete some.", "file")
                 form.finish()
             purpose = form.fields.get("purpose", "")
             if purpose != "batch":
                 raise RequestError("purpose must be batch.", "purpose")
             unknown = set(form.fields) - {"purpose", "expires_after[anchor]", "expires_after[seconds]"}
             exchange.ignore(sorted(unknown))
-            if form.size > self.limit - self.size:  # others came meanwhile
-                raise StorageFull("There is no room for more files: delete some.", "file")
-            file = self.add(path, exchange.key, form.filename or "upload", purpose, _lifetime(form.fields))
+            return self.add(path, exchange.key, form.filename or "upload", purpose, _lifetime(form.fields))
         finally:
+            self._coming -= taken
             path.unlink(missing_ok=True)
-        return json_response(file)
 
     async def list(self, exchange: Exchange) -> Response:
         self._expire()
@@ -211,6 +245,7 @@ def _lifetime(fields: dict[str, str]) -> int | None:
     given = fields.get("expires_after[seconds]")
     if given is None:
         return None
-    if not given.isdecimal() or not 3600 <= int(given[:9]) <= 2_592_000:
+    seconds = decimal(given, 3600, 2_592_000)
+    if seconds is None:
         raise RequestError("expires_after[seconds] must be in [3600, 2592000].", "expires_after[seconds]")
-    return int(given)
+    return seconds

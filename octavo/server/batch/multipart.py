@@ -10,6 +10,7 @@ from octavo.core.errors import RequestError, RequestTooLarge
 MAX_HEAD = 4096  # bytes of the headers of a part
 MAX_FIELD = 4096  # bytes of a field that is not the file
 MAX_PARTS = 32
+MAX_TYPE = 512  # bytes of the content-type, which may be made to be hard to match
 _BOUNDARY = re.compile(
     rb'multipart/form-data\s*;.*?boundary="?([0-9A-Za-z\'()+_,./:=? -]{1,70}?)"?\s*(?:;.*)?', re.I | re.S
 )
@@ -21,7 +22,7 @@ class Multipart:
     """Give it the body in pieces with `feed`, then call `finish`. The part named "file" goes to `target`."""
 
     def __init__(self, content_type: bytes, target: BinaryIO, limit: int) -> None:
-        found = _BOUNDARY.fullmatch(content_type)
+        found = _BOUNDARY.fullmatch(content_type[:MAX_TYPE])
         if found is None:
             raise RequestError("Send a form: content-type multipart/form-data with a boundary.", "file")
         self.fields: dict[str, str] = {}

@@ -46,7 +46,7 @@ class Anthropic(Dialect):
 
 
 async def messages(service: Service, exchange: Exchange, body: bytes) -> Response | Stream:
-    request, _, exchange.ignored = fields.decode(body, p.MessagesRequest)
+    request, _, exchange.ignored = await fields.read(body, p.MessagesRequest)
     exchange.take_id(request.request_id)
     builder = MessageBuilder(await _chat(service, exchange, request, len(body)))
     if request.stream:
@@ -56,7 +56,7 @@ async def messages(service: Service, exchange: Exchange, body: bytes) -> Respons
 
 
 async def count_tokens(service: Service, exchange: Exchange, body: bytes) -> Response:
-    request, _, exchange.ignored = fields.decode(body, p.CountRequest)
+    request, _, exchange.ignored = await fields.read(body, p.CountRequest)
     answer = await _chat(service, exchange, request, len(body))
     ids = await service.encode(answer.text, answer.request.add_special_tokens)
     return json_response(p.TokenCount(len(ids)))

@@ -35,7 +35,7 @@ class Responses:
         self._busy = busy
 
     async def create(self, service: Service, exchange: Exchange, body: bytes) -> Response | Stream:
-        request, tree, exchange.ignored = fields.decode(body, p.ResponsesRequest)
+        request, tree, exchange.ignored = await fields.read(body, p.ResponsesRequest)
         exchange.take_id(request.request_id)
         if request.background and request.store is False:
             raise RequestError("background needs store: the answer must be kept until it is asked for.", "background")
@@ -142,10 +142,11 @@ class Responses:
             return json_response(stored.response)
         if stored.run is None or not (stored.run.events or not stored.run.over):
             raise RequestError("Only a response made with background and stream can be streamed again.", "stream")
-        after = exchange.query.get("starting_after", "-1")
-        if not after.removeprefix("-").isdecimal() or len(after) > 9:
+        asked = exchange.query.get("starting_after")
+        after = -1 if asked is None else fields.decimal(asked, 0, 10**9)
+        if after is None:
             raise RequestError("starting_after must be the number of an event.", "starting_after")
-        return Stream(stored.run.follow(max(0, int(after) + 1)), end=b"")
+        return Stream(stored.run.follow(after + 1), end=b"")
 
     async def delete(self, exchange: Exchange) -> Response:
         stored = self.store.delete(exchange.argument, exchange.key)
@@ -188,6 +189,8 @@ async def _begin(
     """The chat of the items; with truncation auto, of the last ones that fit."""
     room = service.llm.max_model_len - (request.max_output_tokens or 1)
     drop = 1
+    if request.truncation == "auto":
+        items = items[-service.llm.max_model_len :]  # more cannot fit, and to find out costs a rendering each time
     while True:
         chat = to_chat(request, tree, items)
         answer = await begin(service, exchange, fields.convert(chat, ChatRequest), chat, size)

@@ -59,6 +59,7 @@ class Stored:
     run: Run | None = None
     expires: float = 0.0
     size: int = 0
+    made: list[str] = field(default_factory=list)  # the ids of its items
 
     def continued(self) -> list[p.InputItem]:
         """What the next answer follows: these items, and this answer."""
@@ -74,6 +75,7 @@ class ResponseStore:
         self.bytes = 0
         self._clock = clock
         self._kept: OrderedDict[str, Stored] = OrderedDict()
+        self._made: dict[str, str] = {}  # the response that an item came with
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -85,6 +87,8 @@ class ResponseStore:
         events = stored.run.events if stored.run is not None else []
         stored.size = len(_encode((stored.response, stored.items))) + sum(map(len, events))
         self._kept[stored.response.id] = stored
+        stored.made = [item.id for item in stored.response.output]
+        self._made.update((id, stored.response.id) for id in stored.made)
         self.bytes += stored.size
         self._trim()
 
@@ -101,13 +105,11 @@ class ResponseStore:
         return stored
 
     def find_item(self, id: str, owner: bytes) -> p.InputItem | None:
-        """An item by its id: what a client refers to is nearly always new."""
-        for stored in reversed(self._kept.values()):
-            if stored.owner == owner:
-                for item in stored.response.output:
-                    if item.id == id:
-                        return as_input(item)
-        return None
+        """An item by its id."""
+        stored = self._kept.get(self._made.get(id, ""))
+        if stored is None or stored.owner != owner:
+            return None
+        return next(as_input(item) for item in stored.response.output if item.id == id)
 
     def running(self) -> list[Stored]:
         return [stored for stored in self._kept.values() if stored.run is not None and not stored.run.over]
@@ -125,6 +127,8 @@ class ResponseStore:
         stored = self._kept.pop(id, None)
         if stored is not None:
             self.bytes -= stored.size
+            for item in stored.made:
+                self._made.pop(item, None)
 
 
 def as_input(item: p.OutputItem) -> p.InputItem:
