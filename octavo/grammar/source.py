@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from octavo.core.structured import StructuredOutputs
+from octavo.grammar.quoted import quoted
 from octavo.grammar.schema import GrammarError, blame, prepare, step, subschemas
 from octavo.grammar.tags import TagGrammar
 
@@ -95,15 +96,23 @@ class _Translation:
     def _with_options(self, schema: dict[str, Any]) -> str:
         return json.dumps({**schema, "x-guidance": self._options()}, ensure_ascii=False)
 
-    def _grammar(self, text: str) -> str:
-        """A user's grammar in Lark."""
+    def _grammar(self, text: str, path: str = "", quote: bool = False) -> str:
+        """A user's grammar in Lark; `quote`: of what JSON writes for its texts."""
         from llguidance.gbnf_to_lark import any_to_lark
 
         try:
             found: str = any_to_lark(text)
         except Exception as error:  # the library raises no narrower class
-            raise GrammarError(f"the grammar cannot be read: {str(error)[:200]}") from None
-        return lark(_DIRECTIVE.sub("", found))
+            raise GrammarError(f"the grammar cannot be read: {str(error)[:200]}", path) from None
+        found = _DIRECTIVE.sub("", found)
+        try:
+            found = lark(quoted(found) if quote else found)
+        except GrammarError as error:
+            error.path = path
+            raise
+        if path and (fault := self.vocabulary.fault(found)):
+            raise GrammarError(fault, path, "grammar_too_complex" if too_complex(fault) else None)
+        return found
 
     def _locate(self, error: str) -> str:
         """The path that the library's message is about, which it does not tell itself."""

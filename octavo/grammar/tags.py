@@ -19,13 +19,14 @@ ANY = r"/(.|\n)*/"
 
 class TagGrammar:
     """Writes the rules of one structural tag. `schema` gives the `%json` body of a schema at a path, `regex` a pattern
-    as it stands between slashes, `grammar` one as Lark; `special` maps special tokens to their ids."""
+    as it stands between slashes, `grammar` one at a path as Lark, perhaps quoted; `special` maps special tokens to
+    their ids."""
 
     def __init__(
         self,
         schema: Callable[[Any, str], str],
         regex: Callable[[str], str],
-        grammar: Callable[[str], str],
+        grammar: Callable[[str, str, bool], str],
         special: dict[str, int],
     ) -> None:
         self._schema, self._regex, self._grammar, self._special = schema, regex, grammar, special
@@ -67,7 +68,8 @@ class TagGrammar:
                 return self._rule(f"/{self._regex(self._text(node, 'pattern', path))}/")
             case "grammar":
                 name = f"g{len(self._grammars)}"
-                self._grammars.append({"name": name, "lark_grammar": self._grammar(self._text(node, "grammar", path))})
+                lark = self._grammar(self._text(node, "grammar", path), path, node.get("quoted") is True)
+                self._grammars.append({"name": name, "lark_grammar": lark})
                 return "@" + name
             case "any_text":
                 return self._rule(ANY)
@@ -97,9 +99,8 @@ class TagGrammar:
         begin, end = self._text(tag, "begin", path)[skip:], self._text(tag, "end", path)
         inner = tag.get("content")
         if isinstance(inner, dict) and inner.get("type") == "any_text" and end:
-            if end in self._special:
-                body = f"{self._rule(ANY)} {self._literal(end)}"
-            else:
+            body = self._up_to_special(end)
+            if body is None:
                 body = self._rule(ANY, f"[suffix={json.dumps(end, ensure_ascii=False)}]")
             return f"{self._literal(begin)} {body}".strip()
         body = self._node(inner, step(path, content), depth + 1)
@@ -122,11 +123,10 @@ class TagGrammar:
         found = []
         for trigger, rests in calls.items():
             options = "(" + " | ".join(rests) + ")"
-            if trigger in self._special:
-                found.append(f"{self._rule(ANY)} {self._literal(trigger)} {options}")
-            else:
+            announced = self._up_to_special(trigger)
+            if announced is None:
                 announced = self._rule(f"{ANY} {self._literal(trigger)}", "[lazy]")
-                found.append(f"{announced} {options}")
+            found.append(f"{announced} {options}")
         some = self._rule(" | ".join(found))
         first = f"({' | '.join(whole)})"
         if node.get("stop_after_first"):
@@ -143,6 +143,15 @@ class TagGrammar:
             else f"{one} ({self._literal(self._text(node, 'separator', path))} {one})*"
         )
         return found if node.get("at_least_one") else f"({found})?"
+
+    def _up_to_special(self, mark: str) -> str | None:
+        """Any text up to a mark with a special token in it, and the mark; None if it has none. No text can hold such a
+        token: so what stands before it in the mark is the end of that text."""
+        parts = self._split.split(mark, maxsplit=1) if self._split is not None else [mark]
+        if len(parts) == 1:
+            return None
+        text = self._rule(ANY[:-1] + re.escape(parts[0]).replace("/", r"\/") + "/")
+        return f"{text} {self._literal(mark[len(parts[0]) :])}"
 
     def _rule(self, body: str, attributes: str = "") -> str:
         name = f"r{len(self._rules)}"

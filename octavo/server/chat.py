@@ -28,6 +28,7 @@ from octavo.server.generation import (
 )
 from octavo.server.http import Exchange, Response, Stream, event, json_response
 from octavo.server.protocol import (
+    CalledCustom,
     CalledFunction,
     CalledTool,
     ChatChoice,
@@ -37,6 +38,7 @@ from octavo.server.protocol import (
     ChatLogprobs,
     ChatMessage,
     ChatRequest,
+    CustomDelta,
     Delta,
     FunctionDelta,
     StreamOptions,
@@ -48,7 +50,8 @@ from octavo.server.protocol import (
 from octavo.server.service import Service, offload
 from octavo.server.tools import Reader, Toolbox, enforce, toolbox, with_tool_calls
 from octavo.text.parsing import base as parsing
-from octavo.text.parsing.base import Parsed
+from octavo.text.parsing.base import Call, Parsed
+from octavo.text.parsing.custom import Inputs
 
 _encode = msgspec.json.Encoder().encode
 
@@ -172,6 +175,7 @@ class ChatAnswer:
         self.tools = tools
         self.parsers = [reader.parser(text) for _ in range(run.params.n)]
         self.parsed = [Parsed() for _ in self.parsers]
+        self.inputs = [Inputs(tools.customs) for _ in self.parsers]
 
     async def whole(self) -> ChatCompletion:
         run, request = self.run, self.request
@@ -210,6 +214,8 @@ class ChatAnswer:
         else:
             told = parser.feed(piece.text) + (parser.finish() if piece.finish_reason is not None else [])
             told = [delta for delta in told if self.tools.parallel or delta.index == 0]
+        if self.tools.customs:
+            told = self.inputs[piece.index].read(told, piece.finish_reason is not None)
         for delta in told:
             if delta.kind != "content" or not self.request.stream:  # content that was sent is needed no more
                 self.parsed[piece.index].add(delta)
@@ -218,16 +224,21 @@ class ChatAnswer:
         return told
 
     def message(self, parsed: Parsed) -> ChatMessage:
-        calls = [CalledTool(id=call.id, function=CalledFunction(call.name, call.arguments)) for call in parsed.calls]
+        calls = [self.called(call) for call in parsed.calls]
         silent = not parsed.content and (parsed.calls or parsed.reasoning)
         message = ChatMessage(None if silent else self.echo + parsed.content)
         if parsed.reasoning and self.request.include_reasoning is not False:
             message.reasoning = message.reasoning_content = parsed.reasoning
-        if calls and self.tools.legacy:
-            message.function_call = calls[0].function
+        if parsed.calls and self.tools.legacy:
+            message.function_call = CalledFunction(parsed.calls[0].name, parsed.calls[0].arguments)
         elif calls:
             message.tool_calls = calls
         return message
+
+    def called(self, call: Call) -> CalledTool:
+        if call.name in self.tools.customs:
+            return CalledTool(id=call.id, type="custom", custom=CalledCustom(call.name, call.arguments))
+        return CalledTool(id=call.id, function=CalledFunction(call.name, call.arguments))
 
     def finish_reason(self, piece: CompletionOutput) -> str:
         if piece.finish_reason == "stop" and self.parsed[piece.index].calls:
@@ -288,7 +299,7 @@ class ChatAnswer:
 
     def choices(self, piece: CompletionOutput) -> list[ChatChunkChoice]:
         """What one piece of an answer says: some content, and that it has ended."""
-        deltas = [self.delta(told) for told in self.read(piece)]
+        deltas = [self.delta(told, piece.index) for told in self.read(piece)]
         shown = [delta for delta in deltas if delta is not None]
         logprobs = self.logprobs(piece)
         ids = piece.token_ids if self.request.return_token_ids and piece.token_ids else UNSET
@@ -302,18 +313,24 @@ class ChatAnswer:
             found.append(ChatChunkChoice(piece.index, Delta(), None, reason, piece.stop_reason))
         return found
 
-    def delta(self, told: parsing.Delta) -> Delta | None:
+    def delta(self, told: parsing.Delta, index: int) -> Delta | None:
+        """Something that answer `index` says."""
         if told.kind == "content":
             return Delta(content=told.text)
         if told.kind == "reasoning":
             hidden = self.request.include_reasoning is False
             return None if hidden else Delta(reasoning=told.text, reasoning_content=told.text)
-        function = FunctionDelta(name=UNSET if told.name is None else told.name, arguments=told.text)
+        name = UNSET if told.name is None else told.name
         if self.tools.legacy:
-            return Delta(function_call=function)
-        call = ToolDelta(index=told.index, function=function)
+            return Delta(function_call=FunctionDelta(name=name, arguments=told.text))
+        call = ToolDelta(index=told.index)
+        custom = self.inputs[index].custom(told.index)
+        if custom:
+            call.custom = CustomDelta(name=name, input=told.text)
+        else:
+            call.function = FunctionDelta(name=name, arguments=told.text)
         if told.id is not None:
-            call.id, call.type = told.id, "function"
+            call.id, call.type = told.id, "custom" if custom else "function"
         return Delta(tool_calls=[call])
 
     def logprobs(self, piece: CompletionOutput) -> ChatLogprobs | None:

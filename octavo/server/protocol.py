@@ -21,6 +21,7 @@ Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Salt = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~=+:-]{1,256}\Z")]
 RequestId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,128}\Z")]
 Milliseconds = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+ToolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,128}\Z")]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 LogprobCount = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
 
@@ -160,24 +161,67 @@ class FunctionCall(Struct):
     arguments: str
 
 
+class CustomCall(Struct):
+    name: str
+    input: str
+
+
 class ToolCall(Struct):
-    function: FunctionCall
+    """Has `function` or `custom`, as its `type` says."""
+
+    function: FunctionCall | None = None
+    custom: CustomCall | None = None
     id: str | None = None
-    type: Literal["function"] = "function"
+    type: Literal["function", "custom"] = "function"
+
+    def __post_init__(self) -> None:
+        _check_type(self)
 
 
 class Function(Struct):
     """What may be called. The chat template gets it as it came."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,128}\Z")]
+    name: ToolName
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
-class FunctionTool(Struct):
-    function: Function
-    type: Literal["function"] = "function"
+class PlainInput(Struct, tag_field="type", tag="text"):
+    pass
+
+
+class InputGrammar(Struct):
+    definition: Annotated[str, Meta(min_length=1, max_length=1 << 16)]
+    syntax: Literal["lark", "regex"]
+
+
+class GrammarInput(Struct, tag_field="type", tag="grammar"):
+    grammar: InputGrammar
+
+
+class Custom(Struct):
+    """A tool whose input is text. With a grammar, its calls are always enforced."""
+
+    name: ToolName
+    description: str | None = None
+    format: PlainInput | GrammarInput | None = None
+
+
+class Tool(Struct):
+    """Has `function` or `custom`, as its `type` says."""
+
+    function: Function | None = None
+    custom: Custom | None = None
+    type: Literal["function", "custom"] = "function"
+
+    def __post_init__(self) -> None:
+        _check_type(self)
+
+
+def _check_type(tool: Tool | ToolCall) -> None:
+    if getattr(tool, tool.type) is None:
+        raise ValueError(f"What is of the type {tool.type} needs the field {tool.type}")
 
 
 class NamedFunction(Struct):
@@ -188,9 +232,13 @@ class NamedChoice(Struct, tag_field="type", tag="function"):
     function: NamedFunction
 
 
+class CustomChoice(Struct, tag_field="type", tag="custom"):
+    custom: NamedFunction
+
+
 class AllowedTools(Struct):
     mode: Literal["auto", "required"]
-    tools: list[NamedChoice]
+    tools: list[NamedChoice | CustomChoice]
 
 
 class AllowedChoice(Struct, tag_field="type", tag="allowed_tools"):
@@ -223,8 +271,8 @@ class ChatRequest(GenerationRequest, kw_only=True):
     documents: list[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     return_prompt_text: bool | None = False
-    tools: list[FunctionTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedChoice | AllowedChoice | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | CustomChoice | AllowedChoice | None = None
     parallel_tool_calls: bool | None = True
     functions: list[Function] | None = None
     function_call: Literal["none", "auto"] | NamedFunction | None = None
@@ -243,7 +291,7 @@ class TokenizeRequest(Struct, kw_only=True):
     add_generation_prompt: bool | None = None  # None: unless the last message is continued
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
-    tools: list[FunctionTool] | None = None
+    tools: list[Tool] | None = None
 
 
 class DetokenizeRequest(Struct, kw_only=True):
@@ -309,10 +357,16 @@ class CalledFunction(Struct):
     arguments: str
 
 
+class CalledCustom(Struct):
+    name: str
+    input: str
+
+
 class CalledTool(Struct, kw_only=True):
     id: str
-    type: str = "function"
-    function: CalledFunction
+    type: Literal["function", "custom"] = "function"
+    function: CalledFunction | UnsetType = UNSET
+    custom: CalledCustom | UnsetType = UNSET
 
 
 class ChatMessage(Struct):
@@ -353,11 +407,17 @@ class FunctionDelta(Struct, kw_only=True):
     arguments: str
 
 
+class CustomDelta(Struct, kw_only=True):
+    name: str | UnsetType = UNSET
+    input: str
+
+
 class ToolDelta(Struct, kw_only=True):
     index: int
     id: str | UnsetType = UNSET
-    type: str | UnsetType = UNSET
-    function: FunctionDelta
+    type: Literal["function", "custom"] | UnsetType = UNSET
+    function: FunctionDelta | UnsetType = UNSET
+    custom: CustomDelta | UnsetType = UNSET
 
 
 class Delta(Struct):

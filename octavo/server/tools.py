@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 from octavo.core.errors import RequestError
 from octavo.core.params import SamplingParams
 from octavo.core.structured import StructuredOutputs
-from octavo.server.protocol import AllowedChoice, ChatRequest, NamedChoice, NamedFunction
+from octavo.server.protocol import AllowedChoice, ChatRequest, CustomChoice, GrammarInput, NamedChoice, NamedFunction
 from octavo.server.service import Service
 from octavo.text.parsing.base import Demand, OutputParser, Tool
+from octavo.text.parsing.custom import INPUT, as_function
 from octavo.text.parsing.forms import content_form
 
 
@@ -25,6 +27,7 @@ class Toolbox:
     parallel: bool = True
     legacy: bool = False  # the call is answered as message.function_call
     params: Mapping[str, str] = field(default_factory=dict)  # where in the request a function's schema stands
+    customs: frozenset[str] = frozenset()  # the names of those whose input is text
 
     @property
     def param(self) -> str:
@@ -32,7 +35,7 @@ class Toolbox:
 
     @property
     def strict(self) -> bool:
-        return any(function.get("strict") for function in self.functions)
+        return any(function.get("strict") or "grammar" in function for function in self.functions)
 
 
 def toolbox(request: ChatRequest, tree: dict[str, Any], service: Service) -> Toolbox:
@@ -40,11 +43,26 @@ def toolbox(request: ChatRequest, tree: dict[str, Any], service: Service) -> Too
     legacy = bool(request.functions)
     if legacy and request.tools:
         raise RequestError("functions is the older name of tools: send one of them.", "functions")
-    shown = (
-        [{"type": "function", "function": each} for each in tree["functions"]] if legacy else tree.get("tools") or []
-    )
-    names = [tool["function"]["name"] for tool in shown]
     param = "functions" if legacy else "tools"
+    params, grammars, customs = {}, {}, set()
+    shown: list[dict[str, Any]] = []
+    for i, given in enumerate(tree.get(param) or []):
+        custom = None if legacy else (request.tools or [])[i].custom
+        if custom is not None and given["type"] == "custom":
+            grammar = custom.format.grammar if isinstance(custom.format, GrammarInput) else None
+            syntax, definition = (grammar.syntax, grammar.definition) if grammar else (None, None)
+            function = as_function(custom.name, custom.description, syntax, definition)
+            customs.add(custom.name)
+            if grammar is not None:
+                grammars[custom.name] = (syntax, definition)
+            given, where = {"type": "function", "function": function}, ".custom.format.grammar.definition"
+        elif legacy:
+            given, where = {"type": "function", "function": given}, ".parameters"
+        else:
+            where = ".function.parameters"
+        shown.append(given)
+        params[given["function"]["name"]] = f"{param}[{i}]{where}"
+    names = [tool["function"]["name"] for tool in shown]
     if len(set(names)) < len(names):
         raise RequestError(f"{param}: two of them have the same name.", param)
     told, called, required = _choose(request, names, service.server.enable_auto_tool_choice)
@@ -58,10 +76,9 @@ def toolbox(request: ChatRequest, tree: dict[str, Any], service: Service) -> Too
             param,
         )
     functions = [tool["function"] for tool in shown if tool["function"]["name"] in called]
-    within = "" if legacy else ".function"
-    params = {name: f"{param}[{i}]{within}.parameters" for i, name in enumerate(names)}
+    functions = [{**f, "grammar": grammars[f["name"]]} if f["name"] in grammars else f for f in functions]
     parallel = request.parallel_tool_calls is not False and not legacy
-    return Toolbox(shown, functions, required, parallel, legacy, params)
+    return Toolbox(shown, functions, required, parallel, legacy, params, frozenset(customs))
 
 
 def _choose(request: ChatRequest, names: Sequence[str], auto: bool) -> tuple[set[str], set[str], bool]:
@@ -69,7 +86,7 @@ def _choose(request: ChatRequest, names: Sequence[str], auto: bool) -> tuple[set
     call, and whether it must."""
     every = set(names)
     param = "tool_choice"
-    choice: str | NamedChoice | NamedFunction | AllowedChoice | None = request.tool_choice
+    choice: str | NamedChoice | CustomChoice | NamedFunction | AllowedChoice | None = request.tool_choice
     if request.function_call is not None:
         if choice is not None or request.tools:
             raise RequestError("function_call goes with functions, as tool_choice does with tools.", "function_call")
@@ -81,11 +98,10 @@ def _choose(request: ChatRequest, names: Sequence[str], auto: bool) -> tuple[set
     if choice == "none":
         return set(), set(), False
     if isinstance(choice, AllowedChoice):
-        told = called = {tool.function.name for tool in choice.allowed_tools.tools}
+        told = called = {_name(tool) for tool in choice.allowed_tools.tools}
         required = choice.allowed_tools.mode == "required"
-    elif isinstance(choice, NamedChoice | NamedFunction):
-        told, called = every, {choice.function.name if isinstance(choice, NamedChoice) else choice.name}
-        required = True
+    elif isinstance(choice, NamedChoice | CustomChoice | NamedFunction):
+        told, called, required = every, {_name(choice)}, True
     else:
         told, called, required = every, every, True
     for name in sorted(called - every):
@@ -93,6 +109,12 @@ def _choose(request: ChatRequest, names: Sequence[str], auto: bool) -> tuple[set
     if not called:
         raise RequestError(f"{param} needs a tool to choose.", param)
     return told, called, required
+
+
+def _name(choice: NamedChoice | CustomChoice | NamedFunction) -> str:
+    if isinstance(choice, NamedFunction):
+        return choice.name
+    return choice.custom.name if isinstance(choice, CustomChoice) else choice.function.name
 
 
 def enforce(params: SamplingParams, tools: Toolbox, parser: OutputParser | None, template: str) -> SamplingParams:
@@ -123,8 +145,9 @@ def enforce(params: SamplingParams, tools: Toolbox, parser: OutputParser | None,
 
 
 def with_tool_calls(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The history with the older function_call and role function as the tool calls that chat templates know."""
-    if not any(message.get("function_call") or message["role"] == "function" for message in messages):
+    """The history with the older function_call and role function, and calls of custom tools, as the tool calls that
+    chat templates know."""
+    if not any(map(_other_calls, messages)):
         return messages
     found, last = [], "call_0"
     for i, message in enumerate(messages):
@@ -134,8 +157,23 @@ def with_tool_calls(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
             message["tool_calls"] = [{"id": last, "type": "function", "function": call}]
         if message["role"] == "function":
             message["role"], message["tool_call_id"] = "tool", last
+        if message.get("tool_calls"):
+            message["tool_calls"] = [_as_function_call(call) for call in message["tool_calls"]]
         found.append(message)
     return found
+
+
+def _other_calls(message: dict[str, Any]) -> bool:
+    calls = message.get("tool_calls") or []
+    return bool(message.get("function_call")) or message["role"] == "function" or any("custom" in c for c in calls)
+
+
+def _as_function_call(call: dict[str, Any]) -> dict[str, Any]:
+    if call.get("type") != "custom":
+        return call
+    arguments = json.dumps({INPUT: call["custom"]["input"]}, ensure_ascii=False)
+    found = {key: value for key, value in call.items() if key != "custom"}
+    return {**found, "type": "function", "function": {"name": call["custom"]["name"], "arguments": arguments}}
 
 
 class Reader:

@@ -306,3 +306,34 @@ def test_ignored_fields_are_named(server: Running) -> None:
     body = {"input": "say:x", "user": "me", "reasoning": {"effort": "low", "summary": "auto"}, "include": ["x.y"]}
     answer = server.post("/v1/responses", {**body, "text": {"verbosity": "low"}, "service_tier": "auto"})
     assert answer.headers["x-octavo-ignored"] == "user,service_tier,include.x.y,reasoning.summary,text.verbosity"
+
+
+def test_custom_tools(server: Running) -> None:
+    custom: Any = {
+        "type": "custom",
+        "name": "shell",
+        "format": {"type": "grammar", "syntax": "regex", "definition": "(.|\\n)*"},
+    }
+    say = 'Look.<tool_call>{"name": "shell", "arguments": {"input": "a\\n\\"b\\""}}</tool_call>' + CALLS
+    answer = ask(server, say, tools=[custom, *TOOLS])
+    _, item, *others = answer.output
+    assert (item.type, item.name, item.input, item.status) == ("custom_tool_call", "shell", 'a\n"b"', "completed")
+    assert [each.type for each in others] == ["message", "function_call", "function_call"]
+    assert answer.tools[0].to_dict() == {**custom, "description": None}
+    assert kinds(server, say, tools=[custom])[8:12] == [
+        *("response.output_item.added", "response.custom_tool_call_input.delta"),
+        *("response.custom_tool_call_input.done", "response.output_item.done"),
+    ]
+    history = [
+        {"role": "user", "content": "Hi"},
+        item.to_dict(),
+        {"type": "custom_tool_call_output", "call_id": item.call_id, "output": "done"},
+        {"role": "user", "content": "say:x"},
+    ]
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "custom", "name": "shell"}]}
+    for chosen in ({"type": "custom", "name": "shell"}, choice):
+        assert ask(server, history, tools=[custom], tool_choice=chosen).output_text == "x"
+    error_of(
+        server.post("/v1/responses", {"input": [{"type": "custom_tool_call", "call_id": "a", "name": "b"}]}),
+        400, "invalid_value", "input[0].input",
+    )  # fmt: skip

@@ -78,11 +78,12 @@ def together(chunks: list[Any]) -> dict[str, Any]:
         for call in delta.get("tool_calls") or []:
             calls = message.setdefault("tool_calls", [])
             if "id" in call:
-                assert call["index"] == len(calls) and call["type"] == "function"
+                assert call["index"] == len(calls) and call["type"] in call
                 calls.append({key: value for key, value in call.items() if key != "index"})
             else:
-                assert set(call) == {"index", "function"} and set(call["function"]) == {"arguments"}
-                calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
+                kind, name = ("custom", "input") if "custom" in call else ("function", "arguments")
+                assert set(call) == {"index", kind} and set(call[kind]) == {name}
+                calls[call["index"]][kind][name] += call[kind][name]
         if "function_call" in delta:
             call = message.setdefault("function_call", {"arguments": ""})
             call["arguments"] += delta["function_call"].pop("arguments")
@@ -373,8 +374,81 @@ def test_calls_of_a_required_tool(server: Running) -> None:
 
 def test_a_form_of_calls_without_a_grammar(start_server: StartServer) -> None:
     server = start_server(FakeLLM(template=TEMPLATE), tool_call_parser="pythonic")
-    error_of(server.chat(tools=[NOW], tool_choice="required"), 400, "invalid_value", "tools")
-    assert ask(server, "[now()]", tools=[NOW])["choices"][0]["finish_reason"] == "tool_calls"
+    keyword = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"class": {}}}}}
+    error_of(server.chat(tools=[keyword], tool_choice="required"), 400, "invalid_value", "tools")
+    assert ask(server, "[f()]", tools=[keyword])["choices"][0]["finish_reason"] == "tool_calls"
+    assert enforced(server, tools=[NOW], tool_choice="required")("[now()]")
+
+
+SHELL: Any = {"type": "custom", "custom": {"name": "shell", "description": "Runs a command."}}
+
+
+def custom(format: Any) -> Any:
+    return {"type": "custom", "custom": {"name": "shell", "format": format}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_custom_tools(server: Running, stream: bool) -> None:
+    """Their input is text: told as it comes, without what JSON puts around it."""
+    commands = ['ls -l | "x"\n\t\\ é 🙂', "", "b"]
+    say = "".join(call("shell", json.dumps({"input": each})) for each in commands) + call("now")
+    choice = ask(server, say, tools=[SHELL, NOW], stream=stream)["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    *ours, last = choice["message"]["tool_calls"]
+    assert [made["custom"] for made in ours] == [{"name": "shell", "input": each} for each in commands]
+    assert {made["type"] for made in ours} == {"custom"} and all("function" not in made for made in ours)
+    assert last["type"] == "function" and last["function"] == {"name": "now", "arguments": "{}"}
+    # What is no object with a text is told as it is; what is cut off, as far as it came.
+    for arguments, text in (('{"command": 1}', '{"command": 1}'), ('{"input": 5}', '{"input": 5}')):
+        (made,) = ask(server, call("shell", arguments), tools=[SHELL], stream=stream)["choices"][0]["message"][
+            "tool_calls"
+        ]
+        assert made["custom"]["input"] == text
+    most = len('<tool_call>\n{"name": "shell", "arguments": {"input": "a')
+    cut = ask(server, call("shell", '{"input": "ab"}'), tools=[SHELL], max_tokens=most, stream=stream)
+    (made,) = cut["choices"][0]["message"]["tool_calls"]
+    assert made["custom"]["input"] == "a" and cut["choices"][0]["finish_reason"] == "length"
+
+
+def test_custom_tools_through_the_client(server: Running) -> None:
+    create = server.client().chat.completions.create
+    say = f"say:{call('shell', json.dumps({'input': 'ls'}))}"
+    answer = create(model="fake", messages=[{"role": "user", "content": say}], tools=[SHELL])
+    (made,) = answer.choices[0].message.tool_calls or ()
+    assert made.type == "custom" and (made.custom.name, made.custom.input) == ("shell", "ls")
+    history: Any = [
+        {"role": "user", "content": "Hi"},
+        answer.choices[0].message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": made.id, "content": "a.txt"},
+        {"role": "user", "content": "say:done"},
+    ]
+    again = create(model="fake", messages=history, tools=[SHELL], extra_body={"return_prompt_text": True})
+    told = (again.model_extra or {})["prompt_text"]
+    assert '<tool_call>{"name": "shell", "arguments": {"input": "ls"}}<tool>a.txt' in told.replace("\n", "")
+    assert "Runs a command." in told and again.choices[0].message.content == "done"
+
+
+def test_the_grammar_of_a_custom_tool(start_server: StartServer, server: Running) -> None:
+    def grammar(syntax: str, definition: str) -> Any:
+        return custom({"type": "grammar", "grammar": {"syntax": syntax, "definition": definition}})
+
+    def made(text: str) -> str:
+        return call("shell", json.dumps({"input": text}))
+
+    accepts = enforced(server, tools=[grammar("regex", "a+\n")])  # enforced without being required
+    assert accepts("Hello.") and accepts(made("aa\n")) and not accepts(made("b")) and not accepts(call("shell"))
+    lines = 'start: line+\nline: /[^\\n]+/ NL\nNL: "\\n"'
+    accepts = enforced(server, tools=[grammar("lark", lines)], tool_choice="required")
+    assert accepts(made('a "b"\n\\c\n')) and not accepts(made("a")) and not accepts("Hello.")
+    xml = start_server(FakeLLM(template=TEMPLATE), tool_call_parser="qwen3_coder")
+    text = "<tool_call>\n<function=shell>\n<parameter=input>\n{}\n</parameter>\n</function>\n</tool_call>"
+    for tool, right in ((grammar("lark", 'start: "a" | "b"'), "b"), (grammar("regex", "[ab]"), "a")):
+        accepts = enforced(xml, tools=[tool], tool_choice={"type": "custom", "custom": {"name": "shell"}})
+        assert accepts(text.format(right)) and not accepts(text.format("c"))
+    allowed = {"mode": "required", "tools": [{"type": "custom", "custom": {"name": "shell"}}]}
+    choice = {"type": "allowed_tools", "allowed_tools": allowed}
+    accepts = enforced(server, tools=[SHELL, NOW], tool_choice=choice)
+    assert accepts(made("any")) and not accepts(call("now"))
 
 
 @pytest.mark.parametrize(
@@ -383,9 +457,12 @@ def test_a_form_of_calls_without_a_grammar(start_server: StartServer) -> None:
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [WEATHER], "tool_choice": "maybe"}, "tool_choice"),
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
-        ({"tools": [WEATHER], "tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice.type"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "other"}}, "tool_choice.type"),
         ({"tools": [WEATHER, WEATHER]}, "tools"),
-        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type"),
+        ({"tools": [{"type": "custom"}]}, "tools[0]"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x", "format": {"type": "y"}}}]},
+         "tools[0].custom.format.type"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
         ({"tools": [{"type": "function", "function": {"name": "a", "parameters": []}}]},
          "tools[0].function.parameters"),

@@ -11,7 +11,7 @@ import msgspec
 
 from octavo.server.chat import ChatAnswer
 from octavo.server.messages import protocol as p
-from octavo.server.protocol import ChatChunkChoice, ToolDelta, Usage
+from octavo.server.protocol import ChatChunkChoice, FunctionDelta, ToolDelta, Usage
 
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -79,13 +79,14 @@ class MessageBuilder:
             yield p.BlockDelta(index, p.ThinkingDelta(text))
 
     def call(self, call: ToolDelta) -> Iterator[p.MessageEvent]:
-        kind = str(call.index)
+        kind, function = str(call.index), call.function
+        assert isinstance(function, FunctionDelta), "these clients know no other tools"
         if self.open != kind:
             yield from self.close()
-            yield from self.begin(kind, p.ToolUse(call.id or "", call.function.name or "", {}))
-        if call.function.arguments:
-            self.arguments += call.function.arguments
-            yield p.BlockDelta(len(self.message.content) - 1, p.InputDelta(call.function.arguments))
+            yield from self.begin(kind, p.ToolUse(call.id or "", function.name or "", {}))
+        if function.arguments:
+            self.arguments += function.arguments
+            yield p.BlockDelta(len(self.message.content) - 1, p.InputDelta(function.arguments))
 
     def begin(self, kind: str, block: p.AnswerBlock) -> Iterator[p.MessageEvent]:
         self.open, self.arguments = kind, ""

@@ -108,16 +108,18 @@ class ResponseBuilder:
         yield p.ReasoningDelta(self.next(), index, id, 0, text)
 
     def call(self, call: ToolDelta) -> Iterator[p.AnyEvent]:
-        kind = str(call.index)
+        kind, function, custom = str(call.index), call.function, call.custom
         if self.open != kind:
-            name, call_id = call.function.name or "", call.id or ""
-            yield from self.begin(kind, p.FunctionCallItem(_id("fc"), "in_progress", call_id, name, ""))
-        item = self.response.output[-1]
-        assert isinstance(item, p.FunctionCallItem)
-        if call.function.arguments:
-            item.arguments += call.function.arguments
-            index, id = self.place
-            yield p.ArgumentsDelta(self.next(), index, id, call.function.arguments)
+            name, call_id = (custom.name if custom else function.name if function else "") or "", call.id or ""
+            new = p.CustomCallItem if custom else p.FunctionCallItem
+            yield from self.begin(kind, new(_id("ctc" if custom else "fc"), "in_progress", call_id, name, ""))
+        item, (index, id) = self.response.output[-1], self.place
+        if isinstance(item, p.CustomCallItem) and custom and custom.input:
+            item.input += custom.input
+            yield p.InputDelta(self.next(), index, id, custom.input)
+        elif isinstance(item, p.FunctionCallItem) and function and function.arguments:
+            item.arguments += function.arguments
+            yield p.ArgumentsDelta(self.next(), index, id, function.arguments)
 
     def begin(self, kind: str, item: Any, part: Any = None) -> Iterator[p.AnyEvent]:
         yield from self.close("completed")
@@ -143,6 +145,8 @@ class ResponseBuilder:
         elif isinstance(item, p.ReasoningItem):
             yield p.ReasoningDone(self.next(), index, id, 0, item.content[0].text)
             yield p.PartDone(self.next(), index, id, 0, item.content[0])
+        elif isinstance(item, p.CustomCallItem):
+            yield p.InputDone(self.next(), index, id, item.input)
         else:
             yield p.ArgumentsDone(self.next(), index, id, item.name, item.arguments)
         yield p.ItemDone(self.next(), index, item)

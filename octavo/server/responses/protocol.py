@@ -52,7 +52,15 @@ Part = InputText | PastText | PastRefusal | InputImage | InputFile | PastReasoni
 class InputItem(Struct, omit_defaults=True):
     """One item of the input: which fields it must have depends on its type."""
 
-    type: Literal["message", "function_call", "function_call_output", "reasoning", "item_reference"] = "message"
+    type: Literal[
+        "message",
+        "function_call",
+        "function_call_output",
+        "custom_tool_call",
+        "custom_tool_call_output",
+        "reasoning",
+        "item_reference",
+    ] = "message"
     id: str | None = None
     status: str | None = None
     role: Literal["user", "assistant", "system", "developer"] | None = None
@@ -60,12 +68,13 @@ class InputItem(Struct, omit_defaults=True):
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
+    input: str | None = None
     output: str | list[Part] | None = None
     summary: list[Summary] | None = None
 
 
 class FunctionTool(Struct, tag_field="type", tag="function"):
-    """The only tools that clients can run themselves, and so the only ones there are."""
+    """These, and custom tools, clients run themselves: there are no others."""
 
     name: str
     description: str | None = None
@@ -73,13 +82,32 @@ class FunctionTool(Struct, tag_field="type", tag="function"):
     strict: bool | None = None
 
 
+class PlainInput(Struct, tag_field="type", tag="text"):
+    pass
+
+
+class GrammarInput(Struct, tag_field="type", tag="grammar"):
+    definition: str
+    syntax: Literal["lark", "regex"]
+
+
+class CustomTool(Struct, tag_field="type", tag="custom"):
+    name: str
+    description: str | None = None
+    format: PlainInput | GrammarInput = field(default_factory=PlainInput)
+
+
 class NamedTool(Struct, tag_field="type", tag="function"):
+    name: str
+
+
+class NamedCustom(Struct, tag_field="type", tag="custom"):
     name: str
 
 
 class AllowedTools(Struct, tag_field="type", tag="allowed_tools"):
     mode: Literal["auto", "required"]
-    tools: list[NamedTool]
+    tools: list[NamedTool | NamedCustom]
 
 
 class PlainFormat(Struct, tag_field="type", tag="text"):
@@ -127,8 +155,8 @@ class ResponsesRequest(Struct, kw_only=True):
     stream_options: ResponseStreamOptions | None = None
     temperature: float | None = None
     text: TextConfig | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None
-    tools: list[FunctionTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | NamedCustom | AllowedTools | None = None
+    tools: list[FunctionTool | CustomTool] | None = None
     top_logprobs: LogprobCount | None = None
     top_p: float | None = None
     truncation: Literal["auto", "disabled"] | None = "disabled"
@@ -184,7 +212,15 @@ class FunctionCallItem(Struct, tag_field="type", tag="function_call"):
     arguments: str
 
 
-OutputItem = OutputMessage | ReasoningItem | FunctionCallItem
+class CustomCallItem(Struct, tag_field="type", tag="custom_tool_call"):
+    id: str
+    status: str
+    call_id: str
+    name: str
+    input: str
+
+
+OutputItem = OutputMessage | ReasoningItem | FunctionCallItem | CustomCallItem
 
 
 class InputTokensDetails(Struct):
@@ -224,7 +260,7 @@ class ResponseObject(Struct, kw_only=True):
     temperature: float
     top_p: float
     tool_choice: Any
-    tools: list[FunctionTool]
+    tools: list[FunctionTool | CustomTool]
     text: TextConfig
     background: bool
     store: bool
@@ -358,6 +394,18 @@ class ArgumentsDone(Event, tag="response.function_call_arguments.done"):
     arguments: str
 
 
+class InputDelta(Event, tag="response.custom_tool_call_input.delta"):
+    output_index: int
+    item_id: str
+    delta: str
+
+
+class InputDone(Event, tag="response.custom_tool_call_input.done"):
+    output_index: int
+    item_id: str
+    input: str
+
+
 AnyEvent = (
     Created
     | Queued
@@ -375,4 +423,6 @@ AnyEvent = (
     | ReasoningDone
     | ArgumentsDelta
     | ArgumentsDone
+    | InputDelta
+    | InputDone
 )

@@ -61,13 +61,9 @@ def unused(request: p.ResponsesRequest) -> list[str]:
 
 def _tools(request: p.ResponsesRequest, chat: dict[str, Any]) -> None:
     if request.tools:
-        functions = [msgspec.to_builtins(tool) for tool in request.tools]
-        chat["tools"] = [
-            {"type": "function", "function": {k: v for k, v in each.items() if k != "type" and v is not None}}
-            for each in functions
-        ]
+        chat["tools"] = [_tool(msgspec.to_builtins(tool)) for tool in request.tools]
     choice = request.tool_choice
-    if isinstance(choice, p.NamedTool):
+    if isinstance(choice, p.NamedTool | p.NamedCustom):
         chat["tool_choice"] = _named(choice)
     elif isinstance(choice, p.AllowedTools):
         allowed = {"mode": choice.mode, "tools": [_named(tool) for tool in choice.tools]}
@@ -82,8 +78,18 @@ def _tools(request: p.ResponsesRequest, chat: dict[str, Any]) -> None:
         chat["response_format"] = {"type": "json_schema", "json_schema": schema}
 
 
-def _named(tool: p.NamedTool) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": tool.name}}
+def _tool(given: dict[str, Any]) -> dict[str, Any]:
+    kind = given.pop("type")
+    found = {key: value for key, value in given.items() if value is not None}
+    if kind == "custom" and found["format"]["type"] == "grammar":
+        grammar = found["format"]
+        found["format"] = {"type": grammar.pop("type"), "grammar": grammar}
+    return {"type": kind, kind: found}
+
+
+def _named(tool: p.NamedTool | p.NamedCustom) -> dict[str, Any]:
+    kind = "custom" if isinstance(tool, p.NamedCustom) else "function"
+    return {"type": kind, kind: {"name": tool.name}}
 
 
 def read_input(request: p.ResponsesRequest, find: Callable[[str, str], p.InputItem]) -> list[p.InputItem]:
@@ -109,6 +115,8 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "message": ("role", "content"),
     "function_call": ("call_id", "name", "arguments"),
     "function_call_output": ("call_id", "output"),
+    "custom_tool_call": ("call_id", "name", "input"),
+    "custom_tool_call_output": ("call_id", "output"),
     "reasoning": (),
 }
 
@@ -125,7 +133,7 @@ def messages(items: Sequence[p.InputItem]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for i, item in enumerate(items):
         last = found[-1] if found and found[-1]["role"] == "assistant" else None
-        if item.type == "function_call_output":
+        if item.type in ("function_call_output", "custom_tool_call_output"):
             text = _text(item.output, f"input[{i}].output")
             found.append({"role": "tool", "tool_call_id": item.call_id, "content": text})
         elif item.type == "message" and item.role != "assistant":
@@ -147,8 +155,9 @@ def _say(message: dict[str, Any], item: p.InputItem, at: str) -> None:
     elif item.type == "reasoning":
         message["reasoning_content"] = _text(item.content or list(item.summary or ()), f"{at}.content")
     else:
-        function = {"name": item.name, "arguments": item.arguments}
-        call = {"id": item.call_id, "type": "function", "function": function}
+        kind = "custom" if item.type == "custom_tool_call" else "function"
+        said = {"input": item.input} if kind == "custom" else {"arguments": item.arguments}
+        call = {"id": item.call_id, "type": kind, kind: {"name": item.name, **said}}
         message.setdefault("tool_calls", []).append(call)
 
 

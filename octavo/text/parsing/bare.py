@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from octavo.text.parsing.custom import INPUT
 from octavo.text.parsing.forms import (
     Demand,
     Form,
@@ -17,6 +18,7 @@ from octavo.text.parsing.forms import (
     either,
     free,
     optional,
+    property_form,
     regex,
     schema,
     sequence,
@@ -27,6 +29,7 @@ from octavo.text.parsing.forms import (
 from octavo.text.parsing.scanner import Scanner, Step
 from octavo.text.parsing.values import dumps
 
+Kinds = tuple[str, str]
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
 
 
@@ -54,24 +57,29 @@ def bare_value(s: Scanner, kind: Any, end: str) -> Step[bool]:
     return bool(found)
 
 
-def parameters_form(tool: Tool, demand: Demand, begin: str, end: str) -> Form:
+def parameters_form(tool: Tool, demand: Demand, begin: str, end: str, kinds: Kinds = ("", "")) -> Form:
     """The grammar of parameters in the order of a tool's schema, or, without one, such as the model makes up.
-    `begin` has KEY for a name."""
-    found, param = demand.schema(tool), demand.params.get(tool["name"])
+    `begin` has KEY for a name, and KIND for what `kinds` says of text and of JSON."""
+    found, param = demand.schema(tool), demand.params.get(tool["name"], "")
     properties, required = found.get("properties"), found.get("required")
     before, _, after = begin.partition("KEY")
+    json_after = after.replace("KIND", kinds[1])
+    after = after.replace("KIND", kinds[0])
     if not isinstance(properties, Mapping):
-        made_up = tag(before, sequence(regex(r"\w+"), free(after, end)), "")
+        values = [free(after, end)] + ([tag(json_after, schema(True), end)] if json_after != after else [])
+        made_up = tag(before, sequence(regex(r"\w+"), either(*values)), "")
         return optional(several([made_up], "", parallel=True))
+    if "grammar" in tool:
+        return tag(before + INPUT + after, demand.bare_input(tool), end)
     parts = [text("")]
     for key, value in properties.items():
-        kind = value.get("type", "string") if isinstance(value, Mapping) else "string"
+        kind = value.get("type") if isinstance(value, Mapping) else None
         if kind == "string" and "enum" in value:
             part = tag(before + key + after, either(*(text(str(each)) for each in value["enum"])), end)
         elif kind == "string":
             part = free(before + key + after, end)
         else:
-            part = tag(before + key + after, schema(value, f"{param}.properties.{key}" if param else ""), end)
+            part = tag(before + key + json_after, property_form(found, key, param), end)
         parts.append(part if key in (required or ()) else optional(part))
     return sequence(*parts)
 

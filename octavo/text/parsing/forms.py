@@ -29,13 +29,31 @@ class Demand:
     template: str
     params: Mapping[str, str] = field(default_factory=dict)
 
+    def holds(self, tool: Tool) -> bool:
+        """Its arguments are those of its schema."""
+        return self.required or bool(tool.get("strict"))
+
     def schema(self, tool: Tool) -> Any:
         """The schema of a tool's arguments."""
-        held = self.required or tool.get("strict")
-        return (held and tool.get("parameters")) or {"type": "object"}
+        return (self.holds(tool) and tool.get("parameters")) or {"type": "object"}
 
     def arguments(self, tool: Tool) -> Form:
+        if "grammar" in tool:
+            return sequence(text('{"input": '), self.input(tool), text("}"))
         return schema(self.schema(tool), self.params.get(tool["name"], ""))
+
+    def input(self, tool: Tool) -> Form:
+        """The text of a custom tool that has a grammar, as a JSON string."""
+        syntax, definition = tool["grammar"]
+        param = self.params.get(tool["name"], "")
+        if syntax == "regex":
+            return schema({"type": "string", "pattern": f"^(?:{definition})$"}, param)
+        return sequence(text('"'), grammar(definition, param, quoted=True), text('"'))
+
+    def bare_input(self, tool: Tool) -> Form:
+        """The same, as it is."""
+        syntax, definition = tool["grammar"]
+        return regex(definition) if syntax == "regex" else grammar(definition, self.params.get(tool["name"], ""))
 
 
 def text(value: str) -> Form:
@@ -46,9 +64,23 @@ def regex(pattern: str) -> Form:
     return {"type": "regex", "pattern": pattern}
 
 
+def grammar(source: str, param: str = "", quoted: bool = False) -> Form:
+    """Text of a grammar, perhaps as JSON writes it between quotes."""
+    found: Form = {"type": "grammar", "grammar": source, "quoted": quoted}
+    return {**found, "param": param} if param else found
+
+
 def schema(value: Any, param: str = "") -> Form:
     """JSON. Errors of the schema are reported as the request's `param`, if there is one."""
     return {"type": "json_schema", "json_schema": value, **({"param": param} if param else {})}
+
+
+def property_form(whole: Mapping[str, Any], name: str, param: str) -> Form:
+    """JSON of one property of a schema, which may refer to what the schema defines."""
+    value = whole["properties"][name]
+    if isinstance(value, Mapping):
+        value = {**value, **{key: whole[key] for key in ("$defs", "definitions") if key in whole}}
+    return schema(value, f"{param}.properties.{name}" if param else "")
 
 
 def tag(begin: str, content: Form, end: str) -> Form:
@@ -97,7 +129,7 @@ def content_form(asked: StructuredOutputs) -> Form | None:
             case "choice":
                 return either(*map(text, asked.choice or ()))
             case "grammar":
-                return {"type": "grammar", "grammar": asked.grammar}
+                return grammar(str(asked.grammar))
             case _:
                 assert isinstance(asked.structural_tag, str)
                 found = json.loads(asked.structural_tag)

@@ -17,20 +17,23 @@ from octavo.text.parsing.scanner import Scanner, Step
 from octavo.text.parsing.values import dumps
 
 DSML = "｜DSML｜"
+_KINDS = (' string="true"', ' string="false"')
 _QUOTED = re.compile(r'[^"<>\n]*')
 
 
 class Invoke(OutputParser):
     prefix: ClassVar[str] = ""
+    kinds: ClassVar[tuple[str, str]] = ("", "")  # how a tag says that its value is text, or JSON
     outer: ClassVar[str] = "minimax:tool_call"
     openers: ClassVar[tuple[str, ...]] = ("<minimax:tool_call>",)
     markers: ClassVar[tuple[str, ...]] = ("<minimax:tool_call>", "</minimax:tool_call>")
 
-    def calls_form(self, demand: Demand) -> Form | None:
+    def calls_form(self, demand: Demand) -> Form:
         p = self.prefix
         tags = []
         for name, tool in self.tools.items():
-            parameters = parameters_form(tool, demand, f'<{p}parameter name="KEY">', f"</{p}parameter>\n")
+            begin, end = f'<{p}parameter name="KEY"KIND>', f"</{p}parameter>\n"
+            parameters = parameters_form(tool, demand, begin, end, self.kinds)
             tags.append(tag(f'<{p}invoke name="{name}">\n', parameters, f"</{p}invoke>\n"))
         return tag(f"<{self.outer}>\n", several(tags, "", demand.parallel), f"</{self.outer}>")
 
@@ -76,19 +79,15 @@ class Invoke(OutputParser):
 
     def _kind(self, s: Scanner, declared: Any) -> Step[Any]:
         """The type of the value that follows: what the tag says, or else what the tool's schema does."""
-        found = yield from s.accept(' string="true"', ' string="false"')
+        found = yield from s.accept(*_KINDS)
         if not found:
             return declared
-        return "string" if "true" in found else "any"
+        return "string" if found == _KINDS[0] else "any"
 
 
 class Dsml(Invoke):
-    """Its calls are not enforced: the attribute is the model's to choose."""
-
     prefix = DSML
+    kinds = _KINDS
     outer = f"{DSML}function_calls"
     openers = (f"<{DSML}function_calls>",)
     markers = (DSML,)
-
-    def calls_form(self, demand: Demand) -> Form | None:
-        return None

@@ -9,8 +9,24 @@ from __future__ import annotations
 import ast
 import re
 import warnings
+from collections.abc import Mapping
+from keyword import iskeyword
 
 from octavo.text.parsing.base import OutputParser
+from octavo.text.parsing.custom import INPUT
+from octavo.text.parsing.forms import (
+    Demand,
+    Form,
+    Tool,
+    either,
+    optional,
+    property_form,
+    schema,
+    sequence,
+    several,
+    tag,
+    text,
+)
 from octavo.text.parsing.scanner import Scanner, Step
 from octavo.text.parsing.values import dumps
 
@@ -29,6 +45,19 @@ class Pythonic(OutputParser):
     openers = (LIST, LINES, LFM)
     starts = ("[",)
     markers = (LIST, LIST_END, LINES, LINES_END, LFM, LFM_END)
+
+    def calls_form(self, demand: Demand) -> Form | None:
+        tags = []
+        for name, tool in self.tools.items():
+            arguments = _arguments_form(tool, demand)
+            if arguments is None or not _NAME.fullmatch(name):
+                return None
+            tags.append(tag(f"{name}(", arguments, ")"))
+        begin = next((mark for mark in (LFM, LINES, LIST) if mark in demand.template), "")
+        if begin == LINES:
+            return tag(LINES + "\n", several(tags, "\n", demand.parallel), "\n" + LINES_END)
+        end = {LFM: LFM_END, LIST: LIST_END}.get(begin, "")
+        return tag(begin + "[", several(tags, ", ", demand.parallel), "]" + end)
 
     def call(self, s: Scanner, opener: str) -> Step[None]:
         yield from s.space()
@@ -92,12 +121,31 @@ class _JsonNames(ast.NodeTransformer):
         return ast.Constant(_CONSTANTS[node.id]) if node.id in _CONSTANTS else node
 
 
-def _arguments(text: str) -> str | None:
+def _arguments_form(tool: Tool, demand: Demand) -> Form | None:
+    """key=value, each at most once and in the order of the tool's schema; a value is JSON, which is Python but for the
+    constants. None for keys that Python does not take."""
+    found, param = tool.get("parameters") or {}, demand.params.get(tool["name"], "")
+    held = demand.holds(tool)
+    properties, required = found.get("properties") or {}, (held and found.get("required")) or ()
+    if not isinstance(properties, Mapping) or any(not key.isidentifier() or iskeyword(key) for key in properties):
+        return None
+    if "grammar" in tool:
+        return sequence(text(f"{INPUT}="), demand.input(tool))
+    first = later = text("")  # from a key on: where none has come before, and where one has
+    for key in reversed(properties):
+        value = property_form(found, key, param) if held else schema(True)
+        begun, goes_on = sequence(text(f"{key}="), value, later), sequence(text(f", {key}="), value)
+        first = begun if key in required else either(begun, first)
+        later = sequence(goes_on if key in required else optional(goes_on), later)
+    return first
+
+
+def _arguments(given: str) -> str | None:
     """JSON of `(key=literal, …)`; None if it is anything else. Nothing is evaluated but literals."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes that Python does not know
-            call = ast.parse(f"f{text}", mode="eval").body
+            call = ast.parse(f"f{given}", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
             return None
         call = _JsonNames().visit(call)

@@ -16,8 +16,7 @@ from octavo.grammar.vocabulary import Vocabulary
 from octavo.text.parsing.base import Demand, OutputParser
 from octavo.text.parsing.formats import CALLS_BY_NAME, THINK, THINKING_BY_NAME
 from octavo.text.parsing.forms import Form, content_form
-from octavo.text.parsing.invoke import Dsml
-from octavo.text.parsing.pythonic import Pythonic
+from octavo.text.parsing.invoke import DSML
 from tests.server.fake_engine import make_tokenizer
 from tests.text.parsing.samples import D_BEGIN, D_CALL, D_DONE, D_END, D_SEP, Sample
 from tests.text.parsing.test_parsers import whole
@@ -35,9 +34,9 @@ WEATHER: Any = {
 NOW: Any = {"name": "now"}
 TOOLS = [WEATHER, NOW]
 SPECIAL = ["[TOOL_CALLS]", "[ARGS]", "<|channel|>", "<|message|>", "<|start|>", "<|constrain|>", D_BEGIN, D_END, D_CALL,
-           D_DONE, D_SEP]  # fmt: skip
+           D_DONE, D_SEP, DSML]  # fmt: skip
 ENDS = ["<|end|>", "<|call|>"]
-ENFORCED = {calls.__name__: calls for calls in CALLS_BY_NAME.values() if calls not in (Pythonic, Dsml)}
+ENFORCED = {calls.__name__: calls for calls in CALLS_BY_NAME.values()}
 
 
 @cache
@@ -76,6 +75,10 @@ REQUIRED = {
     '{"city": "Oslo"}}\n]<|END_ACTION|>',
     "minimax_m2": '<minimax:tool_call>\n<invoke name="weather">\n<parameter name="city">Rome</parameter>\n</invoke>\n'
     "</minimax:tool_call>",
+    "deepseek_v32": '<DSMLfunction_calls>\n<DSMLinvoke name="weather">\n<DSMLparameter name="city" string="true">'
+    'Rome</DSMLparameter>\n<DSMLparameter name="days" string="false">3</DSMLparameter>\n</DSMLinvoke>\n'
+    "</DSMLfunction_calls>".replace("DSML", DSML),
+    "pythonic": '[weather(city="Oslo", days=3)]',
     "openai": "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary to=functions.weather "
     '<|constrain|>json<|message|>{"city": "Oslo"}',
 }
@@ -123,7 +126,8 @@ def test_strict_tools_in_free_text(name: str) -> None:
     parser = CALLS_BY_NAME[name](TOOLS)
     demand = Demand(required=False, parallel=True, template="")
     text = REQUIRED[name]
-    for right in ("Hello. ", "", text, text.replace("weather", "now").replace("city", "anything")):
+    other = text.replace("weather", "now").replace("city", "anything")
+    for right in ("Hello. ", "", text, "[now()]" if name == "pythonic" else other):
         assert accepts(matcher(parser, demand), right), right
     assert not accepts(matcher(parser, demand), text.replace("Rome", "X").replace("Oslo", "X"))
     if not parser.starts:
@@ -196,8 +200,42 @@ def test_errors_name_the_field_of_the_request() -> None:
     assert StructuredOutputs(json=True, param="a").name("[1].b") == "a[1].b"
 
 
-def test_python_calls_cannot_be_enforced() -> None:
-    assert CALLS_BY_NAME["pythonic"](TOOLS).form(Demand(True, True, "")) is None
+def test_python_calls() -> None:
+    tool: Any = {
+        "name": "f",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"$ref": "#/$defs/A"}, "b": {"type": "string"}, "c": {"type": "boolean"}},
+            "required": ["b"],
+            "$defs": {"A": {"enum": [1, None]}},
+        },
+    }
+    for begin, between, end in (
+        ("[", ", ", "]"),
+        ("<|python_start|>[", ", ", "]<|python_end|>"),
+        ("<|tool_call_start|>[", ", ", "]<|tool_call_end|>"),
+        ("<function_calls>\n", "\n", "\n</function_calls>"),
+    ):
+        parser = CALLS_BY_NAME["pythonic"]([tool])
+        found = Demand(True, True, f"{{{{ tools }}}} {begin[:-1]}"), [tool]
+        for right in ('f(b="")', 'f(a=1, b="x")', 'f(a=null, b="x", c=true)', 'f(b="é\\"", c=false)'):
+            text = f'{begin}{right}{between}f(b="")'
+            assert accepts(matcher(parser, found[0]), text + end)
+            calls = whole(Sample(type(parser), "", tools=[tool]), text + end)[2]
+            assert len(calls) == 2 and json.loads(calls[1][1]) == {"b": ""}
+        for wrong in ("f()", "f(a=1)", 'f(b="", a=1)', 'f(a=2, b="")', 'f(b="",c=true)', 'f(b="", b="")', "f(b=1)"):
+            assert not accepts(matcher(parser, found[0]), f"{begin}{wrong}{end}")
+    for name, key in (("f", "class"), ("f", "a-b"), ("f-g", "a")):
+        parser = CALLS_BY_NAME["pythonic"]([{"name": name, "parameters": {"properties": {key: {}}}}])
+        assert parser.form(Demand(True, True, "")) is None
+
+
+def test_what_a_schema_defines_is_known_to_its_properties() -> None:
+    schema = {"type": "object", "properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"enum": [1]}}}
+    parser = CALLS_BY_NAME["glm45"]([{"name": "f", "parameters": schema}])
+    text = "<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>1</arg_value>\n</tool_call>"
+    assert accepts(matcher(parser, Demand(True, True, "")), text)
+    assert not accepts(matcher(parser, Demand(True, True, "")), text.replace("1", "2"))
 
 
 @pytest.mark.parametrize("name", ENFORCED)
@@ -215,7 +253,8 @@ def test_whatever_is_allowed_is_read_as_calls(name: str) -> None:
         while len(ids) < 1500 and not (found.is_accepting() and (found.is_stopped() or rng.random() < 0.1)):
             words = list(memoryview(found.compute_bitmask()).cast("B"))
             allowed = [i for i in range(tokenizer.vocab_size) if words[i // 8] >> (i % 8) & 1]
-            allowed = [i for i in allowed if i != tokenizer.eos_id and tokenizer.token_bytes(i)[:1] < b"\x80"]
+            allowed = [i for i in allowed if i != tokenizer.eos_id]
+            allowed = [i for i in allowed if tokenizer.token_bytes(i)[:1] < b"\x80" or i > 256]
             # What ends things is preferred, or texts and numbers would go on.
             ending = [i for i in allowed if tokenizer.decode([i], False) in ('"', "}", "]", "\n", "<", ",", "</think>")]
             ids.append(rng.choice(ending if ending and rng.random() < 0.5 else allowed))
