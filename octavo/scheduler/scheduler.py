@@ -29,6 +29,7 @@ from octavo.core.plan import NO_INTS, IntArray, RowJoin, StepPlan, StepResult
 from octavo.core.request import EngineRequest
 from octavo.grammar.messages import State
 from octavo.grammar.rows import LOST, Grammars
+from octavo.scheduler.describe import describe_decodes, describe_mixed
 from octavo.scheduler.fairness import OUTPUT_WEIGHT, FairShare
 from octavo.scheduler.queue import WaitingQueue
 from octavo.scheduler.recovery import Recovery
@@ -156,11 +157,13 @@ class Scheduler:
         while not (chunks or len(decodes)) and self._starved():
             self._preempt_last()
             chunks = self._plan_chunks(self.recovery.budget)
-        last, plan = self._last_plan, None
+        plan: StepPlan | None = None
         if chunks:
-            plan = self._describe_mixed(decodes, starts, chunks)
+            plan = self._complete(describe_mixed(self.rows, decodes, starts, chunks))
         elif len(decodes):
-            plan = self._describe_decodes(decodes, starts, last)
+            # A row that has joined waits for its mask without a chunk: it still has to be told of.
+            last = None if self._joins else self._last_plan
+            plan = self._complete(describe_decodes(self.rows, decodes, starts, last))
         self._last_plan = None if chunks else plan
         return plan
 
@@ -354,55 +357,18 @@ class Scheduler:
         self._leave(row)
         self.waiting.add(seq)
 
-    def _describe_decodes(self, rows: IntArray, starts: IntArray, last: StepPlan | None) -> StepPlan:
-        # `_decoding` is replaced whenever a row comes or goes, so the same array means the same owners.
-        # A row that has joined waits for its mask without a chunk: it still has to be told of.
-        steady = last is not None and last.rows_N is rows and not self._joins
-        if steady and last is not None:
-            counts, epochs, sampled = last.counts_N, last.epochs_N, last.sampled_S
-        else:
-            counts, epochs = np.ones(len(rows), np.int32), self.rows.epoch[rows]
-            sampled = np.arange(len(rows), dtype=np.int32)
-        return self._plan(rows, starts, counts, epochs, len(rows), NO_INTS, NO_INTS, sampled, steady)
-
-    def _describe_mixed(self, decodes: IntArray, starts: IntArray, chunks: list[tuple[int, int, int]]) -> StepPlan:
-        # Chunks of one token go first: attention treats them like decodes.
-        chunks.sort(key=lambda chunk: chunk[2] != 1)
-        new_rows, new_starts, new_counts = np.array(chunks, np.int32).T
-        rows, starts = np.concatenate((decodes, new_rows)), np.concatenate((starts, new_starts))
-        counts = np.concatenate((np.ones(len(decodes), np.int32), new_counts))
-        length = self.rows.length[new_rows]
-        tokens = np.concatenate([self.rows.tokens[row, start : start + count] for row, start, count in chunks])
-        # The token that follows each one; unknown after the last known token, which is sampled from.
-        following = _spans(new_starts, new_counts) + 1
-        inside = following < np.repeat(length, new_counts)
-        owners = np.repeat(new_rows, new_counts)
-        targets = np.where(inside, self.rows.tokens[owners, np.where(inside, following, 0)], np.int32(-1))
-        ends = np.concatenate((np.ones(len(decodes), np.bool_), new_starts + new_counts == length))
-        sampled = np.flatnonzero(ends).astype(np.int32)
-        return self._plan(rows, starts, counts, self.rows.epoch[rows], len(decodes), tokens, targets, sampled, False)
-
-    def _plan(
-        self,
-        rows: IntArray,
-        starts: IntArray,
-        counts: IntArray,
-        epochs: IntArray,
-        num_decodes: int,
-        tokens: IntArray,
-        targets: IntArray,
-        sampled: IntArray,
-        steady: bool,
-    ) -> StepPlan:
-        joins, self._joins = self._joins, []
-        changes = self.cache.take_changes()  # before a row can leave: it is in the plan all the same
-        banned, masks = (NO_INTS, NO_INTS), (NO_INTS, NO_INTS)
+    def _complete(self, plan: StepPlan) -> StepPlan:
+        """With all else that the runner must know before it takes this step."""
+        plan.joins, self._joins = self._joins, []
+        plan.table_rows_D, plan.table_index_D, plan.table_blocks_D, plan.copy_src_P, plan.copy_dst_P = (
+            self.cache.take_changes()  # before a row can leave: it is in the plan all the same
+        )
         if self.rows.num_lockstep:
-            banned, masks = self._banned(rows[sampled]), self._masks(rows[sampled])
-        return StepPlan(
-            rows, starts, counts, epochs, num_decodes, tokens, targets, sampled, steady, joins,
-            *changes, *banned, *masks, self.cache.take_fresh(),
-        )  # fmt: skip
+            sampled = plan.rows_N[plan.sampled_S]
+            plan.banned_rows, plan.banned_tokens = self._banned(sampled)
+            plan.mask_rows_M, plan.masks_MW = self._masks(sampled)
+        plan.poisoned_B = self.cache.take_fresh()
+        return plan
 
     def _banned(self, rows: IntArray) -> tuple[IntArray, IntArray]:
         """The last tokens of the bad words whose other tokens the answer now ends with."""
@@ -692,9 +658,3 @@ def _end_of(seq: Sequence, tokens: IntArray, reason: FinishReason, stop_id: int,
     answer = tokens[seq.prompt_len :]
     whole = b"" if seq.request.stream else answer.tobytes()
     return Finished(seq.uid, reason, stop_id, len(answer), whole, detail, seq.preemptions, fault)
-
-
-def _spans(starts: IntArray, counts: IntArray) -> IntArray:
-    """start, start + 1, … start + count - 1 of each pair, one after the other."""
-    ends = np.cumsum(counts)
-    return np.arange(ends[-1], dtype=np.int32) - np.repeat(ends - counts - starts, counts).astype(np.int32)

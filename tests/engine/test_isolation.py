@@ -227,7 +227,7 @@ def test_poison(llama, monkeypatch, overlap: bool):
             outputs = llm.generate(prompts, PARAMS)
             assert [o.outputs[0].token_ids for o in outputs] == llama.answers
         with monkeypatch.context() as patch:  # that it is poisoned, and that the answers would tell
-            patch.setattr(BatchBuilder, "_slots", lambda self, rows, positions: positions * 0)
+            patch.setattr(BatchBuilder, "slots", lambda self, rows, positions: [positions * 0] * len(self.tables))
             wrong = llm.generate([{"prompt_token_ids": p[::-1]} for p in llama.prompts], PARAMS)
         assert any(o.outputs[0].finish_reason == "error" for o in wrong)
 
