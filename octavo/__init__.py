@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from octavo.core.errors import ConfigError, EngineError, OctavoError, RequestError
     from octavo.core.outputs import CompletionOutput, Logprob, RequestOutput
     from octavo.core.params import BeamSearchParams, RequestOutputKind, SamplingParams
+    from octavo.core.pooling import (
+        ClassificationRequestOutput,
+        EmbeddingRequestOutput,
+        PoolingParams,
+        PoolingRequestOutput,
+        ScoringRequestOutput,
+    )
     from octavo.core.structured import StructuredOutputs, StructuredOutputsParams
     from octavo.engine.async_llm import AsyncLLM
     from octavo.llm import LLM
@@ -25,16 +32,21 @@ _HOMES = {
     "LLM": "octavo.llm",
     "AsyncLLM": "octavo.engine.async_llm",
     "BeamSearchParams": "octavo.core.params",
+    "ClassificationRequestOutput": "octavo.core.pooling",
     "CompletionOutput": "octavo.core.outputs",
     "ConfigError": "octavo.core.errors",
+    "EmbeddingRequestOutput": "octavo.core.pooling",
     "EngineConfig": "octavo.core.config",
     "EngineError": "octavo.core.errors",
     "Logprob": "octavo.core.outputs",
     "OctavoError": "octavo.core.errors",
+    "PoolingParams": "octavo.core.pooling",
+    "PoolingRequestOutput": "octavo.core.pooling",
     "RequestError": "octavo.core.errors",
     "RequestOutput": "octavo.core.outputs",
     "RequestOutputKind": "octavo.core.params",
     "SamplingParams": "octavo.core.params",
+    "ScoringRequestOutput": "octavo.core.pooling",
     "StructuredOutputs": "octavo.core.structured",
     "StructuredOutputsParams": "octavo.core.structured",
 }
@@ -43,16 +55,21 @@ __all__ = [
     "LLM",
     "AsyncLLM",
     "BeamSearchParams",
+    "ClassificationRequestOutput",
     "CompletionOutput",
     "ConfigError",
+    "EmbeddingRequestOutput",
     "EngineConfig",
     "EngineError",
     "Logprob",
     "OctavoError",
+    "PoolingParams",
+    "PoolingRequestOutput",
     "RequestError",
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
+    "ScoringRequestOutput",
     "StructuredOutputs",
     "StructuredOutputsParams",
 ]

@@ -58,6 +58,22 @@ class EngineConfig:
         QUANTIZATIONS,
         ("-q",),
     )
+    runner: str = flag(
+        "auto",
+        "generate answers, or read texts and pool what the model makes of them (auto: what the model was made for)",
+        ("auto", "generate", "pooling"),
+    )
+    convert: str = flag(
+        "auto",
+        "what a pooling model gives (auto: what its files say)",
+        ("auto", "none", "embed", "classify", "reward"),
+    )
+    pooling_type: str = flag(
+        "auto",
+        "token that stands for a text, or the mean of all (auto: what the model's files say, else cls for an encoder "
+        "and last for a decoder)",
+        ("auto", "cls", "last", "mean"),
+    )
     device: str = flag("auto", "where the model runs", ("auto", "cpu", "cuda"))
     max_model_len: int | None = flag(None, "longest prompt and answer in tokens (default: the model's)")
     block_size: int = flag(16, "tokens in a KV cache block")

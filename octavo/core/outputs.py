@@ -41,6 +41,14 @@ class Finished(msgspec.Struct, array_like=True):
     fault: Fault = Fault.INTERNAL  # where the reason is ERROR
 
 
+class Pooled(msgspec.Struct, array_like=True):
+    """What a request without an answer is for: float32 values, a vector or (`rows`) one for each token."""
+
+    uid: int
+    values: bytes
+    rows: int = 0
+
+
 class Logprobs(msgspec.Struct, array_like=True):
     """M rows of `width` columns: the token itself, then the likeliest; int32 and float32 bytes, row after row."""
 
@@ -78,6 +86,7 @@ class StepOutputs(msgspec.Struct, array_like=True):
     started: list[tuple[int, int]] = msgspec.field(default_factory=list)  # (uid, prompt tokens from the cache)
     logprobs: Logprobs | None = None
     prompt_logprobs: Logprobs | None = None
+    pooled: list[Pooled] = msgspec.field(default_factory=list)  # of requests that are in `finished` too
     stats: Stats = msgspec.field(default_factory=Stats)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.core.params import SamplingParams
+from octavo.core.pooling import PoolingParams
 
 IntArray = npt.NDArray[np.int32]
 
@@ -33,6 +34,8 @@ class EngineRequest(msgspec.Struct, array_like=True):
     # Answers that an engine has died began: (index, int32 token ids so far) of those that are not over.
     resumed: list[tuple[int, bytes]] = []
     grammar: str = ""  # what the answer must match, as a checker passed it (octavo.grammar)
+    pooling: PoolingParams | None = None  # what is wanted of the prompt, where nothing is generated
+    token_types: bytes = b""  # uint8, one a token: which of two texts it is of; empty: all are of one
 
     def prompt_ids(self) -> IntArray:
         return np.frombuffer(self.prompt, dtype=np.int32)

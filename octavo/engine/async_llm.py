@@ -20,7 +20,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +39,7 @@ from octavo.core.log import event
 from octavo.core.outputs import RequestOutput, Stats, StepOutputs
 from octavo.core.params import SamplingParams
 from octavo.core.picture import Picture
+from octavo.core.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
 from octavo.core.structured import StructuredOutputs
 from octavo.engine.cost import Ledger, cost_of
 from octavo.engine.defaults import read_generation_config
@@ -145,6 +146,11 @@ class AsyncLLM:
         return self._failure is None and not self._watchdog.stalled
 
     @property
+    def supported_tasks(self) -> list[str]:
+        """generate, or tasks of octavo.core.pooling."""
+        return self.info.supported_tasks
+
+    @property
     def num_live(self) -> int:
         """Requests that are waiting or running."""
         return len(self._news)
@@ -194,16 +200,7 @@ class AsyncLLM:
         )
         text = prompt if isinstance(prompt, str) else None
         state = RequestState(request_id, request, self.tokenizer, text, arrival)
-        self._check_suspicion(state)
-        cost = cost_of(request, self.info.vocab_size)
-        self._ledger.reserve(cost)
-        news = self._news[request.uid] = News()
-        self._outputs.add(state)
-        timer = None
-        if queue_seconds is not None:
-            timer = asyncio.get_running_loop().call_later(queue_seconds, self._overdue, state, news)
-        try:
-            self._gate.submit([state])
+        with self._served(state, queue_seconds) as news:
             while not state.finished:
                 await news.wait()
                 if state.failure:
@@ -216,6 +213,67 @@ class AsyncLLM:
             output = state.output()  # what came while the last one was being sent
             if output is not None:
                 yield output
+
+    async def pool(
+        self,
+        prompt: str | list[int] | tuple[str, str],
+        params: PoolingParams,
+        *,
+        request_id: str,
+        priority: int = 0,
+        prompt_param: str | tuple[str, str] = "input",
+        add_special_tokens: bool = True,
+        truncate_prompt_tokens: int | None = None,
+        truncation_side: str = "right",
+        tenant: str = "",
+        queue_seconds: float | None = None,
+    ) -> PoolingRequestOutput[PoolingOutput]:
+        """What the model makes of a text, of token ids, or of two texts that it reads as a pair.
+
+        A text that is too long is cut to `truncate_prompt_tokens` (-1: the model's context) at its right or left end,
+        or refused without them. Raises as `generate` does; cancelled, it is aborted.
+        """
+        arrival = time.monotonic()
+        self.check_room()
+        texts = (prompt,) if isinstance(prompt, str) else prompt
+        names = (prompt_param,) if isinstance(prompt_param, str) else prompt_param
+        types = b""
+        if isinstance(texts, tuple):
+            cut = (texts, names, truncate_prompt_tokens, truncation_side == "left")
+            if sum(map(len, texts)) > LONG_TEXT:
+                ids, types = await asyncio.to_thread(self._intake.read, *cut, add_special_tokens)
+                self.check_room()
+            else:
+                ids, types = self._intake.read(*cut, add_special_tokens)
+        else:
+            ids = self._intake.encode(texts, names[0])
+        request = self._intake.build_pooling(
+            ids, params, token_types=types, priority=priority, label=request_id, param=names[0], tenant=tenant
+        )
+        text = prompt if isinstance(prompt, str) else None
+        state = RequestState(request_id, request, self.tokenizer, text, arrival)
+        with self._served(state, queue_seconds) as news:
+            while not state.finished and not state.failure:
+                await news.wait()
+        if state.failure:
+            raise state.failure
+        return state.pooling_output()
+
+    @contextlib.contextmanager
+    def _served(self, state: RequestState, queue_seconds: float | None) -> Iterator[News]:
+        """While this lasts, the engine works on the request; what there is of it is told by the `News`."""
+        request = state.request
+        self._check_suspicion(state)
+        cost = cost_of(request, self.info.vocab_size)
+        self._ledger.reserve(cost)
+        news = self._news[request.uid] = News()
+        self._outputs.add(state)
+        timer = None
+        if queue_seconds is not None:
+            timer = asyncio.get_running_loop().call_later(queue_seconds, self._overdue, state, news)
+        try:
+            self._gate.submit([state])
+            yield news
         finally:
             if timer is not None:
                 timer.cancel()
@@ -328,7 +386,7 @@ class AsyncLLM:
                 self._news[state.request.uid].set()
 
     def _may_resume(self, state: RequestState) -> bool:
-        fixed = state.params.greedy or state.params.seed is not None
+        fixed = state.params.greedy or state.params.seed is not None or state.request.pooling is not None
         return self.recovery.resume != "off" and fixed and state.resumes < MAX_RESUMES
 
     async def restart(self) -> None:

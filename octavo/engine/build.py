@@ -19,6 +19,7 @@ import msgspec
 from octavo.core.config import CacheConfig, EngineConfig, SchedulerConfig
 from octavo.core.errors import ConfigError
 from octavo.core.hub import tokenizer_folder
+from octavo.core.pooling import PoolingInfo
 from octavo.core.progress import Phase
 from octavo.grammar.rows import Grammars
 from octavo.models.groups import LayerGroups
@@ -57,6 +58,11 @@ class EngineInfo(msgspec.Struct, array_like=True):
     attention: str
     phases: list[tuple[str, float]]  # of the start, with their seconds
     ledger: list[tuple[str, str]]  # of the memory
+    pooling: PoolingInfo | None = None  # what it can do instead of generating
+
+    @property
+    def supported_tasks(self) -> list[str]:
+        return ["generate"] if self.pooling is None else self.pooling.tasks
 
 
 class _Phases:

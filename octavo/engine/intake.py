@@ -11,13 +11,15 @@ from collections.abc import Sequence
 
 from octavo.core.errors import ContextLengthExceeded, ExceedsKVCapacity, RequestError
 from octavo.core.params import MAX_TOKEN_IDS, RequestOutputKind, SamplingParams
+from octavo.core.pooling import PoolingParams
 from octavo.core.request import EngineRequest, pack_ids
 from octavo.engine.build import EngineInfo
 from octavo.engine.cost import most_tokens
 from octavo.text.parsing.formats import detect
-from octavo.text.tokenizer import Tokenizer
+from octavo.text.tokenizer import NO_LIMIT, Tokenizer
 
 MAX_SALT = 256
+READING = SamplingParams(detokenize=False)  # of requests that generate nothing
 
 
 class Intake:
@@ -64,6 +66,8 @@ class Intake:
 
         `grammar` is what a checker made of `params.structured_outputs` (octavo.grammar.checker).
         """
+        if self.info.pooling is not None:
+            raise RequestError(f"this model does not generate: it can {', '.join(self.info.pooling.tasks)}", "model")
         assert bool(grammar) == (params.structured_outputs is not None), "a grammar that no checker has passed"
         # Checked again: fields may have been assigned to since it was made.
         params = params.clone(structured_outputs=None) if grammar else params.clone()
@@ -75,9 +79,7 @@ class Intake:
             or any(ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF for c in salt)
         ):
             raise RequestError(f"cache_salt must be at most {MAX_SALT} printable characters", "cache_salt")
-        whole = isinstance(priority, int) and not isinstance(priority, bool)
-        if not whole or not -(2**31) <= priority < 2**31:
-            raise RequestError("priority must be a 32-bit integer", "priority")
+        _check_priority(priority)
         stop_ids = list(params.stop_token_ids or [])
         if not params.ignore_eos:
             stop_ids += [token for token in self.tokenizer.eos_ids if token not in stop_ids]
@@ -100,6 +102,71 @@ class Intake:
             label=label,
             thinking=self._thinking(params),
             grammar=grammar,
+        )
+
+    def read(
+        self,
+        texts: tuple[str, ...],
+        params: Sequence[str] = ("input",),
+        limit: int | None = None,
+        keep_end: bool = False,
+        add_special_tokens: bool = True,
+    ) -> tuple[list[int], bytes]:
+        """Ids of a text, or of two as the model reads pairs, and which of the two each is of.
+
+        With a `limit` longer texts are cut, -1 means to the model's context; None: they are refused in
+        `build_pooling`. Errors name one of `params`.
+        """
+        context = self.info.max_model_len
+        if limit is not None and limit != -1 and not 1 <= limit <= context:
+            raise RequestError(f"truncate_prompt_tokens must be -1 or in [1, {context}]", "truncate_prompt_tokens")
+        for text, param in zip(texts, params, strict=True):
+            if limit is None and len(text) > context * 1024:
+                raise ContextLengthExceeded(f"{param} is far longer than the model's context", param)
+        if limit is None and len(texts) == 1:
+            return self.encode(texts[0], params[0], add_special_tokens), b""
+        most = NO_LIMIT if limit is None else context if limit == -1 else limit
+        try:
+            ids, types = self.tokenizer.encode_cut(texts, most, keep_end, add_special_tokens)
+        except RequestError as error:
+            raise RequestError(f"{params[0]}: {error.message}", params[0]) from error
+        if not ids:
+            raise RequestError(f"{params[0]} is empty: at least one token is needed", params[0])
+        return ids, types
+
+    def build_pooling(
+        self,
+        prompt_ids: list[int],
+        params: PoolingParams,
+        *,
+        token_types: bytes = b"",
+        priority: int = 0,
+        label: str = "",
+        param: str = "input",
+        tenant: str = "",
+    ) -> EngineRequest:
+        """A request for what a model makes of a prompt; checked like one that generates."""
+        params, able = params.clone(), self.info.pooling
+        if able is None:
+            raise RequestError(f"this model generates: it cannot {params.task}", "model")
+        able.check(params)
+        if len(prompt_ids) > self.info.max_model_len:
+            raise ContextLengthExceeded(
+                f"{param} has {len(prompt_ids)} tokens, the model's context {self.info.max_model_len}", param
+            )
+        _check_priority(priority)
+        return EngineRequest(
+            uid=next(self._uids),
+            prompt=pack_ids(prompt_ids),
+            params=READING,
+            max_tokens=0,
+            stop_ids=[],
+            bad_sequences=[],
+            priority=priority,
+            tenant=tenant,
+            label=label,
+            pooling=params,
+            token_types=token_types,
         )
 
     def _room(self, prompt_ids: list[int], params: SamplingParams, param: str) -> int:
@@ -162,3 +229,9 @@ class Intake:
         if sum(map(len, found)) > MAX_TOKEN_IDS:
             raise RequestError(f"bad_words are more than {MAX_TOKEN_IDS} tokens", "bad_words")
         return found
+
+
+def _check_priority(priority: int) -> None:
+    whole = isinstance(priority, int) and not isinstance(priority, bool)
+    if not whole or not -(2**31) <= priority < 2**31:
+        raise RequestError("priority must be a 32-bit integer", "priority")

@@ -30,6 +30,7 @@ from octavo.core.outputs import (
     TokenLogprobs,
 )
 from octavo.core.params import RequestOutputKind, SamplingParams
+from octavo.core.pooling import FloatArray, PoolingOutput, PoolingRequestOutput
 from octavo.core.request import EngineRequest, pack_ids
 from octavo.text.detokenizer import Detokenizer
 from octavo.text.tokenizer import Tokenizer
@@ -75,6 +76,7 @@ class RequestState:
         self.finished = False  # all of its answers are
         self.resumes = 0  # engines that died while it was on its way, and had successors that went on with it
         self.lost = False  # the engine that had it has died
+        self.pooled: FloatArray | None = None  # what a request that generates nothing has asked for
         self.failure: RequestError | None = None  # why an answer has ended with an error
 
     @property
@@ -184,6 +186,11 @@ class RequestState:
             num_cached_tokens=self.num_cached,
         )
 
+    def pooling_output(self) -> PoolingRequestOutput[PoolingOutput]:
+        """Of a request that generates nothing and has ended well."""
+        assert self.pooled is not None, "it has not ended well"
+        return PoolingRequestOutput(self.request_id, PoolingOutput(self.pooled), self.prompt_ids)
+
     @staticmethod
     def _has_news(answer: _Answer) -> bool:
         ended = answer.finish_reason is not None and not answer.told_end
@@ -274,6 +281,10 @@ class OutputProcessor:
                         state.add_logprobs(uid - state.request.uid, found, row.ids[0])
                     except Exception:
                         fail(state)
+        for pooled in outputs.pooled:
+            if (state := states.get(pooled.uid)) is not None:
+                values: FloatArray = np.frombuffer(pooled.values, np.float32)
+                state.pooled = values.reshape(pooled.rows, -1) if pooled.rows else values
         ends = {end.uid: end for end in outputs.finished}
         news = [
             (uid, [token])

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from octavo.core.outputs import RequestOutput, Stats
 from octavo.core.params import SamplingParams
 from octavo.core.picture import Picture
+from octavo.core.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
 from octavo.engine.build import EngineInfo
 from octavo.text.tokenizer import Tokenizer
 
@@ -52,6 +53,23 @@ class Engine(Protocol):
 
         `request_id` is what the log calls it: several may have the same.
         """
+        ...
+
+    async def pool(
+        self,
+        prompt: str | list[int] | tuple[str, str],
+        params: PoolingParams,
+        *,
+        request_id: str,
+        priority: int = 0,
+        prompt_param: str | tuple[str, str] = "input",
+        add_special_tokens: bool = True,
+        truncate_prompt_tokens: int | None = None,
+        truncation_side: str = "right",
+        tenant: str = "",
+        queue_seconds: float | None = None,
+    ) -> PoolingRequestOutput[PoolingOutput]:
+        """What the model makes of a text, of token ids, or of a pair of texts. Cancelled, it is aborted."""
         ...
 
     def check_room(self) -> None:

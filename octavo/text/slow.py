@@ -8,7 +8,7 @@ from typing import Any
 
 from octavo.core.errors import ConfigError
 from octavo.text.pieces import Layout
-from octavo.text.tokenizer import Backend, FastBackend
+from octavo.text.tokenizer import Backend, FastBackend, shares
 
 
 def load_with_transformers(folder: Path) -> tuple[Backend, dict[str, str]]:
@@ -41,6 +41,18 @@ class SlowBackend:
 
     def encode(self, texts: list[str], add_special_tokens: bool) -> list[list[int]]:
         return [list(self._slow.encode(text, add_special_tokens=add_special_tokens)) for text in texts]
+
+    def encode_cut(self, texts: list[str], limit: int, keep_end: bool, special: bool) -> tuple[list[int], bytes]:
+        parts = self.encode(texts, False)
+        room = max(0, limit - self._slow.num_special_tokens_to_add(len(texts) > 1)) if special else limit
+        kept = shares([len(part) for part in parts], room)
+        parts = [
+            part[len(part) - length :] if keep_end else part[:length] for part, length in zip(parts, kept, strict=True)
+        ]
+        if not special:
+            return sum(parts, []), b"".join(bytes([i]) * len(part) for i, part in enumerate(parts))
+        whole = self._slow.build_inputs_with_special_tokens(*parts)
+        return whole, bytes(self._slow.create_token_type_ids_from_sequences(*parts))
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         known = [token_id for token_id in ids if self.id_to_token(token_id) is not None]

@@ -23,6 +23,7 @@ from octavo.core.errors import ConfigError, RequestError
 from octavo.text.chat import ChatTemplate
 from octavo.text.pieces import Layout, PieceTable, read_layout
 
+NO_LIMIT = 1 << 30  # more tokens than any text has
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -32,6 +33,7 @@ class Backend(Protocol):
     layout: Layout | None  # how its decoder works; None: it must be asked for each text
 
     def encode(self, texts: list[str], add_special_tokens: bool) -> list[list[int]]: ...
+    def encode_cut(self, texts: list[str], limit: int, keep_end: bool, special: bool) -> tuple[list[int], bytes]: ...
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str: ...
     def join(self, tokens: list[str]) -> str: ...
     def id_to_token(self, token_id: int) -> str | None: ...
@@ -54,6 +56,14 @@ class FastBackend:
     def encode(self, texts: list[str], add_special_tokens: bool) -> list[list[int]]:
         # The batch call without offsets takes half the time of encode() on long texts, and lets other threads run.
         return [e.ids for e in self._fast.encode_batch_fast(texts, add_special_tokens=add_special_tokens)]
+
+    def encode_cut(self, texts: list[str], limit: int, keep_end: bool, special: bool) -> tuple[list[int], bytes]:
+        parts = self._fast.encode_batch_fast(texts, add_special_tokens=False)
+        room = max(0, limit - self._fast.num_special_tokens_to_add(len(texts) > 1)) if special else limit
+        for part, length in zip(parts, shares([len(part) for part in parts], room), strict=True):
+            part.truncate(length, direction="left" if keep_end else "right")
+        whole = self._fast.post_process(parts[0], parts[1] if len(parts) > 1 else None, special)
+        return whole.ids, bytes(whole.type_ids)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         return self._fast.decode(ids, skip_special_tokens=skip_special_tokens)
@@ -115,9 +125,20 @@ class Tokenizer:
         try:
             return self._backend.encode(texts, add_special_tokens)
         except Exception as error:  # the library raises no narrower class
-            if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
-                raise RequestError("the text holds half a character (a lone surrogate)") from error
-            raise RequestError("the model's tokenizer cannot encode this text") from error
+            raise _unreadable(texts) from error
+
+    def encode_cut(
+        self, texts: Sequence[str], limit: int = NO_LIMIT, keep_end: bool = False, add_special_tokens: bool = True
+    ) -> tuple[list[int], bytes]:
+        """One text, or two as the model reads pairs, in at most `limit` tokens, special ones included.
+
+        The longer text is cut first, at its end or (`keep_end`) at its beginning. Returns the ids, and for each one a
+        byte: which of the two texts it is of, as the tokenizer tells the model.
+        """
+        try:
+            return self._backend.encode_cut(list(texts), limit, keep_end, add_special_tokens)
+        except Exception as error:
+            raise _unreadable(texts) from error
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of a whole sequence. For what an answer adds to a prompt, use a `Detokenizer`."""
@@ -147,6 +168,22 @@ class Tokenizer:
         if backend.layout is None or anchor is None:
             return None
         return PieceTable(backend.layout, backend.id_to_token, backend.join, anchor, hidden)
+
+
+def _unreadable(texts: Sequence[str]) -> RequestError:
+    if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
+        return RequestError("the text holds half a character (a lone surrogate)")
+    return RequestError("the model's tokenizer cannot encode this text")
+
+
+def shares(lengths: Sequence[int], room: int) -> list[int]:
+    """What is kept of one or two texts of these lengths so that they fit: the longer one is cut first."""
+    if sum(lengths) <= room:
+        return list(lengths)
+    if len(lengths) == 1:
+        return [room]
+    first = min(lengths[0], max(room - room // 2, room - lengths[1]))
+    return [first, room - first]
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
