@@ -101,8 +101,6 @@ OTHERS = {
     "max_cpu_loras": ([], ["--max-cpu-loras 2"]),
     "limit_mm_per_prompt": ([], ["--limit-mm-per-prompt.image 2"]),
     "mm_processor_kwargs": ([], ["--mm-processor-kwargs.a 1"]),
-    "runner": (["--runner generate"], ["--runner pooling"]),
-    "convert": (["--convert none"], ["--convert embed"]),
     "pooler_config": ([], ["--pooler-config.task embed"]),
     "kv_transfer_config": ([], ["--kv-transfer-config.kv_role both"]),
     "kv_events_config": ([], ["--kv-events-config.publisher zmq"]),
