@@ -8,13 +8,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Mapping
+from pathlib import Path
 
 from octavo.core.errors import EngineError
 
@@ -45,6 +48,31 @@ class Child:
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
+
+    def answers(self, seconds: float, most: float) -> bool:
+        """Waits until it has said something, or is gone; False if it has worked for `seconds` without a word.
+
+        Its own time counts, where the system tells it: a busy machine is no fault of the work. TimeoutError when
+        `most` seconds have passed meanwhile.
+        """
+        ready, begin, used = select.poll(), time.monotonic(), self._seconds_used()
+        ready.register(self.sock, select.POLLIN)
+        left = seconds
+        while not ready.poll(1000 * left):
+            passed = time.monotonic() - begin
+            worked = passed if used is None else (self._seconds_used() or 0.0) - used
+            if worked >= seconds:
+                return False
+            if passed >= most:
+                raise TimeoutError
+            left = max(0.05, min(seconds - worked, most - passed))
+        return True
+
+    def _seconds_used(self) -> float | None:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return None
 
 
 def _end(process: subprocess.Popen[bytes], sock: socket.socket) -> None:

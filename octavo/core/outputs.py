@@ -74,6 +74,7 @@ class Stats(msgspec.Struct, array_like=True):
     step_tokens: int = 0  # tokens computed by the step
     kv_quarantined_blocks: int = 0  # whose bookkeeping was found wrong: never used again
     repairs: int = 0  # times that it was
+    grammar_rows: int = 0  # whose answers a matcher follows
 
 
 class StepOutputs(msgspec.Struct, array_like=True):

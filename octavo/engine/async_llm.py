@@ -156,6 +156,11 @@ class AsyncLLM:
         return len(self._news)
 
     @property
+    def reserved_bytes(self) -> int:
+        """What the live requests may come to hold (octavo.engine.cost)."""
+        return self._ledger.reserved
+
+    @property
     def pid(self) -> int:
         """Of the engine process."""
         return self._link.pid

@@ -4,26 +4,32 @@
     source = checker.check(asked)      # RequestError with the path of what is at fault
 
 Blocks, and may be called from several threads; each of them keeps a process of its own. What was found out is kept:
-a grammar is compiled once, and so is a wrong one.
+a grammar is compiled once, and so is a wrong one. A process that dies, as any may, is replaced once before its grammar
+is taken for the cause; and what was too much for it is tried again after a while.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 
 import msgspec
 
 from octavo.core.child import Child, frame, read_frame
-from octavo.core.errors import EngineUnavailable, RequestError
+from octavo.core.errors import EngineUnavailable, Overloaded, RequestError
 from octavo.core.structured import StructuredOutputs
 from octavo.grammar.messages import Check, Checked, Start
 
 PROCESS = "octavo.grammar.process"
 START_SECONDS = 60.0  # to load the tokenizer; 128k tokens take about one
-COMPILE_SECONDS = 2.0
+COMPILE_SECONDS = 2.0  # that it may work on a grammar
+BUSY_SECONDS = 20.0  # that this may take where others take the machine's time
+BAD_SECONDS = 60.0  # that a grammar which took too long is refused without another try
 KEPT_BYTES = 64 << 20
+TOO_COMPLEX = "grammar_too_complex"
 # One allocator arena: address space is what the limit on memory counts.
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -38,16 +44,24 @@ class _Worker:
     def check(self, data: bytes) -> Checked:
         if self._child is not None and not self._child.alive:
             self.close()
-        child = self._child or self._open()
-        found = _ask(child, data, COMPILE_SECONDS)
-        if found is None:
+        for _ in range(2):
+            child = self._child or self._open()
+            try:
+                if _tell(child, data) and not child.answers(COMPILE_SECONDS, BUSY_SECONDS):
+                    break
+                if (found := _hear(child)) is not None:
+                    return found
+            except TimeoutError:
+                self.close()
+                raise Overloaded("the machine is too busy to compile a grammar; try again later") from None
             self.close()
-            return Checked(error="it takes too long, or too much memory, to compile", code="grammar_too_complex")
-        return found
+        self.close()
+        return Checked(error="it takes too long, or too much memory, to compile", code=TOO_COMPLEX)
 
     def _open(self) -> Child:
         child = self._child = Child(PROCESS, ENVIRONMENT)
-        found = _ask(child, msgspec.msgpack.encode(self._start), START_SECONDS)
+        child.sock.settimeout(START_SECONDS)
+        found = _hear(child) if _tell(child, msgspec.msgpack.encode(self._start)) else None
         if found is None or found.error:
             self.close()
             raise RequestError(found.error) if found else EngineUnavailable("the grammar compiler does not start")
@@ -59,11 +73,17 @@ class _Worker:
             self._child = None
 
 
-def _ask(child: Child, data: bytes, seconds: float) -> Checked | None:
-    """The answer; None if there is none in time, or the process has died of it."""
-    child.sock.settimeout(seconds)
-    try:
+def _tell(child: Child, data: bytes) -> bool:
+    """False if nobody is there to hear it."""
+    with contextlib.suppress(OSError):
         child.sock.sendall(frame(data))
+        return True
+    return False
+
+
+def _hear(child: Child) -> Checked | None:
+    """The answer; None if the process has died."""
+    try:
         answer = read_frame(child.sock)
     except OSError:
         return None
@@ -75,19 +95,27 @@ class Checker:
         self._start = Start(str(folder), vocab_size)
         self._known: OrderedDict[bytes, Checked] = OrderedDict()
         self._bytes = 0
+        self._bad_until: dict[bytes, float] = {}  # of those that were too complex
         self._lock = threading.Lock()
         self._workers: dict[int, _Worker] = {}  # by thread
 
     def known(self, asked: StructuredOutputs) -> str | None:
         """The grammar, if that can be told at once."""
         with self._lock:
-            found = self._known.get(_key(asked))
+            found = self._find(_key(asked))
         return None if found is None else _source(asked, found)
+
+    def _find(self, key: bytes) -> Checked | None:
+        found = self._known.get(key)
+        if found is not None and found.code == TOO_COMPLEX and time.monotonic() > self._bad_until.get(key, 0.0):
+            self._drop(key)
+            return None
+        return found
 
     def check(self, asked: StructuredOutputs) -> str:
         key = _key(asked)
         with self._lock:
-            found = self._known.get(key)
+            found = self._find(key)
             if found is not None:
                 self._known.move_to_end(key)
             worker = self._workers.setdefault(threading.get_ident(), _Worker(self._start))
@@ -101,9 +129,14 @@ class Checker:
         if key not in self._known:
             self._known[key] = found
             self._bytes += len(key) + len(found.source)
+            if found.code == TOO_COMPLEX:
+                self._bad_until[key] = time.monotonic() + BAD_SECONDS
         while self._bytes > KEPT_BYTES:
-            old, dropped = self._known.popitem(last=False)
-            self._bytes -= len(old) + len(dropped.source)
+            self._drop(next(iter(self._known)))
+
+    def _drop(self, key: bytes) -> None:
+        self._bytes -= len(key) + len(self._known.pop(key).source)
+        self._bad_until.pop(key, None)
 
     def close(self) -> None:
         with self._lock:

@@ -55,6 +55,11 @@ class Grammars:
         self._news = msgspec.msgpack.Decoder(News)
 
     @property
+    def num_open(self) -> int:
+        """Rows that are followed."""
+        return len(self._epochs)
+
+    @property
     def pending(self) -> bool:
         """Some row's state is under way."""
         return bool(self._awaited)

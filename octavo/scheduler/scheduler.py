@@ -633,6 +633,7 @@ class Scheduler:
         stats.kv_waste = self.cache.waste(self.rows.computed)
         stats.step_tokens = step_tokens
         stats.kv_quarantined_blocks = pool.num_quarantined
+        stats.grammar_rows = self.grammars.num_open if self.grammars is not None else 0
         self._stats = Stats(kv_total_blocks=pool.num_blocks)
         return stats
 

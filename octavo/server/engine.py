@@ -32,6 +32,11 @@ class Engine(Protocol):
         """Once False, it stays so until `restart`."""
         ...
 
+    @property
+    def reserved_bytes(self) -> int:
+        """What the requests that are served may come to hold."""
+        ...
+
     async def restart(self) -> None:
         """After the engine's death: another one. OctavoError if there is none to be had; it may be tried again."""
         ...

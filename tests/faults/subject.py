@@ -15,7 +15,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,16 @@ from tests.server.conftest import read_answer, wait_for
 
 KEY = "fault-key"
 AUTH = {"Authorization": f"Bearer {KEY}"}
-CANARIES = 4
+CANARIES = 8
 CANARY = {"prompt": "Once upon a time", "max_tokens": 120, "temperature": 0, "ignore_eos": True, "stream": True}
 GROWTH = 64 << 20  # bytes that the front may gain
 POOL = 16  # threads that asyncio and the checkers keep
 SECONDS = 60.0  # generous: the machine may be busy
+# What the operator's socket tells of requests, in the front and in the engine: all of it is 0 once they have gone.
+LEFT = (
+    *("requests", "running", "waiting", "kv_used_blocks", "kv_quarantined_blocks", "grammar_rows"),
+    *("reserved_bytes", "body_bytes"),
+)
 
 
 def family(pid: int) -> dict[int, str]:
@@ -48,6 +54,17 @@ def family(pid: int) -> dict[int, str]:
     return {each: runs.get(each, "") for each in found}
 
 
+def segments(pids: Iterable[int]) -> list[str]:
+    """Shared memory that these processes have mapped, by name; also what is mapped twice."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                if "/dev/shm/" in line or "/memfd:" in line:
+                    found.append(line.split(maxsplit=5)[5])
+    return sorted(found)
+
+
 def memory(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -59,6 +76,7 @@ class Snapshot:
     tasks: int
     threads: int
     files: list[str]
+    segments: list[str]
     memory: int
     log: int  # bytes of it
 
@@ -80,6 +98,7 @@ class Subject:
         url = re.search(r"http://127\.0\.0\.1:(\d+)", self.log.read_text())
         assert url is not None and self.process.poll() is None, self.log.read_text()
         self.url, self.port = url[0], int(url[1])
+        self.longest_gap, self.form = 0.0, ""
         self.reference = self.stream()
 
     def close(self) -> int:
@@ -107,7 +126,7 @@ class Subject:
         front, engine = (len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
         return Snapshot(
             pids, (front, engine), state["tasks"], state["threads"], sorted(os.listdir(self.tmp)),
-            memory(pids[0]), self.log.stat().st_size,
+            segments(pids), memory(pids[0]), self.log.stat().st_size,
         )  # fmt: skip
 
     def lines(self, since: int = 0) -> list[dict[str, Any]]:
@@ -144,12 +163,15 @@ class Subject:
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def stream(self) -> str:
-        """The text of a canary."""
-        text, done = "", False
+        """The text of a canary. `longest_gap` keeps the longest silence of all of them, in seconds."""
+        text, done, last = "", False, 0.0
         body = json.dumps(CANARY).encode()
         with httpx.stream("POST", f"{self.url}/v1/completions", content=body, headers=AUTH, timeout=SECONDS) as answer:
             assert answer.status_code == 200, answer.read()
             for line in answer.iter_lines():
+                now = time.monotonic()
+                self.longest_gap = max(self.longest_gap, now - (last or now))
+                last = now
                 if line == "data: [DONE]":
                     done = True
                 elif line:
@@ -188,11 +210,11 @@ class Subject:
         answer = self.post("/v1/completions", {"prompt": "Once", "max_tokens": 3})
         assert answer.status_code == 200, answer.text
 
-        def still() -> bool:
+        def left() -> list[str]:
             state = self.state()
-            return not (state["requests"] or state["running"] or state["waiting"] or state["kv_used_blocks"])
+            return [name for name in LEFT if state[name]]
 
-        wait_for(still, SECONDS)
+        wait_for(lambda: not left(), SECONDS)
         wait_for(lambda: self.state()["tasks"] <= before.tasks, SECONDS)
         wait_for(lambda: self.snapshot().descriptors[0] <= before.descriptors[0] + 2, SECONDS)  # two checkers
         after = self.snapshot()
@@ -200,5 +222,6 @@ class Subject:
         assert after.descriptors[1] <= before.descriptors[1] + 2
         assert after.threads <= before.threads + POOL
         assert after.files == before.files
+        assert after.segments == before.segments
         assert after.memory - before.memory <= GROWTH, f"{(after.memory - before.memory) / 2**20:.0f} MiB more"
         self.lines(before.log)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from octavo.core.child import Child
 from octavo.core.errors import RequestError
 from octavo.core.structured import StructuredOutputs
+from octavo.grammar import checker as module
 from octavo.grammar.checker import COMPILE_SECONDS, Checker
 from tests.builders import VOCAB_SIZE, save_tokenizer
 
@@ -122,7 +126,7 @@ def test_others_that_cannot_be_followed(checker: Checker, asked: dict[str, Any])
 def test_what_is_too_much_is_stopped(checker: Checker, asked: dict[str, Any]):
     start = time.monotonic()
     assert refused(checker, asked).code == "grammar_too_complex"
-    assert time.monotonic() - start < COMPILE_SECONDS + 10  # and not for ever
+    assert time.monotonic() - start < 120  # and not for ever
     assert refused(checker, asked).code == "grammar_too_complex"  # known now
     assert checker.check(StructuredOutputs(regex="[a-z]+"))  # and the checker is there again
 
@@ -147,7 +151,46 @@ def test_what_is_a_trap_elsewhere(checker: Checker, asked: dict[str, Any]):
         checker.check(StructuredOutputs(**asked))
     except RequestError as error:
         assert error.status == 400
-    assert time.monotonic() - start < COMPILE_SECONDS
+    assert time.monotonic() - start < 30 * COMPILE_SECONDS
+
+
+def test_a_process_that_is_killed_is_no_fault_of_its_grammar(checker: Checker, monkeypatch: pytest.MonkeyPatch):
+    deaths, answers = [], Child.answers
+
+    def dying(child: Child, *seconds: float) -> bool:
+        if len(deaths) < limit:
+            deaths.append(child._process.pid)
+            child._process.kill()
+        return answers(child, *seconds)
+
+    monkeypatch.setattr(Child, "answers", dying)
+    limit = 1
+    assert checker.check(StructuredOutputs(regex="killed[a-z]+"))
+    limit = 3  # but one whose process dies again is taken for the cause
+    assert refused(checker, {"regex": "deadly[a-z]+"}).code == "grammar_too_complex"
+    assert len(set(deaths)) == 3
+
+
+def test_a_process_that_has_no_time_is_no_fault_of_its_grammar(checker: Checker, monkeypatch: pytest.MonkeyPatch):
+    checker.check(StructuredOutputs(regex="[a-c]+"))
+    (worker,) = checker._workers.values()
+    assert worker._child is not None
+    os.kill(worker._child._process.pid, signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "BUSY_SECONDS", 0.3)
+        assert refused(checker, {"regex": "frozen[a-z]+"}).code == "server_overloaded"
+    assert checker.check(StructuredOutputs(regex="frozen[a-z]+"))
+
+
+def test_what_was_too_much_is_tried_again_after_a_while(checker: Checker, monkeypatch: pytest.MonkeyPatch):
+    asked = StructuredOutputs(regex="later[a-z]+")
+    with monkeypatch.context() as patch:
+        patch.setattr(Child, "answers", lambda *args: False)
+        assert refused(checker, {"regex": asked.regex}).code == "grammar_too_complex"
+    assert refused(checker, {"regex": asked.regex}).code == "grammar_too_complex"
+    for key in checker._bad_until:
+        checker._bad_until[key] = 0.0
+    assert checker.check(asked) == checker.known(asked)
 
 
 def test_answers_are_kept(checker: Checker, monkeypatch: pytest.MonkeyPatch):

@@ -92,6 +92,7 @@ class FakeLLM:
         self.stats = Stats(kv_total_blocks=100)
         self.listeners: list[Callable[[Stats], None]] = []
         self.ready = True
+        self.reserved_bytes = 0
         self.may_restart = asyncio.Event()
         self.aborted: list[str] = []
         self.seen: list[SamplingParams] = []
