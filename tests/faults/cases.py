@@ -96,7 +96,8 @@ CASES = (
          "test_a_block_is_a_hit_only_after_its_step_has_ended",)),
     Case("G1", "Engine, matcher, checker, front are killed under 200 streams: what can go on goes on, others end",
          (*_at(SERVED, "test_a_killed_engine_is_started_again"), *RECOVERY)),
-    Case("G2", "Each process is frozen under 200 streams; an engine that hangs", _at(RECOVERY[1], "test_an_engine_that_is_frozen",
+    Case("G2", "Each process is frozen under 200 streams; an engine that hangs", _at(
+         RECOVERY[1], "test_an_engine_that_is_frozen",
          "test_an_engine_that_spins_tells_where", "test_an_engine_that_hangs_while_it_loads")),
     Case("G4", "The server is killed: no engine is left; its supervisor starts it again", (
          *_at(SERVED, "test_a_killed_server_leaves_no_engine"), *_at(RECOVERY[0],
