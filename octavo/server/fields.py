@@ -2,7 +2,8 @@
 
 Three kinds of fields are not in `protocol`. Those in `UNSUPPORTED` ask for something that would change the answer and
 that we cannot do: they are refused unless their value asks for nothing. A chat template is code: `FORBIDDEN` keeps it,
-and what only the parts of a cluster may tell each other, from clients. All others are accepted and named in a header.
+and what only the parts of a cluster may tell each other, from clients. All others are accepted and named in a header,
+those within objects by their path: but not of a type with `passed_on`, which a chat template gets as it came.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ FORBIDDEN: frozenset[str] = frozenset(
     }
 )
 LONG_BODY = 64 * 1024  # bytes: more are read in a thread, since half a million fields take half a second
+NEUTRAL: tuple[Any, ...] = (None, False, [], {}, "")  # values that ask for nothing
 MAX_NAMED = 32  # ignored fields in the header
 _NOT_NAME = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 _AT = re.compile(r"^(.*) - at `(?:(?:key|tag)` in `)?\$\.?([^`]*)`$", re.DOTALL)
@@ -92,13 +94,9 @@ def decode(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any], str]:
         raise RequestError("The body is not valid JSON in UTF-8.") from None
     ignored = _ignored(kind, tree)
     for name, part in tree.items():
-        inner = getattr(request, name, None) if isinstance(part, dict) else None
-        if isinstance(inner, msgspec.Struct):
-            known = {*inner.__struct_fields__, inner.__struct_config__.tag_field}
-            ignored += [
-                f"{name}.{key}" for key, value in part.items() if key not in known and value not in (None, False)
-            ]
-    return request, tree, named(ignored)
+        if isinstance(part, (dict, list)):
+            ignored += _ignored_within(getattr(request, name, None), part, name)
+    return request, tree, named(list(dict.fromkeys(ignored)))
 
 
 async def read(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any], str]:
@@ -144,6 +142,22 @@ def _ignored(kind: type[msgspec.Struct], tree: dict[str, Any]) -> list[str]:
     return [name for name, value in tree.items() if name not in known and not _refuse(name, value)]
 
 
+def _ignored_within(value: Any, part: Any, path: str) -> Iterator[str]:
+    """The paths of what a part of a request says beyond what its type knows; items of a list are not told apart."""
+    if isinstance(value, list) and isinstance(part, list):
+        if value and isinstance(value[0], (list, msgspec.Struct)):
+            for one, given in zip(value, part, strict=True):
+                yield from _ignored_within(one, given, f"{path}[]")
+    elif isinstance(value, msgspec.Struct) and isinstance(part, dict):
+        known, tag = value.__struct_fields__, value.__struct_config__.tag_field
+        passed_on = getattr(value, "passed_on", False)
+        for key, given in part.items():
+            if key in known:
+                yield from _ignored_within(getattr(value, key), given, f"{path}.{key}")
+            elif key != tag and not passed_on and given not in NEUTRAL:
+                yield f"{path}.{key}"
+
+
 def named(ignored: list[str]) -> str:
     """The names as a header may hold them, whatever a client called its fields."""
     names = [_NOT_NAME.sub("?", name[:64]) or "?" for name in ignored[:MAX_NAMED]]
@@ -173,7 +187,7 @@ def _refuse(name: str, value: Any) -> bool:
         raise RequestError(f"{name} is not accepted from clients.", name)
     if name not in UNSUPPORTED:
         return value is None
-    neutral = value in UNSUPPORTED[name] or (value in (None, False, [], {}, "") and True not in UNSUPPORTED[name])
+    neutral = value in UNSUPPORTED[name] or (value in NEUTRAL and True not in UNSUPPORTED[name])
     if not neutral and value is not None:
         raise RequestError(f"{name} is not supported by this server.", name)
     return True

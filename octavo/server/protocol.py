@@ -7,7 +7,7 @@ meaning for us: then it is accepted and named in the `x-octavo-ignored` header.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -157,6 +157,7 @@ class FilePart(Struct, tag_field="type", tag="file"):
 
 
 class FunctionCall(Struct):
+    passed_on: ClassVar[bool] = True
     name: str
     arguments: str
 
@@ -169,6 +170,7 @@ class CustomCall(Struct):
 class ToolCall(Struct):
     """Has `function` or `custom`, as its `type` says."""
 
+    passed_on: ClassVar[bool] = True
     function: FunctionCall | None = None
     custom: CustomCall | None = None
     id: str | None = None
@@ -181,6 +183,7 @@ class ToolCall(Struct):
 class Function(Struct):
     """What may be called. The chat template gets it as it came."""
 
+    passed_on: ClassVar[bool] = True
     name: ToolName
     description: str | None = None
     parameters: dict[str, Any] | None = None
@@ -211,6 +214,7 @@ class Custom(Struct):
 class Tool(Struct):
     """Has `function` or `custom`, as its `type` says."""
 
+    passed_on: ClassVar[bool] = True
     function: Function | None = None
     custom: Custom | None = None
     type: Literal["function", "custom"] = "function"
@@ -248,6 +252,7 @@ class AllowedChoice(Struct, tag_field="type", tag="allowed_tools"):
 class Message(Struct):
     """One turn, checked. The chat template gets it as it came: it may know more fields than we do."""
 
+    passed_on: ClassVar[bool] = True
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: str | list[TextPart | RefusalPart | ImagePart | AudioPart | FilePart] | None = None
     name: str | None = None

@@ -87,6 +87,24 @@ def test_thinking(server: Running, client: anthropic.Anthropic) -> None:
     thinking, text = answer.content
     assert (thinking.type, thinking.thinking, text.text) == ("thinking", "because", "Yes.")
     assert [b.type for b in ask(client, "Yes.", thinking={"type": "disabled"}).content] == ["text"]
+    hidden = ask(client, "because</think>Yes.", thinking={"type": "adaptive", "display": "omitted"})
+    assert [b.type for b in hidden.content] == ["text"]
+
+
+def test_what_blocks_say_beside_their_text_is_named(server: Running) -> None:
+    cached = {"type": "text", "text": "say:x", "cache_control": {"type": "ephemeral"}}
+    failed = {"type": "tool_result", "tool_use_id": "a", "content": "x", "is_error": True}
+    body = {
+        "messages": [{"role": "user", "content": [failed, cached, cached]}],
+        "system": [cached],
+        "max_tokens": 9,
+    }
+    answer = server.post("/v1/messages", body)
+    assert answer.headers["x-octavo-ignored"].split(",") == [
+        "messages[].content[].cache_control",
+        "system[].cache_control",
+        "messages[0].content[0].is_error",
+    ]
 
 
 def test_a_budget_of_thinking(start_server: StartServer) -> None:

@@ -96,11 +96,11 @@ class ChooseNone(Struct, tag_field="type", tag="none"):
 
 class ThinkingEnabled(Struct, tag_field="type", tag="enabled"):
     budget_tokens: Annotated[int, Meta(ge=1)]
-    display: str | None = None
+    display: Literal["summarized", "omitted"] | None = None
 
 
 class ThinkingAdaptive(Struct, tag_field="type", tag="adaptive"):
-    display: str | None = None
+    display: Literal["summarized", "omitted"] | None = None
 
 
 class ThinkingDisabled(Struct, tag_field="type", tag="disabled"):

@@ -81,6 +81,8 @@ def _reasoning(request: p.CountRequest, chat: dict[str, Any], ignored: list[str]
         chat["reasoning_effort"] = output.effort
     elif thinking is not None:
         chat["reasoning_effort"] = "medium"
+    if isinstance(thinking, p.ThinkingEnabled | p.ThinkingAdaptive) and thinking.display == "omitted":
+        chat["include_reasoning"] = False
     if isinstance(thinking, p.ThinkingEnabled):
         if ends_thinking:
             chat["thinking_token_budget"] = thinking.budget_tokens
@@ -102,7 +104,7 @@ def messages(request: p.CountRequest, ignored: list[str]) -> list[dict[str, Any]
         elif turn.role == "assistant":
             found.append(_assistant(turn.content, f"messages[{i}].content", ignored))
         else:
-            found += _user(turn.role, turn.content, f"messages[{i}].content")
+            found += _user(turn.role, turn.content, f"messages[{i}].content", ignored)
     return found
 
 
@@ -130,7 +132,7 @@ def _assistant(blocks: list[p.Block], name: str, ignored: list[str]) -> dict[str
     return found
 
 
-def _user(role: str, blocks: list[p.Block], name: str) -> list[dict[str, Any]]:
+def _user(role: str, blocks: list[p.Block], name: str, ignored: list[str]) -> list[dict[str, Any]]:
     """The results of tools are messages of their own; the other blocks between them are one message each time."""
     found: list[dict[str, Any]] = []
     parts: list[dict[str, Any]] = []
@@ -141,6 +143,8 @@ def _user(role: str, blocks: list[p.Block], name: str) -> list[dict[str, Any]]:
                 found.append({"role": role, "content": parts})
                 parts = []
             given = block.content
+            if block.is_error:
+                ignored.append(f"{at}.is_error")
             text = given if isinstance(given, str) else "\n".join(part["text"] for part in _parts(given or [], at))
             found.append({"role": "tool", "tool_call_id": block.tool_use_id, "content": text})
         else:
