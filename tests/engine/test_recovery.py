@@ -98,7 +98,7 @@ def test_answers_go_on_as_they_would_have(llama: Reference, tmp_path: Path):
         await until(lambda: engine.stats.running == 11 and engine._outputs.find(list(engine._news))[0].answers[0].text)
         kill(engine)
         with pytest.raises(EngineUnavailable):
-            await asyncio.wait_for(sampled, 2)
+            await asyncio.wait_for(sampled, 60)
         await restarted(engine)
         found = {name: await task for name, task in tasks.items()}
         for name, (answers, prompt_logprobs, cached) in found.items():
