@@ -13,6 +13,7 @@ from pathlib import Path
 from octavo.cli.advise import add_advice
 from octavo.cli.bench import add_bench
 from octavo.cli.flags import Parser, add_flags, add_foreign, number, read_flags, with_config
+from octavo.cli.quantize import add_quantize
 from octavo.core import foreign
 from octavo.core.config import EngineConfig
 from octavo.core.errors import OctavoError
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_bench(commands)
     add_advice(commands)
+    add_quantize(commands)
     commands.add_parser("version", help="the version").set_defaults(action=_version)
     return top
 

@@ -107,7 +107,10 @@ class Linear:
         return self.shape[0] * self.shape[1] * self.on[0].itemsize
 
     def finish(self) -> None:
-        """Once the weight is loaded. Where another layout is faster, it takes the weight's place."""
+        """Once the weight is loaded. Where another layout is faster, it takes the weight's place; methods that are
+        there already stay."""
+        if self.methods:
+            return
         if self.rows is not None:
             schemes = join([self.rows[row] for row in sorted(self.rows)])
             self.rows = {}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from octavo import kernels
 from octavo.attention.base import AttendOptions, ForwardBatch
-from octavo.layers.attention import Attention
+from octavo.layers.attention import Attention, Rotations
 from octavo.layers.embedding import Embedding, LMHead
 from octavo.layers.latent import LatentAttention
 from octavo.layers.linear import Linear
@@ -211,12 +211,16 @@ class Decoder:
     def embed_tokens(self, batch: ForwardBatch) -> Tensor:
         return self.embed(batch.token_ids_T)
 
+    def rotations(self, batch: ForwardBatch) -> Rotations:
+        """None where one kernel turns queries and keys and fills the cache: it gathers its own rows."""
+        if self.kernels is not None and batch.attention.cache(0) is not None:
+            return None
+        return {rope: rope.rows(batch.positions_T) for rope in self.ropes.values()}
+
     def forward(self, batch: ForwardBatch) -> Tensor:
         """The last hidden state of every token, [T, E]; the step's keys and values go to the backend's cache."""
         x_TE = self.embed_tokens(batch)
-        # One kernel turns queries and keys and fills the cache, where both have it: it gathers its own rows.
-        fused = self.kernels is not None and batch.attention.cache(0) is not None
-        rotations = None if fused else {rope: rope.rows(batch.positions_T) for rope in self.ropes.values()}
+        rotations = self.rotations(batch)
         residual_TE: Tensor | None = None
         groups = batch.groups
         for layer, group in zip(self.layers, self.layer_groups, strict=True):

@@ -184,7 +184,7 @@ def fill_from(
             on_tensor()
 
         for file in files:
-            with _opened(file) as checkpoint:
+            with opened(file) as checkpoint:
                 for stored in checkpoint.keys():  # noqa: SIM118 (a safe_open cannot be iterated)
                     name = model.rename(stored)
                     if name is None:
@@ -220,7 +220,7 @@ def _renamed(model: Decoder, files: list[Path]) -> list[str]:
     """The names of all tensors of the files that the model wants."""
     found: list[str | None] = []
     for file in files:
-        with _opened(file) as checkpoint:
+        with opened(file) as checkpoint:
             found += [model.rename(stored) for stored in checkpoint.keys()]  # noqa: SIM118
     return [name for name in found if name is not None]
 
@@ -239,7 +239,7 @@ def _checked(checkpoint: Any, name: str, target: Tensor, file: Path) -> Tensor:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Any]:
+def opened(file: Path) -> Iterator[Any]:
     """A mapped safetensors file. The library checks header, offsets and overlaps; here its complaint gets a name."""
     from safetensors import SafetensorError, safe_open
 
