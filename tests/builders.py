@@ -8,6 +8,7 @@ tokenizer (512 tokens) is trained once in a process. `load_reference` is transfo
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import json
@@ -56,6 +57,32 @@ FAMILIES = {
     "dots1": ("Dots1Config", "Dots1ForCausalLM"),
     "ernie4_5_moe": ("Ernie4_5_MoeConfig", "Ernie4_5_MoeForCausalLM"),
     "exaone4": ("Exaone4Config", "Exaone4ForCausalLM"),
+    "gpt_neox": ("GPTNeoXConfig", "GPTNeoXForCausalLM"),
+    "opt": ("OPTConfig", "OPTForCausalLM"),
+    "falcon": ("FalconConfig", "FalconForCausalLM"),
+    "gptj": ("GPTJConfig", "GPTJForCausalLM"),
+    "codegen": ("CodeGenConfig", "CodeGenForCausalLM"),
+    "gpt_bigcode": ("GPTBigCodeConfig", "GPTBigCodeForCausalLM"),
+    "olmo": ("OlmoConfig", "OlmoForCausalLM"),
+    "arcee": ("ArceeConfig", "ArceeForCausalLM"),
+    "jais2": ("Jais2Config", "Jais2ForCausalLM"),
+    "nemotron": ("NemotronConfig", "NemotronForCausalLM"),
+    "apertus": ("ApertusConfig", "ApertusForCausalLM"),
+    "helium": ("HeliumConfig", "HeliumForCausalLM"),
+    "cwm": ("CwmConfig", "CwmForCausalLM"),
+    "hyperclovax": ("HyperCLOVAXConfig", "HyperCLOVAXForCausalLM"),
+    "vaultgemma": ("VaultGemmaConfig", "VaultGemmaForCausalLM"),
+    "granitemoeshared": ("GraniteMoeSharedConfig", "GraniteMoeSharedForCausalLM"),
+    "flex_olmo": ("FlexOlmoConfig", "FlexOlmoForCausalLM"),
+    "solar_open": ("SolarOpenConfig", "SolarOpenForCausalLM"),
+    "exaone_moe": ("ExaoneMoeConfig", "ExaoneMoeForCausalLM"),
+    "mellum": ("MellumConfig", "MellumForCausalLM"),
+    "youtu": ("YoutuConfig", "YoutuForCausalLM"),
+    "glm4_moe_lite": ("Glm4MoeLiteConfig", "Glm4MoeLiteForCausalLM"),
+    "ministral3": ("Ministral3Config", "Ministral3ForCausalLM"),
+    "hunyuan_v1_dense": ("HunYuanDenseV1Config", "HunYuanDenseV1ForCausalLM"),
+    "hunyuan_v1_moe": ("HunYuanMoEV1Config", "HunYuanMoEV1ForCausalLM"),
+    "nanochat": ("NanoChatConfig", "NanoChatForCausalLM"),
     "internlm3": ("InternLM3Config", "LlamaForCausalLM"),  # as Llama; the hub's own configs say InternLM3ForCausalLM
 }
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -131,10 +158,12 @@ def make_config(family: str, **overrides: Any) -> Any:
     }
     if family in ("mistral", "ministral"):
         values["sliding_window"] = None
-    if family == "gpt2":  # these keys mean nothing to it
-        for key in ("num_key_value_heads", "head_dim", "intermediate_size"):
+    config = getattr(importlib.import_module("transformers"), FAMILIES[family][0])
+    known = {field.name for field in dataclasses.fields(config)}
+    for key in ("num_key_value_heads", "head_dim", "intermediate_size"):
+        if key not in known:  # it means nothing to this family
             del values[key]
-    return getattr(importlib.import_module("transformers"), FAMILIES[family][0])(**{**values, **overrides})
+    return config(**{**values, **overrides})
 
 
 def make_model(

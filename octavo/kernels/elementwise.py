@@ -113,6 +113,7 @@ def rotate_and_write_kernel(
     stride,
     eps,
     NORM: tl.constexpr,
+    LATE: tl.constexpr,  # norms what is turned
     WIDE: tl.constexpr,  # as in norm_kernel
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
@@ -141,9 +142,10 @@ def rotate_and_write_kernel(
     kind = qkv_ptr.dtype.element_ty
     is_query = (head < HEADS)[:, None]
     if NORM:
-        scale = tl.rsqrt(tl.sum(x * x, 1) / HEAD_DIM + eps)[:, None]
         q_weight = tl.load(q_weight_ptr + dim, mask=inside, other=0.0).to(tl.float32)[None, :]
         k_weight = tl.load(k_weight_ptr + dim, mask=inside, other=0.0).to(tl.float32)[None, :]
+    if NORM and not LATE:
+        scale = tl.rsqrt(tl.sum(x * x, 1) / HEAD_DIM + eps)[:, None]
         x *= scale
         if not WIDE:
             x = x.to(kind).to(tl.float32)
@@ -154,7 +156,7 @@ def rotate_and_write_kernel(
         else:
             partner = tl.where(dim < HALF, dim + HALF, tl.where(dim < 2 * HALF, dim - HALF, dim))
         swapped = tl.load(start + partner[None, :], mask=present, other=0.0).to(tl.float32)
-        if NORM:
+        if NORM and not LATE:
             q_partner = tl.load(q_weight_ptr + partner, mask=inside, other=0.0).to(tl.float32)[None, :]
             k_partner = tl.load(k_weight_ptr + partner, mask=inside, other=0.0).to(tl.float32)[None, :]
             swapped *= scale
@@ -166,6 +168,12 @@ def rotate_and_write_kernel(
         cos = tl.load(angle, mask=inside, other=0.0).to(tl.float32)
         sin = tl.load(angle + HEAD_DIM, mask=inside, other=0.0).to(tl.float32)
         x = x * cos[None, :] + swapped * sin[None, :]
+    if NORM and LATE:
+        x = x.to(kind).to(tl.float32)
+        x *= tl.rsqrt(tl.sum(x * x, 1) / HEAD_DIM + eps)[:, None]
+        if not WIDE:
+            x = x.to(kind).to(tl.float32)
+        x *= tl.where(is_query, q_weight, k_weight)
     turned = x.to(q_out_ptr.dtype.element_ty)
     column = head[:, None] * HEAD_DIM + dim[None, :]
     tl.store(q_out_ptr + token * (HEADS * HEAD_DIM) + column, turned, mask=present & is_query)
@@ -317,19 +325,19 @@ def rotate_and_write(
     slots_T: Tensor,
     cache: tuple[Tensor, ...],
     heads: int,
-    norm: tuple[Tensor, Tensor, float, bool] | None,
+    norm: tuple[Tensor, Tensor, float, bool, bool] | None,
 ) -> Tensor:
     """Queries [T, H, D], normed and turned. Keys, likewise, and values go to the cache at their slots.
 
     `qkv` is [T, J * D]; `rope` is (cosines and signed sines [P, 1, 2 D], pairs that turn, whether interleaved);
     `cache` holds keys and values [blocks, block size, K, D], and their scales if it is quantised; `norm` is (weight of
-    queries [D], of keys [D], epsilon, whether wide).
+    queries [D], of keys [D], epsilon, whether wide, whether what is turned is normed).
     """
     keys, values, *scales = cache
     kv_heads, head_dim = keys.shape[-2:]
     q_THD = torch.empty((len(qkv), heads, head_dim), dtype=qkv.dtype, device=qkv.device)
     table, half, interleaved = rope if rope is not None else (qkv, 0, False)
-    q_weight, k_weight, eps, wide = norm if norm is not None else (qkv, qkv, 0.0, False)
+    q_weight, k_weight, eps, wide, late = norm if norm is not None else (qkv, qkv, 0.0, False, False)
     block = HEADS_PER_PROGRAM
     rotate_and_write_kernel[(len(qkv), triton.cdiv(heads + 2 * kv_heads, block))](
         qkv,
@@ -345,6 +353,7 @@ def rotate_and_write(
         qkv.stride(0),
         eps,
         NORM=norm is not None,
+        LATE=late,
         WIDE=wide,
         HEADS=heads,
         KV_HEADS=kv_heads,

@@ -5,7 +5,7 @@ Legend: T tokens, H query heads, K key/value heads, J = H + K, D head size, E hi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -20,10 +20,26 @@ from octavo.layers.rope import Rope, Rotation
 Rotations = dict[Rope, Rotation] | None
 
 
+def by_head(num_kv_heads: int, head_dim: int) -> Callable[[Tensor], Tensor]:
+    """For `Attention.order`: a checkpoint has, for each key head, its queries, its key and its value."""
+
+    def order(rows: Tensor) -> Tensor:
+        heads = rows.view(num_kv_heads, -1, head_dim, *rows.shape[1:])
+        return torch.cat((heads[:, :-2].flatten(0, 2), heads[:, -2].flatten(0, 1), heads[:, -1].flatten(0, 1)))
+
+    return order
+
+
 class Attention:
-    """`rope` None: positions are not seen here. `norm` says how queries and keys are normed."""
+    """`rope` None: positions are not seen here. `norm` says how queries and keys are normed.
+
+    `clip`: queries, keys and values stay within it. `scales_P`: what queries of each position are multiplied with.
+    `order` puts the rows of `qkv`, as a checkpoint has them in one, in
+    their order here: queries, keys, values.
+    """
 
     __slots__ = (
+        "clip",
         "head_dim",
         "heads",
         "joint_heads",
@@ -32,8 +48,10 @@ class Attention:
         "norm",
         "o",
         "options",
+        "order",
         "qkv",
         "rope",
+        "scales_P",
     )
 
     def __init__(
@@ -56,15 +74,28 @@ class Attention:
         self.options = options
         self.rope = rope
         self.norm = norm
+        self.clip: float | None = None
+        self.scales_P: Tensor | None = None
+        self.order: Callable[[Tensor], Tensor] | None = None
         self.kernels = kernels.elementwise_for(device)
         self.qkv = QKVLinear(hidden_size, *heads, head_dim, biases[0], dtype, device)
         self.o = Linear(heads[0] * head_dim, hidden_size, biases[1], dtype, device)
 
     def finish(self) -> None:
+        if self.order is not None:
+            self._reorder(self.order)
         self.qkv.finish()
         self.o.finish()
         if self.norm is not None:
             self.norm.finish()
+
+    def _reorder(self, order: Callable[[Tensor], Tensor]) -> None:
+        qkv = self.qkv
+        if qkv.rows is None:
+            qkv.weight = order(qkv.weight)
+        else:
+            qkv.rows = {row: scheme.map_rows(order) for row, scheme in qkv.rows.items()}
+        qkv.bias = None if qkv.bias is None else order(qkv.bias)
 
     def __call__(self, x_TE: Tensor, rotations: Rotations, batch: ForwardBatch) -> Tensor:
         return self.mix(self.qkv(x_TE), rotations, batch)
@@ -73,7 +104,11 @@ class Attention:
         """What follows the first projection."""
         if self.norm is not None and not isinstance(self.norm, QKNorm):
             self.norm(qkv)
+        if self.clip is not None:
+            qkv = qkv.clamp_(-self.clip, self.clip)
         q_THD = self._fused(qkv, batch) if rotations is None else self._in_torch(qkv, rotations, batch)
+        if self.scales_P is not None:
+            q_THD = q_THD.mul_(self.scales_P.index_select(0, batch.positions_T).view(-1, 1, 1))
         return self.o(batch.attention.attend(self.layer, q_THD, batch, self.options))
 
     def _fused(self, qkv: Tensor, batch: ForwardBatch) -> Tensor:
@@ -87,16 +122,19 @@ class Attention:
             batch.slots_T,
             cache,
             self.heads[0],
-            (norm.q_D, norm.k_D, norm.eps, norm.wide) if isinstance(norm, QKNorm) else None,
+            (norm.q_D, norm.k_D, norm.eps, norm.wide, norm.late) if isinstance(norm, QKNorm) else None,
         )
         return q_THD
 
     def _in_torch(self, qkv: Tensor, rotations: dict[Rope, Rotation], batch: ForwardBatch) -> Tensor:
         qk_TJD, v_TKD = qkv.view(len(qkv), -1, self.head_dim).split_with_sizes(self.joint_heads, 1)
-        if isinstance(self.norm, QKNorm):
-            qk_TJD = self.norm(qk_TJD)
+        norm = self.norm if isinstance(self.norm, QKNorm) else None
+        if norm is not None and not norm.late:
+            qk_TJD = norm(qk_TJD)
         if self.rope is not None:
             qk_TJD = self.rope(qk_TJD, rotations[self.rope])
+        if norm is not None and norm.late:
+            qk_TJD = norm(qk_TJD)
         q_THD, k_TKD = qk_TJD.split_with_sizes(self.heads, 1)
         batch.attention.write(self.layer, k_TKD, v_TKD, batch)
         return q_THD

@@ -182,8 +182,8 @@ class MixtureOfExperts:
     def names(self, at: Mapping[str, str]) -> dict[str, Tensor]:
         found = self.router.names(at) | self.experts.names(at)
         if self.shared is not None:
-            parts = {part: at[f"shared_{part}"] for part in ("gate", "up", "down")}
-            found |= self.shared.names(parts)
+            shared = {path.removeprefix("shared_"): at[path] for path in at if path.startswith("shared_")}
+            found |= self.shared.names(shared)
         if self.gate is not None:
             found |= self.gate.names(at["shared_router"])
         return found

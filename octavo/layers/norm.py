@@ -18,10 +18,10 @@ MANY = 1 << 17  # values of a stream from which a CPU is slow at rms_norm
 class RMSNorm:
     """Root mean square norm. `wide`: it is rounded once, when it is weighted; else before that too.
 
-    `offset` is added to the weights (Gemma's are stored less one).
+    `offset` is added to the weights (Gemma's are stored less one); `plain`: a checkpoint has none.
     """
 
-    __slots__ = ("eps", "kernels", "mirror", "mirror_size", "offset", "scale", "size", "weight_E", "wide")
+    __slots__ = ("eps", "kernels", "mirror", "mirror_size", "offset", "plain", "scale", "size", "weight_E", "wide")
 
     def __init__(
         self,
@@ -32,9 +32,11 @@ class RMSNorm:
         *,
         wide: bool = False,
         offset: float = 0.0,
+        plain: bool = False,
         scale: float = 1.0,
     ) -> None:
         self.size = (size,)
+        self.plain = plain
         self.mirror_size = (2 * size,)
         self.eps = eps
         self.wide = wide
@@ -92,26 +94,41 @@ class RMSNorm:
         return wide_TE.to(x_TE.dtype).mul_(self.weight_E)
 
     def names(self, path: str) -> dict[str, Tensor]:
-        return {f"{path}.weight": self.weight_E}
+        return {} if self.plain else {f"{path}.weight": self.weight_E}
 
 
 class LayerNorm:
-    """The mean is taken away too. It is rounded once, at the end."""
+    """The mean is taken away too. It is rounded once, at the end.
 
-    __slots__ = ("bias_E", "eps", "kernels", "scale", "size", "weight_E")
+    `offset` is added to the weights; `plain`: a checkpoint has none.
+    """
+
+    __slots__ = ("bias_E", "eps", "kernels", "offset", "plain", "scale", "size", "weight_E")
 
     def __init__(
-        self, size: int, eps: float, bias: bool, dtype: torch.dtype, device: torch.device, *, scale: float = 1.0
+        self,
+        size: int,
+        eps: float,
+        bias: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        offset: float = 0.0,
+        plain: bool = False,
+        scale: float = 1.0,
     ) -> None:
         self.size = (size,)
         self.eps = eps
+        self.offset = offset
+        self.plain = plain
         self.scale = scale
         self.kernels = kernels.elementwise_for(device)
-        self.weight_E = torch.ones(size, dtype=dtype, device=device)
+        self.weight_E = torch.full(self.size, 1.0 - offset, dtype=dtype, device=device)
         self.bias_E = torch.zeros(size, dtype=dtype, device=device) if bias else None
 
     def finish(self) -> None:
-        """Nothing: weights stay as they are."""
+        if self.offset:
+            self.weight_E = self.weight_E + self.offset
 
     def __call__(self, x_TE: Tensor, residual_TE: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.kernels is not None:
@@ -123,5 +140,5 @@ class LayerNorm:
         return torch.layer_norm(stream_TE, self.size, self.weight_E, self.bias_E, self.eps), stream_TE
 
     def names(self, path: str) -> dict[str, Tensor]:
-        found = {f"{path}.weight": self.weight_E}
+        found = {} if self.plain else {f"{path}.weight": self.weight_E}
         return found if self.bias_E is None else found | {f"{path}.bias": self.bias_E}

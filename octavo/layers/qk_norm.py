@@ -1,4 +1,4 @@
-"""Norms of queries and keys, before they are rotated.
+"""Norms of queries and keys, before they are rotated, but where one is `late`.
 
 Legend: T tokens, H query heads, K key/value heads, J = H + K heads (queries first), D head size,
 F = (H + K + K) D: what the projection gives for a token.
@@ -15,10 +15,11 @@ from octavo import kernels
 class QKNorm:
     """RMS norm of each query and key head over its own size; one weight for all heads of a kind.
 
-    `wide` and `offset` are those of `octavo.layers.norm.RMSNorm`. The kernel that rotates does this too.
+    `wide`, `offset` and `plain` are those of `octavo.layers.norm.RMSNorm`. The kernel that rotates does this too.
+    `late`: after it has rotated them.
     """
 
-    __slots__ = ("eps", "heads", "k_D", "offset", "q_D", "size", "weight_JD", "wide")
+    __slots__ = ("eps", "heads", "k_D", "late", "offset", "plain", "q_D", "size", "weight_JD", "wide")
 
     def __init__(
         self,
@@ -30,7 +31,11 @@ class QKNorm:
         *,
         wide: bool = False,
         offset: float = 0.0,
+        plain: bool = False,
+        late: bool = False,
     ) -> None:
+        self.plain = plain
+        self.late = late
         self.q_D = torch.full((head_dim,), 1.0 - offset, dtype=dtype, device=device)
         self.k_D = self.q_D.clone()
         self.heads = heads
@@ -50,7 +55,7 @@ class QKNorm:
         return torch.rms_norm(qk_TJD, self.size, None, self.eps).mul_(self.weight_JD)
 
     def names(self, q_path: str, k_path: str) -> dict[str, Tensor]:
-        return {f"{q_path}.weight": self.q_D, f"{k_path}.weight": self.k_D}
+        return {} if self.plain else {f"{q_path}.weight": self.q_D, f"{k_path}.weight": self.k_D}
 
 
 class FullQKNorm:

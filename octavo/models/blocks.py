@@ -132,3 +132,19 @@ class Parallel(Block):
     ) -> tuple[Tensor, Tensor]:
         x_TE, stream_TE = self.attention_in(x_TE, stream_TE)
         return self.attention(x_TE, rotations, batch).add_(self.mlp(x_TE)), stream_TE
+
+
+class ParallelNorms(Block):
+    """GPT-NeoX's: x += attention(norm(x)) + mlp(norm(x)), with a norm for each."""
+
+    __slots__ = ("attention_in", "mlp_in")
+    parts = __slots__
+    attention_in: Norm
+    mlp_in: Norm
+
+    def __call__(
+        self, x_TE: Tensor, stream_TE: Tensor | None, rotations: Rotations, batch: ForwardBatch
+    ) -> tuple[Tensor, Tensor]:
+        x_TE, stream_TE = self.attention_in(x_TE, stream_TE)
+        attended_TE = self.attention(x_TE, rotations, batch)
+        return attended_TE.add_(self.mlp(self.mlp_in(stream_TE)[0])), stream_TE

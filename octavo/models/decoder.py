@@ -7,7 +7,7 @@ Legend: T tokens of the step, S sampled rows, E hidden, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
@@ -24,7 +24,7 @@ from octavo.layers.moe import Experts, MixtureOfExperts, Mxfp4Experts, Router
 from octavo.layers.norm import LayerNorm, RMSNorm
 from octavo.layers.qk_norm import FullQKNorm, HeadLayerNorm, QKNorm
 from octavo.layers.rope import Rope
-from octavo.models.blocks import Block, Feedforward, PreNorm
+from octavo.models.blocks import Block, Feedforward, Parallel, ParallelNorms, PreNorm, Sandwich
 from octavo.models.config import ConfigReader
 from octavo.models.groups import LayerGroups
 from octavo.models.rope import RopeSpec
@@ -58,6 +58,12 @@ PATHS: Mapping[str, str] = {
     "shared_up": "mlp.shared_experts.up_proj",
     "shared_down": "mlp.shared_experts.down_proj",
 }
+ORDERS: Mapping[str, type[Block]] = {
+    "pre": PreNorm,
+    "sandwich": Sandwich,
+    "parallel": Parallel,
+    "parallel_norms": ParallelNorms,
+}
 # Buffers that old versions of transformers saved: they follow from the config.
 IGNORED_SUFFIXES = (".rotary_emb.inv_freq",)
 
@@ -79,8 +85,9 @@ class Decoder:
         self.kernels = kernels.elementwise_for(device)
         self.ropes = {rope: self.make_rope(rope) for rope in spec.ropes if rope is not None}
         self.embed = Embedding(spec.vocab_size, spec.hidden_size, dtype, device, spec.embedding_scale)
+        layer_class = self.choose_layer()
         self.layers = [
-            self.layer_class(self.make_norm, self.make_attention(layer), self.make_mlp(layer))
+            layer_class(self.make_norm, self.make_attention(layer), self.make_mlp(layer))
             for layer in range(spec.num_layers)
         ]
         self.norm = self.make_norm()
@@ -97,6 +104,9 @@ class Decoder:
         """A checkpoint's name for a tensor as `names` has it, None for one that is not needed."""
         return None if name.endswith(self.ignored_suffixes) else name
 
+    def choose_layer(self) -> type[Block]:
+        return self.layer_class if self.spec.order is None else ORDERS[self.spec.order]
+
     def make_rope(self, rope: RopeSpec) -> Rope:
         return Rope(
             rope.frequencies(self.max_len),
@@ -110,14 +120,23 @@ class Decoder:
 
     def make_norm(self) -> RMSNorm | LayerNorm:
         spec, on = self.spec, (self.dtype, self.device)
-        if spec.norm in ("layer", "layer_unbiased"):
-            return LayerNorm(spec.hidden_size, spec.norm_eps, spec.norm == "layer", *on, scale=spec.residual_scale)
+        if spec.norm.startswith("layer"):
+            return LayerNorm(
+                spec.hidden_size,
+                spec.norm_eps,
+                spec.norm in ("layer", "layer_plus_one"),
+                *on,
+                offset=float(spec.norm == "layer_plus_one"),
+                plain=spec.norm == "layer_plain",
+                scale=spec.residual_scale,
+            )
         return RMSNorm(
             spec.hidden_size,
             spec.norm_eps,
             *on,
             wide=spec.norm != "rms",
             offset=float(spec.norm == "rms_plus_one"),
+            plain=spec.norm == "rms_plain",
             scale=spec.residual_scale,
         )
 
@@ -129,14 +148,22 @@ class Decoder:
         if spec.qk_norm == "head_layer":
             return HeadLayerNorm(heads, spec.head_dim, spec.norm_eps, *on)
         if spec.qk_norm == "head":
-            wide, offset = spec.norm != "rms", float(spec.norm == "rms_plus_one")
-            return QKNorm(heads, spec.head_dim, spec.norm_eps, *on, wide=wide, offset=offset)
+            return QKNorm(
+                heads,
+                spec.head_dim,
+                spec.norm_eps,
+                *on,
+                wide=spec.norm != "rms",
+                offset=float(spec.norm == "rms_plus_one"),
+                plain=spec.norm == "rms_plain",
+                late=spec.qk_norm_late,
+            )
         return None
 
     def make_attention(self, layer: int) -> Attention | LatentAttention:
         spec = self.spec
         rope = spec.ropes[layer]
-        return Attention(
+        attention = Attention(
             layer,
             spec.hidden_size,
             (spec.num_heads, spec.num_kv_heads),
@@ -148,6 +175,13 @@ class Decoder:
             self.dtype,
             self.device,
         )
+        attention.clip = spec.qkv_clip
+        attention.order = self.qkv_order()
+        return attention
+
+    def qkv_order(self) -> Callable[[Tensor], Tensor] | None:
+        """What puts the rows of a fused q, k, v in order: queries, keys, values; None: they are."""
+        return None
 
     def make_mlp(self, layer: int) -> Feedforward:
         """What a layer has between its second norm and the stream; all layers of most families have the same."""

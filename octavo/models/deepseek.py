@@ -11,8 +11,8 @@ from octavo.layers.latent import LatentAttention
 from octavo.layers.rope import Rope
 from octavo.models.config import ConfigReader
 from octavo.models.decoder import PATHS, Decoder
-from octavo.models.experts import after_dense, beyond, read_experts, read_groups, read_sigmoid
-from octavo.models.rope import RopeSpec
+from octavo.models.experts import after_dense, beyond, read_experts, read_groups, read_sigmoid, sparse_layers
+from octavo.models.rope import RopeSpec, rope_section
 from octavo.models.spec import ExpertsSpec, LatentSpec, ModelSpec
 
 
@@ -106,6 +106,16 @@ class DeepseekV2(Decoder):
 LATENT_EPS = 1e-6  # of the norms inside the attention, whatever the config's is
 
 
+class Youtu(DeepseekV2):
+    """As V2 without experts."""
+
+    dense = 2**12
+
+    @classmethod
+    def configure(cls, config: ConfigReader) -> ModelSpec:
+        return super().configure(config.family(tie_word_embeddings=True))
+
+
 class DeepseekV3(DeepseekV2):
     """As V2, but for how experts are chosen."""
 
@@ -119,10 +129,20 @@ class DeepseekV3(DeepseekV2):
         return read_sigmoid(config, spec, cls.dense, True, 2.5)
 
 
+class Glm4MoeLite(DeepseekV3):
+    """As V3; which layers have experts may be said of each."""
+
+    dense = 1
+
+    @classmethod
+    def experts(cls, config: ConfigReader, spec: ModelSpec) -> ExpertsSpec:
+        experts = read_sigmoid(config, spec, cls.dense, True, 1.8)
+        return replace(experts, layers=sparse_layers(config, spec.num_layers, experts.layers))
+
+
 def _longer(config: ConfigReader) -> float:
     """What YaRN multiplies scores with, where the config says `mscale_all_dim`."""
-    key = "rope_scaling" if config.values.get("rope_scaling") else "rope_parameters"
-    scaling = config.section(key)
+    scaling = rope_section(config)
     kind = scaling.text("rope_type" if scaling.has("rope_type") else "type", "default")
     if kind == "default" or not scaling.raw("mscale_all_dim", 0):
         return 1.0

@@ -8,7 +8,7 @@ from octavo.models.config import ConfigReader
 from octavo.models.decoder import PATHS, Decoder
 from octavo.models.experts import read_experts
 from octavo.models.rope import RopeSpec
-from octavo.models.spec import ModelSpec
+from octavo.models.spec import ModelSpec, own_head_dim
 
 
 class Ernie(Decoder):
@@ -27,7 +27,7 @@ class ErnieMoe(Ernie):
 
     @classmethod
     def configure(cls, config: ConfigReader) -> ModelSpec:
-        config = config.family(moe_num_experts=64, moe_k=6, moe_intermediate_size=1536)
+        config = config.family(moe_num_experts=64, moe_k=6, moe_intermediate_size=1536, head_dim=own_head_dim(config))
         spec = super().configure(config)
         start = config.integer("moe_layer_start_index", 1, low=0)
         end = config.integer("moe_layer_end_index", -1, low=-1)

@@ -33,6 +33,16 @@ def after_dense(config: ConfigReader, num_layers: int, default: int = 0) -> list
     return [layer >= dense for layer in range(num_layers)]
 
 
+def sparse_layers(config: ConfigReader, num_layers: int, otherwise: Sequence[bool]) -> tuple[bool, ...]:
+    """Which have experts, as `mlp_layer_types` says; without it, `otherwise`."""
+    if not config.has("mlp_layer_types"):
+        return tuple(otherwise)
+    types = config.texts("mlp_layer_types")
+    if len(types) != num_layers or not set(types) <= {"dense", "sparse"}:
+        raise config.error("mlp_layer_types", f"must say dense or sparse for each of {num_layers} layers")
+    return tuple(kind == "sparse" for kind in types)
+
+
 def read_groups(config: ConfigReader, experts: ExpertsSpec, best: int) -> ExpertsSpec:
     """With DeepSeek's `n_group` and `topk_group`: `best` experts of a group say how good it is."""
     routing = experts.routing

@@ -1,11 +1,13 @@
 """Gemma: norms whose weights are stored less one, scaled embeddings, gelu. Gemma 2 adds a norm after each part, soft
-caps and windows in every second layer; Gemma 3 has norms of heads instead of caps, and two ropes."""
+caps and windows in every second layer, which VaultGemma has without those norms; Gemma 3 has norms of heads instead of
+caps, and two ropes."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
-from octavo.models.blocks import Sandwich
+from octavo.models.blocks import Block, PreNorm, Sandwich
 from octavo.models.config import ConfigReader
 from octavo.models.decoder import PATHS, Decoder
 from octavo.models.rope import RopeSpec, config_of_kind
@@ -33,7 +35,7 @@ class Gemma(Decoder):
 
 
 class Gemma2(Decoder):
-    layer_class = Sandwich
+    layer_class: ClassVar[type[Block]] = Sandwich
     paths = {
         **PATHS,
         "attention_out": "post_attention_layernorm",
@@ -57,6 +59,10 @@ class Gemma2(Decoder):
             score_softcap=config.optional("attn_logit_softcapping", 50.0),
             logit_softcap=config.optional("final_logit_softcapping", 30.0),
         )
+
+
+class VaultGemma(Gemma2):
+    layer_class = PreNorm
 
 
 class Gemma3(Gemma2):

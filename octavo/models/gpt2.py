@@ -1,16 +1,17 @@
-"""GPT-2: learned positions added to the embeddings, layer norms, biases, a plain MLP, matrices stored transposed."""
+"""GPT-2: learned positions added to the embeddings, layer norms, biases, a plain MLP, matrices stored transposed.
+StarCoder (1) is that with one key/value head, and no matrix transposed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
-from octavo.attention.base import ForwardBatch
-from octavo.layers.embedding import Embedding
+from octavo.layers.attention import by_head
 from octavo.models.config import ConfigReader
-from octavo.models.decoder import PATHS, Decoder
+from octavo.models.decoder import PATHS
+from octavo.models.positions import LearnedPositions
 from octavo.models.spec import ModelSpec
 
 NAMES = {
@@ -25,7 +26,7 @@ NAMES = {
 DEFAULTS = {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True}
 
 
-class GPT2(Decoder):
+class GPT2(LearnedPositions):
     paths = {
         **PATHS,
         "embed": "transformer.wte",
@@ -40,10 +41,6 @@ class GPT2(Decoder):
         "down": "mlp.c_proj",
     }
     ignored_suffixes = (".attn.bias", ".attn.masked_bias")  # of the causal mask
-
-    def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device, max_len: int) -> None:
-        super().__init__(spec, dtype, device, max_len)
-        self.positions = Embedding(spec.max_position, spec.hidden_size, dtype, device)
 
     @classmethod
     def configure(cls, config: ConfigReader) -> ModelSpec:
@@ -66,7 +63,18 @@ class GPT2(Decoder):
         layers = self.paths["layer"].split("{")[0]
         found = super().names
         found |= {name: matrix.t() for name, matrix in found.items() if matrix.dim() == 2 and name.startswith(layers)}
-        return found | self.positions.names(self.paths["positions"])
+        return found
 
-    def embed_tokens(self, batch: ForwardBatch) -> Tensor:
-        return super().embed_tokens(batch).add_(self.positions(batch.positions_T))
+
+class GPTBigCode(LearnedPositions):
+    paths = GPT2.paths
+    ignored_suffixes = (".attn.bias",)
+
+    @classmethod
+    def configure(cls, config: ConfigReader) -> ModelSpec:
+        config = config.family(activation_function="gelu_pytorch_tanh")
+        kv_heads = 1 if config.flag("multi_query", True) else config.integer("n_head", high=2**14)
+        return GPT2.configure(config.family({"num_key_value_heads": "kv_heads"}, kv_heads=kv_heads))
+
+    def qkv_order(self) -> Callable[[Tensor], Tensor] | None:
+        return None if self.spec.num_kv_heads == 1 else by_head(self.spec.num_kv_heads, self.spec.head_dim)

@@ -8,7 +8,7 @@ from octavo.models.config import ConfigReader
 from octavo.models.decoder import PATHS, Decoder
 from octavo.models.experts import read_experts
 from octavo.models.granite import Granite
-from octavo.models.rope import RopeSpec
+from octavo.models.rope import RopeSpec, rope_section
 from octavo.models.spec import ModelSpec, sliding_window
 
 
@@ -74,10 +74,11 @@ def _phi_rope(config: ConfigReader, head_dim: int, max_position: int) -> RopeSpe
     rope = RopeSpec.from_config(config, head_dim, max_position)
     if rope.kind == "default":
         return rope
-    key = "rope_scaling" if config.values.get("rope_scaling") else "rope_parameters"
-    short, long = (config.section(key).number(f"{kind}_mscale") for kind in ("short", "long"))
+    short, long = (rope_section(config).number(f"{kind}_mscale") for kind in ("short", "long"))
     if short != long:
-        raise config.error(key, f"has short_mscale {short:g} and long_mscale {long:g}: two are not supported")
+        raise config.error(
+            "rope_scaling", f"has short_mscale {short:g} and long_mscale {long:g}: two are not supported"
+        )
     return replace(rope, attention_factor=short)
 
 
@@ -97,3 +98,20 @@ class GraniteMoe(Granite):
         spec = super().configure(config)
         experts = read_experts(config, spec, "num_local_experts", inner="intermediate_size", score="chosen")
         return replace(spec, experts=experts)
+
+
+class GraniteMoeShared(GraniteMoe):
+    """Beside the experts an MLP that all tokens see."""
+
+    paths = {
+        **GraniteMoe.paths,
+        "shared_gate_up": "shared_mlp.input_linear",
+        "shared_down": "shared_mlp.output_linear",
+    }
+
+    @classmethod
+    def configure(cls, config: ConfigReader) -> ModelSpec:
+        spec = super().configure(config)
+        assert spec.experts is not None
+        shared = config.integer("shared_intermediate_size", 0, low=0, high=2**22)
+        return replace(spec, experts=replace(spec.experts, shared_size=shared))

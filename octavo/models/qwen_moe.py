@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen3 with experts, in all layers or in some; OLMoE."""
+"""Qwen2 and Qwen3 with experts, in all layers or in some; Mellum 2; OLMoE."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from dataclasses import replace
 
 from octavo.models.config import ConfigReader
 from octavo.models.decoder import PATHS, Decoder
-from octavo.models.experts import read_experts
+from octavo.models.experts import read_experts, sparse_layers
+from octavo.models.olmo import read_clip
 from octavo.models.qwen2 import Qwen2
 from octavo.models.qwen3 import Qwen3
-from octavo.models.spec import ExpertsSpec, ModelSpec, sliding_window
+from octavo.models.rope import RopeSpec, config_of_kind
+from octavo.models.spec import ExpertsSpec, ModelSpec, layer_windows, own_head_dim, sliding_window
 
 
 def _experts(config: ConfigReader, spec: ModelSpec) -> ExpertsSpec:
@@ -47,10 +49,31 @@ class Qwen3Moe(Qwen3):
         if config.has("num_local_experts"):  # as transformers 5 saves it
             config = config.family({"num_experts": "num_local_experts"})
         config = config.family(num_experts=128, num_experts_per_tok=8, moe_intermediate_size=768)
+        config = config.family(head_dim=own_head_dim(config))  # other than in Qwen3
         spec = super().configure(config)
         if config.flag("use_sliding_window", False):  # of all layers, other than in Qwen3
             spec = replace(spec, windows=(sliding_window(config),) * spec.num_layers)
         return replace(spec, experts=_experts(config, spec))
+
+
+class Mellum(Qwen3):
+    """Which layers have windows, with a rope of their own, and which have experts, is said of each."""
+
+    @classmethod
+    def configure(cls, config: ConfigReader) -> ModelSpec:
+        names = {"num_experts": "num_local_experts"} if config.has("num_local_experts") else {}
+        config = config.family(names, sliding_window=1024, num_experts_per_tok=8, moe_intermediate_size=896)
+        local = config_of_kind(config, "sliding_attention", 1e4)
+        spec = super().configure(config_of_kind(config, "full_attention", 5e5).family(use_sliding_window=False))
+        rope = RopeSpec.from_config(local, spec.head_dim, config.integer("max_position_embeddings", high=2**30))
+        windows = layer_windows(config, spec.num_layers, lambda layer: False)
+        experts = read_experts(config, spec, "num_experts", renormalize=config.flag("norm_topk_prob", True))
+        layers = sparse_layers(config, spec.num_layers, experts.layers)
+        ropes = tuple(rope if window else full for window, full in zip(windows, spec.ropes, strict=True))
+        return replace(spec, windows=windows, ropes=ropes, experts=replace(experts, layers=layers))
+
+    def rename(self, name: str) -> str | None:
+        return None if name.startswith("mtp.") else super().rename(name)  # it drafts further tokens
 
 
 class Olmoe(Decoder):
@@ -58,11 +81,10 @@ class Olmoe(Decoder):
 
     @classmethod
     def configure(cls, config: ConfigReader) -> ModelSpec:
-        if config.has("clip_qkv"):
-            raise config.error("clip_qkv", "is not supported")
         config = config.family(rms_norm_eps=1e-5, num_experts=64, num_experts_per_tok=8)
         bias = config.flag("attention_bias", False)
         spec = replace(super().configure(config), qk_norm="full", qkv_bias=bias, o_bias=bias)
+        spec = replace(spec, qkv_clip=read_clip(config))
         renormalize = config.flag("norm_topk_prob", False)
         experts = read_experts(config, spec, "num_experts", inner="intermediate_size", renormalize=renormalize)
         return replace(spec, experts=experts)

@@ -24,6 +24,13 @@ class Architecture:
 
 
 ARCHITECTURES = {
+    "ApertusForCausalLM": Architecture(
+        "apertus:Apertus",
+        "Apertus",
+        "norms of query and key heads; a plain MLP with an activation that is learned, xIELU",
+    ),
+    "ArceeForCausalLM": Architecture("nemotron:Arcee", "Arcee AFM", "plain MLP with relu squared"),
+    "CodeGenForCausalLM": Architecture("gptj:CodeGen", "CodeGen", "as GPT-J; q, k, v in one tensor, in four pieces"),
     "Cohere2ForCausalLM": Architecture(
         "cohere:Cohere2",
         "Command R7B, Command A",
@@ -35,6 +42,7 @@ ARCHITECTURES = {
         "attention and MLP in parallel on one layer norm without biases; interleaved rope; scaled logits; "
         "optional layer norms of heads",
     ),
+    "CwmForCausalLM": Architecture("helium:Cwm", "Code World Model", "windows in three layers of four"),
     "DeepseekV2ForCausalLM": Architecture(
         "deepseek:DeepseekV2",
         "DeepSeek V2, V2.5, V2-Lite",
@@ -58,6 +66,15 @@ ARCHITECTURES = {
         "norms after each part only, and of query and key heads; windows but in every fourth layer, which sees no "
         "positions",
     ),
+    "ExaoneMoeForCausalLM": Architecture(
+        "exaone:ExaoneMoe", "K-EXAONE", "as EXAONE 4.0 with norms before each part; experts as DeepSeek V3's"
+    ),
+    "FalconForCausalLM": Architecture(
+        "falcon:Falcon",
+        "Falcon 7B, 40B, 180B, Falcon 2 11B",
+        "attention and a plain MLP with gelu in parallel on one layer norm or two; q, k, v in one tensor, by key head",
+    ),
+    "FlexOlmoForCausalLM": Architecture("olmo:FlexOlmo", "FlexOlmo", "as OLMo 2; experts in every layer"),
     "Gemma2ForCausalLM": Architecture(
         "gemma:Gemma2",
         "Gemma 2",
@@ -78,8 +95,24 @@ ARCHITECTURES = {
         "GLM-4.5, GLM-4.5-Air, GLM-4.6",
         "rotation of half of each head; optional norms of heads; experts as DeepSeek V3's",
     ),
+    "Glm4MoeLiteForCausalLM": Architecture("deepseek:Glm4MoeLite", "GLM-4.7-Flash", "as DeepSeek V3"),
     "GlmForCausalLM": Architecture(
         "glm:Glm", "GLM-4-9B", "interleaved rope on half of each head; biases on q, k, v; gate and up in one tensor"
+    ),
+    "GPTBigCodeForCausalLM": Architecture(
+        "gpt2:GPTBigCode", "StarCoder, SantaCoder", "as GPT-2, with one key/value head; no transposed matrices"
+    ),
+    "GPTJForCausalLM": Architecture(
+        "gptj:GPTJ",
+        "GPT-J",
+        "attention and a plain MLP with gelu in parallel on one layer norm; interleaved rope on a part of each head; "
+        "biases of MLP and head",
+    ),
+    "GPTNeoXForCausalLM": Architecture(
+        "gpt_neox:GPTNeoX",
+        "Pythia, GPT-NeoX-20B, RedPajama, Dolly 2",
+        "attention and a plain MLP with gelu in parallel, with a layer norm for each; biases; partial rotation; q, k, "
+        "v in one tensor, by head",
     ),
     "GPT2LMHeadModel": Architecture(
         "gpt2:GPT2",
@@ -98,13 +131,32 @@ ARCHITECTURES = {
     "GraniteMoeForCausalLM": Architecture(
         "mixtral:GraniteMoe", "Granite 3.x (1B-A400M, 3B-A800M)", "as Granite; experts in stacks"
     ),
+    "GraniteMoeSharedForCausalLM": Architecture(
+        "mixtral:GraniteMoeShared",
+        "Granite 4.0 previews with shared experts",
+        "as GraniteMoe; an MLP beside the experts",
+    ),
+    "HeliumForCausalLM": Architecture("helium:Helium", "Helium", "interleaved rope; norms rounded once"),
+    "HunYuanDenseV1ForCausalLM": Architecture(
+        "hunyuan:HunYuan", "Hunyuan 0.5B to 7B", "norms of query and key heads after they are rotated"
+    ),
+    "HunYuanMoEV1ForCausalLM": Architecture(
+        "hunyuan:HunYuanMoe", "Hunyuan-A13B", "as the dense one; experts beside a shared one"
+    ),
+    "HyperCLOVAXForCausalLM": Architecture(
+        "granite:HyperCLOVAX", "HyperCLOVA X SEED Think", "as Granite; norms before and after each part"
+    ),
     "InternLM3ForCausalLM": Architecture(
         "llama:InternLM3", "InternLM3", "`qkv_bias` and `bias` instead of Llama's switches"
     ),
     # checkpoints converted before transformers fixed the name
+    "Jais2ForCausalLM": Architecture("nemotron:Jais2", "Jais 2", "layer norms; plain MLP with relu squared; biases"),
     "LLaMAForCausalLM": Architecture("llama:Llama", "LLaMA", "–"),
     "LlamaForCausalLM": Architecture(
         "llama:Llama", "Llama 1 to 3.3, and many others", "– (optional biases: `attention_bias`, `mlp_bias`)"
+    ),
+    "MellumForCausalLM": Architecture(
+        "qwen_moe:Mellum", "Mellum 2", "as Qwen3 with experts; windows with a rope of their own"
     ),
     "MiniMaxM2ForCausalLM": Architecture(
         "mixtral:MiniMaxM2",
@@ -112,11 +164,27 @@ ARCHITECTURES = {
         "as Mixtral; norms over all query and all key heads; partial rotation; experts scored by sigmoids and chosen "
         "with a bias",
     ),
+    "Ministral3ForCausalLM": Architecture(
+        "mistral:Ministral3", "Ministral 3 (text)", "queries are scaled by their position"
+    ),
     "MinistralForCausalLM": Architecture(
         "mistral:Ministral", "Ministral", "a window in the layers that `layer_types` names"
     ),
     "MistralForCausalLM": Architecture("mistral:Mistral", "Mistral", "no biases; one sliding window for all layers"),
     "MixtralForCausalLM": Architecture("mixtral:Mixtral", "Mixtral 8x7B, 8x22B", "experts in every layer"),
+    "NanoChatForCausalLM": Architecture(
+        "nanochat:NanoChat",
+        "nanochat",
+        "norms without weights, of embeddings and rotated heads too; plain MLP with relu squared; soft cap of logits",
+    ),
+    "NemotronForCausalLM": Architecture(
+        "nemotron:Nemotron",
+        "Nemotron-4, Minitron",
+        "layer norms with weights stored less one; plain MLP with relu squared; partial rotation",
+    ),
+    "OlmoForCausalLM": Architecture(
+        "olmo:Olmo", "OLMo", "layer norms without weights; queries, keys and values may be clipped"
+    ),
     "Olmo2ForCausalLM": Architecture(
         "olmo:Olmo2", "OLMo 2", "norms after each part only, and over all query and all key heads at once"
     ),
@@ -125,6 +193,9 @@ ARCHITECTURES = {
     ),
     "OlmoeForCausalLM": Architecture(
         "qwen_moe:Olmoe", "OLMoE", "norms over all query and all key heads; experts in every layer"
+    ),
+    "OPTForCausalLM": Architecture(
+        "opt:OPT", "OPT (not 350M), Galactica", "learned positions; layer norms; plain MLP with relu; biases"
     ),
     "PhiForCausalLM": Architecture(
         "phi:Phi",
@@ -159,12 +230,15 @@ ARCHITECTURES = {
     ),
     "SeedOssForCausalLM": Architecture("llama:SeedOss", "Seed-OSS", "separate switches for q, k, v and output biases"),
     "SmolLM3ForCausalLM": Architecture("smollm3:SmolLM3", "SmolLM3", "every fourth layer sees no positions"),
+    "SolarOpenForCausalLM": Architecture("glm_moe:SolarOpen", "Solar Open", "experts as DeepSeek V3's in every layer"),
     "StableLmForCausalLM": Architecture(
         "stablelm:StableLm", "StableLM 2 1.6B, 3B", "layer norms; partial rotation; optional biases on q, k, v"
     ),
     "Starcoder2ForCausalLM": Architecture(
         "starcoder2:Starcoder2", "StarCoder2", "layer norms; plain MLP with gelu; biases; one window"
     ),
+    "VaultGemmaForCausalLM": Architecture("gemma:VaultGemma", "VaultGemma", "as Gemma 2 without norms after each part"),
+    "YoutuForCausalLM": Architecture("deepseek:Youtu", "Youtu-LLM", "latent attention"),
 }
 
 

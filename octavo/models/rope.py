@@ -49,14 +49,13 @@ class RopeSpec:
     @classmethod
     def from_config(cls, config: ConfigReader, head_dim: int, max_position: int) -> RopeSpec:
         """Reads `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
-        key = "rope_scaling" if config.values.get("rope_scaling") else "rope_parameters"
-        scaling = config.section(key)
+        scaling = rope_section(config)
         kind = scaling.text("rope_type" if scaling.has("rope_type") else "type", "default")
         kind = _OLD_NAMES.get(kind, kind)
         if kind not in KINDS:
             raise scaling.error("rope_type", f"must be one of {', '.join(KINDS)}, got {kind!r:.80}")
         if any(type(value) is dict for value in scaling.values.values()):
-            raise config.error(key, "differs by kind of layer, which is not supported here")
+            raise config.error("rope_parameters", "differs by kind of layer, which is not supported here")
         theta = (scaling if scaling.has("rope_theta") else config).number("rope_theta", 10000.0, low=1.0)
         source = scaling if scaling.has("partial_rotary_factor") else config
         rotary_dim = int(head_dim * source.number("partial_rotary_factor", 1.0, high=1.0))
@@ -152,6 +151,11 @@ class RopeSpec:
         slow = wavelengths > self.original_max_position / self.low_freq_factor
         fast = wavelengths < self.original_max_position / self.high_freq_factor
         return torch.where(slow, frequencies / self.factor, torch.where(fast, frequencies, ramp))
+
+
+def rope_section(config: ConfigReader) -> ConfigReader:
+    """`rope_scaling` where there is one, as before transformers 5, else `rope_parameters`."""
+    return config.section("rope_scaling" if config.values.get("rope_scaling") else "rope_parameters")
 
 
 def config_of_kind(config: ConfigReader, kind: str, theta: float) -> ConfigReader:

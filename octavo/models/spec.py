@@ -25,7 +25,11 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "relu2": "relu_squared",
 }
+# Of an MLP with a gate, and of experts, which are one kernel on a GPU.
+GATES = ("silu", "gelu", "gelu_tanh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +86,18 @@ class ModelSpec:
     activation: str = "silu"  # one of octavo.layers.mlp.ACTIVATIONS
     gated: bool = True  # the MLP: activation(gate) * up, else activation(up)
     # rms; rms_wide: rounded once, when it is weighted; rms_plus_one: wide, its weights stored less one;
-    # layer: a layer norm with biases; layer_unbiased
-    norm: Literal["rms", "rms_wide", "rms_plus_one", "layer", "layer_unbiased"] = "rms"
+    # layer: a layer norm with biases; layer_unbiased; layer_plus_one: with biases, its weights stored less one;
+    # layer_plain, rms_plain: without weights
+    norm: Literal[
+        "rms", "rms_wide", "rms_plus_one", "rms_plain", "layer", "layer_unbiased", "layer_plus_one", "layer_plain"
+    ] = "rms"
+    # Of a layer's norms and parts, where a config chooses: one of octavo.models.decoder.ORDERS; None: the family's.
+    order: str | None = None
     # Norm of queries and keys before they are rotated, by head as `norm` says, over all heads (wide), or a layer norm
     # by head with weights of its own.
     qk_norm: Literal["head", "full", "head_layer"] | None = None
+    qk_norm_late: bool = False  # after they are rotated
+    qkv_clip: float | None = None  # queries, keys and values stay within it, once they are normed
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
@@ -95,6 +106,8 @@ class ModelSpec:
     experts: ExpertsSpec | None = None
     sinks: bool = False  # a score of each head beside those of its tokens, which takes a share and gives nothing
     tie_embeddings: bool = False
+    # (beta, length): queries are scaled by 1 + beta * log(1 + the whole lengths before their position).
+    query_scale: tuple[float, int] | None = None
     score_softcap: float | None = None  # of attention scores
     embedding_scale: float = 1.0
     residual_scale: float = 1.0  # of what each part adds to the stream
@@ -126,7 +139,10 @@ class ModelSpec:
         generation = folder / "generation_config.json"
         if generation.exists():
             config.values["generation_config"] = read_json(generation)
-        return family.configure(config)
+        spec = family.configure(config)
+        if spec.activation not in GATES and (spec.gated or spec.experts is not None):
+            raise config.error("hidden_act", f"must be one of {', '.join(GATES)} for a gate, got {spec.activation}")
+        return spec
 
     @classmethod
     def from_config(
@@ -177,6 +193,11 @@ class ModelSpec:
             activation=ACTIVATIONS[activation],
             tie_embeddings=config.flag("tie_word_embeddings", False),
         )
+
+
+def own_head_dim(config: ConfigReader) -> int:
+    """For siblings of a family with a default of its own."""
+    return config.integer("hidden_size") // config.integer("num_attention_heads", high=2**14)
 
 
 def sliding_window(config: ConfigReader, default: int | None = 4096) -> int | None:

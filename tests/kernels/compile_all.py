@@ -46,7 +46,7 @@ NORM = {
     "ADD": False, "AFTER": True, "NEXT": True, "CENTER": True, "BIAS": True, "WIDE": False, "SIZE_P2": 4096,
 }  # fmt: skip
 ROTATE = {
-    "NORM": True, "WIDE": True, "HEADS": 8, "KV_HEADS": 4, "HEAD_DIM": 256, "DIM_P2": 256, "HALF": 128,
+    "NORM": True, "LATE": False, "WIDE": True, "HEADS": 8, "KV_HEADS": 4, "HEAD_DIM": 256, "DIM_P2": 256, "HALF": 128,
     "INTERLEAVED": True, "BLOCK": 8,
 }  # fmt: skip
 LATENT = {
@@ -76,6 +76,7 @@ KERNELS = [
     (latent_prefill_kernel, LATENT | {"M": 64, "TILE": 16}, 8, 1, AMD),
     (norm_kernel, NORM, 8, 1),
     (rotate_and_write_kernel, ROTATE | INT8, 4, 1),
+    (rotate_and_write_kernel, ROTATE | FP8 | {"LATE": True}, 4, 1, NVIDIA[1:]),
     (gate_kernel, {"ACTIVATION": "gelu", "BLOCK": 1024}, 4, 1),
 ]
 TYPES = {

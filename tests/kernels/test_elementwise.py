@@ -10,6 +10,7 @@ from octavo.kernels import elementwise, kv_cache
 from octavo.layers.mlp import ACTIVATIONS
 from octavo.layers.qk_norm import QKNorm
 from octavo.layers.rope import Rope
+from octavo.models.spec import GATES
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = [torch.float32, torch.float16]
@@ -88,7 +89,7 @@ def test_add_layer_norm(dtype, size, biased):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", GATES)
 @pytest.mark.parametrize("size", [16, 1500])
 def test_gate(dtype, activation, size):
     gate_up = 2 * draw(3, 2 * size, dtype=dtype)
@@ -112,7 +113,7 @@ SHAPES = [(4, 2, 16, 8), (7, 1, 40, 20), (3, 3, 24, 8), (2, 1, 16, 0)]  # H, K, 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "kv_heads", "dim", "half"), SHAPES)
-@pytest.mark.parametrize("norm", [None, "rms", "wide"])
+@pytest.mark.parametrize("norm", [None, "rms", "wide", "late"])
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_rotate_and_write(dtype, heads, kv_heads, dim, half, norm, interleaved):
     if half or not interleaved:
@@ -149,7 +150,8 @@ def check_rotation(dtype, heads, kv_heads, dim, half, normed, interleaved, spoil
     frequencies = 1.0 / 100 ** (torch.arange(half) / max(half, 1))
     rope = Rope(frequencies, 1.0, dim, 64, dtype, DEVICE, interleaved)
     wide = normed == "wide"
-    norm = QKNorm((heads, kv_heads), dim, 1e-6, dtype, DEVICE, wide=wide, offset=float(wide))
+    late = normed == "late"
+    norm = QKNorm((heads, kv_heads), dim, 1e-6, dtype, DEVICE, wide=wide, offset=float(wide), late=late)
     norm.q_D.copy_(draw(dim, seed=2))
     norm.k_D.copy_(draw(dim, seed=3))
     norm.finish()
@@ -159,8 +161,9 @@ def check_rotation(dtype, heads, kv_heads, dim, half, normed, interleaved, spoil
     keys, values = (draw(blocks, size, kv_heads, dim, dtype=dtype, seed=s) for s in (4, 5))
 
     qk, v = qkv.view(tokens, -1, dim).split([heads + kv_heads, kv_heads], 1)
-    turned = norm(qk) if normed else qk
+    turned = norm(qk) if normed and not late else qk
     turned = rope(turned, rope.rows(positions)) if half else turned
+    turned = norm(turned) if late else turned
     wanted_keys, wanted_values = keys.clone(), values.clone()
     there = slots >= 0
     wanted_keys.flatten(0, 1)[slots[there]] = turned[there, heads:]
@@ -169,7 +172,7 @@ def check_rotation(dtype, heads, kv_heads, dim, half, normed, interleaved, spoil
     arguments = {"positions_T": positions, "slots_T": slots}
     arguments |= {"rope": (rope.table_P1D, half, interleaved) if half else None}
     spoil(arguments)
-    weights = (norm.q_D, norm.k_D, 1e-6, wide) if normed else None
+    weights = (norm.q_D, norm.k_D, 1e-6, wide, late) if normed else None
     got = elementwise.rotate_and_write(qkv, cache=(keys, values), heads=heads, norm=weights, **arguments)
     # Torch rounds the products that it adds, the kernel their sum.
     near = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-3, "atol": 4e-3}

@@ -204,7 +204,7 @@ def test_rotation_keeps_lengths_and_depends_on_distance_only() -> None:
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_mlps(activation: str) -> None:
-    act = {"silu": ACT2FN["silu"], "gelu": ACT2FN["gelu"], "gelu_tanh": ACT2FN["gelu_new"]}[activation]
+    act = ACT2FN[{"gelu_tanh": "gelu_new", "relu_squared": "relu2"}.get(activation, activation)]
     at = {part: part for part in ("gate", "up", "down")}
     x = torch.randn(3, 8)
     for mlp in (GatedMLP(8, 12, activation, True, *ON), MLP(8, 12, activation, True, *ON)):

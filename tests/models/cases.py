@@ -107,6 +107,70 @@ CASES: dict[str, Case] = {
     "starcoder2-unbiased": ("starcoder2", {"use_bias": False, "tie_word_embeddings": False}),
     "gpt2": ("gpt2", {}),
     "gpt2-inner": ("gpt2", {"n_inner": 80, "activation_function": "gelu", "scale_attn_weights": False}),
+    "gpt_neox": ("gpt_neox", {"rotary_pct": 0.5}),
+    "gpt_neox-serial": ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False, "rotary_pct": 0.25}),
+    "opt": ("opt", {"ffn_dim": 96}),
+    "opt-unbiased": ("opt", {"ffn_dim": 96, "enable_bias": False, "activation_function": "gelu"}),
+    "falcon": ("falcon", {"ffn_hidden_size": 96}),
+    "falcon-40b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}),
+    "falcon-11b": (
+        "falcon",
+        {
+            "new_decoder_architecture": True,
+            "num_kv_heads": 2,
+            "num_ln_in_parallel_attn": 1,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "falcon-serial": ("falcon", {"parallel_attn": False, "multi_query": False}),
+    "gptj": ("gptj", {"rotary_dim": 8}),
+    "codegen": ("codegen", {"rotary_dim": 4, "num_attention_heads": 8, "n_inner": 80}),
+    "gpt_bigcode": ("gpt_bigcode", {}),
+    "gpt_bigcode-mha": ("gpt_bigcode", {"multi_query": False, "scale_attn_weights": False, "n_inner": 80}),
+    "olmo": ("olmo", {"clip_qkv": 0.7, "num_key_value_heads": 1}),
+    "arcee": ("arcee", {}),
+    "jais2": ("jais2", {}),
+    "nemotron": ("nemotron", {}),
+    "apertus": ("apertus", {"num_hidden_layers": 2}),
+    "helium": ("helium", {"mlp_bias": True}),
+    "cwm": ("cwm", {"bos_token_id": 0, "sliding_window": 8, "num_hidden_layers": 5}),
+    "hyperclovax": (
+        "hyperclovax",
+        {"embedding_multiplier": 2.0, "residual_multiplier": 0.4, "attention_multiplier": 0.5, "logits_scaling": 0.3},
+    ),
+    "hyperclovax-pre": ("hyperclovax", {"use_post_norm": False}),
+    "vaultgemma": (
+        "vaultgemma",
+        {
+            "sliding_window": 8,
+            "query_pre_attn_scalar": 24,
+            "attn_logit_softcapping": 1.0,
+            "final_logit_softcapping": 2.0,
+        },
+    ),
+    "ministral3": (
+        "ministral3",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e4,
+                "factor": 4.0,
+                "original_max_position_embeddings": 16,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "llama_4_scaling_beta": 0.3,
+            }
+        },
+    ),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", {"head_dim": 24}),
+    "hunyuan_v1_dense-alpha": (
+        "hunyuan_v1_dense",
+        {
+            "attention_bias": True,
+            "rope_parameters": {"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0, "rope_theta": 1e4},
+        },
+    ),
+    "nanochat": ("nanochat", {"final_logit_softcapping": 2.0}),
     "cohere": ("cohere", {"logit_scale": 0.3}),
     "cohere-qk-norm": ("cohere", {"use_qk_norm": True, "attention_bias": True, "tie_word_embeddings": False}),
     "cohere2": ("cohere2", {"sliding_window": 8, "num_hidden_layers": 4}),
@@ -187,7 +251,7 @@ CASES |= {
     "qwen3_moe": ("qwen3_moe", {**EXPERTS, "head_dim": 32, "norm_topk_prob": True}),
     "qwen3_moe-window": ("qwen3_moe", {**EXPERTS, "use_sliding_window": True, "sliding_window": 8}),
     "olmoe": ("olmoe", {"num_experts": 8, "num_experts_per_tok": 3}),
-    "olmoe-normed": ("olmoe", {"num_experts": 8, "num_experts_per_tok": 3, "norm_topk_prob": True}),
+    "olmoe-normed": ("olmoe", {"num_experts": 8, "num_experts_per_tok": 3, "norm_topk_prob": True, "clip_qkv": 0.7}),
     "gpt_oss": (
         "gpt_oss",
         {
@@ -275,6 +339,43 @@ CASES |= {
     ),
     "deepseek_v2-greedy": ("deepseek_v2", {**LATENT, **ROUTED, "head_dim": 8}),
     "deepseek_v3": ("deepseek_v3", {**LATENT, **ROUTED, **GROUPS, "head_dim": 8}),
+    "youtu": ("youtu", {**LATENT, "head_dim": 8}),
+    "glm4_moe_lite": ("glm4_moe_lite", {**LATENT, **ROUTED, "first_k_dense_replace": None}),
+    "granitemoeshared": (
+        "granitemoeshared",
+        {
+            **LOCAL,
+            "shared_intermediate_size": 56,
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.22,
+            "attention_multiplier": 0.5,
+            "logits_scaling": 2.0,
+        },
+    ),
+    "flex_olmo": ("flex_olmo", {"num_experts": 8, "num_experts_per_tok": 3, "norm_topk_prob": True}),
+    "solar_open": ("solar_open", {**ROUTED, **GROUPS, "first_k_dense_replace": None}),
+    "exaone_moe": (
+        "exaone_moe",
+        {
+            **EXPERTS,
+            **GROUPS,
+            "sliding_window": 8,
+            "num_hidden_layers": 4,
+            "num_shared_experts": 2,
+            "routed_scaling_factor": 1.7,
+        },
+    ),
+    "mellum": (
+        "mellum",
+        {
+            **EXPERTS,
+            "num_hidden_layers": 3,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", *ALTERNATE],
+            "mlp_layer_types": ["dense", "sparse", "sparse"],
+        },
+    ),
+    "hunyuan_v1_moe": ("hunyuan_v1_moe", {"num_experts": 8, "moe_topk": 3}),
 }
 SCALINGS = {
     "linear": {"rope_type": "linear", "factor": 4.0},
@@ -401,7 +502,7 @@ OLD_CONFIGS = {
 
 # Every order of norms, kind of norm, of rope and of MLP.
 FUSED = ["qwen3", "gemma2", "gemma3", "glm", "olmo2", "smollm3-window", "starcoder2", "gpt2", "granite"]
-FUSED += ["cohere-qk-norm"]
+FUSED += ["cohere-qk-norm", "hunyuan_v1_dense"]
 # Families that are compared in bfloat16 too: every kind of norm and of rounding.
 HALVES = ["llama", "qwen3", "gemma2", "gemma3", "olmo2", "cohere", "gpt2"]
 HALVES += ["mixtral", "gpt_oss"]
