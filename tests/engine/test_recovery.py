@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 from octavo import AsyncLLM, EngineConfig, RequestOutputKind, SamplingParams
 from octavo.core.errors import EngineError, EngineUnavailable, Quarantined
-from octavo.core.progress import START_BUDGETS, Phase
+from octavo.core.progress import START_BUDGETS, Phase, Progress
 from octavo.core.structured import StructuredOutputs
+from octavo.engine import recovery
 from octavo.engine.core import EngineCore
-from octavo.engine.recovery import Recovery
+from octavo.engine.recovery import Recovery, Watchdog
 from tests.engine import faulty_engine
 from tests.engine.conftest import Reference
 
@@ -217,6 +218,42 @@ def test_an_engine_that_hangs_while_it_loads(llama: Reference, tmp_path: Path, m
     report = report_of(tmp_path)
     assert report["progress"]["phase"] == "load"
     assert any("in load_forever" in line for line in report["stacks"])
+
+
+class FakeLink:
+    """What a watchdog needs of one: progress to read, and something to end."""
+
+    def __init__(self) -> None:
+        descriptor = Progress.allocate()
+        self.progress, self.engine = Progress(descriptor), Progress(descriptor)
+        os.close(descriptor)
+        self.struck = False
+
+    def state(self) -> str:
+        return "D (disk sleep)"
+
+    async def strike(self) -> None:
+        self.struck = True
+
+
+def test_a_long_step_that_says_so(monkeypatch: pytest.MonkeyPatch):
+    """However long it is against the watchdog's limit: it is ready all the while. Once over its time it is not."""
+    monkeypatch.setattr(recovery, "WATCH_SECONDS", 0.01)
+
+    async def main() -> None:
+        link = FakeLink()
+        watchdog = Watchdog(link, limit=0.02)  # type: ignore[arg-type]
+        task = asyncio.create_task(watchdog.run())
+        link.engine.enter(Phase.STEP, budget=600.0, tokens=131_072)
+        for _ in range(30):
+            await asyncio.sleep(0.01)
+            assert not watchdog.stalled and not link.struck
+        link.engine.enter(Phase.STEP, budget=0.05, tokens=1)
+        await until(lambda: watchdog.stalled)
+        await task
+        assert link.struck and "while it was to run a step (the process was D (disk sleep))" in watchdog.reason
+
+    asyncio.run(main())
 
 
 def test_each_tensor_is_a_sign_of_life(llama: Reference):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -166,6 +167,26 @@ def test_random_walks():
     assert Walk.totals["steps"] >= 200_000, Walk.totals
     # The walks must have been where it hurts.
     assert min(Walk.totals.values()) > 100, Walk.totals
+
+
+def walk_far(walk: type[Walk], steps: int) -> None:
+    """Other walks each time: what fails is printed so that it can be done again."""
+    anew = settings(max_examples=300, stateful_step_count=60, deadline=None, database=None, print_blob=True,
+                    suppress_health_check=list(HealthCheck))  # fmt: skip
+    Walk.totals = dict.fromkeys(Walk.totals, 0)
+    while Walk.totals["steps"] < steps:
+        run_state_machine_as_test(walk, settings=anew)
+    assert min(Walk.totals.values()) > 1000, Walk.totals
+
+
+@pytest.mark.slow
+def test_a_million_steps():
+    walk_far(Walk, 800_000)
+
+
+@pytest.mark.slow
+def test_a_million_steps_with_windows():
+    walk_far(WindowWalk, 200_000)
 
 
 class WindowWalk(Walk):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
+import random
 import socket
+import statistics
 import time
 from typing import Any
 
@@ -13,7 +16,9 @@ import httpx
 import pytest
 
 from octavo.core import log
+from octavo.core.errors import InvalidAPIKey
 from octavo.server import http, transport
+from octavo.server.auth import Keys
 from octavo.server.pages import pages
 from tests.server.conftest import Running, StartServer, error_of, own_log, read_answer, wait_for
 
@@ -83,6 +88,33 @@ def test_with_the_key(locked: Running) -> None:
 )
 def test_wrong_keys(locked: Running, value: str) -> None:
     error_of(locked.get("/v1/models", headers={"Authorization": value.encode()}), 401, "invalid_api_key")
+
+
+def timing(keys: Keys, first: bytes, second: bytes, count: int) -> float:
+    """How probable it is that the difference of two wrong keys' mean times is chance (Welch's test)."""
+    times: tuple[list[int], list[int]] = ([], [])
+    order = [i % 2 for i in range(2 * count)]
+    random.Random(0).shuffle(order)
+    for which in order:
+        key = (first, second)[which]
+        begin = time.perf_counter_ns()
+        with contextlib.suppress(InvalidAPIKey):
+            keys.check(key)
+        times[which].append(time.perf_counter_ns() - begin)
+    # What the machine did meanwhile is in the tail.
+    low, high = (sorted(each)[: int(0.9 * count)] for each in times)
+    error = (statistics.variance(low) / len(low) + statistics.variance(high) / len(high)) ** 0.5
+    return math.erfc(abs(statistics.mean(low) - statistics.mean(high)) / error / 2**0.5)
+
+
+@pytest.mark.slow
+def test_the_time_tells_nothing_about_a_key() -> None:
+    """20,000 keys that are wrong at once against 20,000 that are right but for the end. A leak would show each time."""
+    known = "k" * 64
+    keys = Keys((known, "other"))
+    wrong, nearly = b"Bearer " + b"x" * 64, b"Bearer " + known[:-1].encode() + b"x"
+    found = [timing(keys, wrong, nearly, 20_000) for _ in range(5)]
+    assert max(found) > 0.01, found
 
 
 @pytest.mark.parametrize(
