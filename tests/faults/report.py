@@ -9,6 +9,7 @@ import argparse
 import ast
 import datetime
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from tests.faults.cases import CASES, Case
-from tests.faults.subject import Subject, memory
+from tests.faults.subject import GROWTH, Subject, memory
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
@@ -113,9 +114,11 @@ def soak(seconds: float) -> int:
     from tests.faults.test_load import abort_at_random
 
     with tempfile.TemporaryDirectory() as folder:
-        subject = Subject(Path(folder))
+        # A small cache: preemptions are common, and its memory, which is the system's until it is used, is used soon.
+        subject = Subject(Path(folder), "--num-kv-blocks", "56")
         abort_at_random(subject, 500, 0)  # what grows at the beginning has grown
         before, begin, seed, total = subject.snapshot(), time.monotonic(), 1, 0
+        least = most = 0
         while time.monotonic() - begin < seconds:
             with subject.canaries():
                 total += sum(abort_at_random(subject, 500, seed))
@@ -123,8 +126,13 @@ def soak(seconds: float) -> int:
             engine, front = memory(before.pids[1]) / 2**20, memory(before.pids[0]) / 2**20
             passed = time.monotonic() - begin
             print(f"{passed:6.0f} s: {total} requests, front {front:.0f} MiB, engine {engine:.0f} MiB", flush=True)
+            most = max(most, memory(before.pids[1]) + memory(before.pids[0]))
+            least = least if least and passed > seconds / 10 else most  # until then it is warming up
             seed += 1
-        return subject.close()
+        preempted = re.search(r"^vllm:num_preemptions_total\S* (\d+)", subject.request("GET", "/metrics").text, re.M)
+        more = (most - least) / 2**20
+        print(f"{total} requests, {preempted and preempted[1]} preemptions, at most {more:.0f} MiB more after a tenth")
+        return subject.close() or most - least > GROWTH
 
 
 def main() -> int:
