@@ -83,6 +83,13 @@ FAMILIES = {
     "hunyuan_v1_dense": ("HunYuanDenseV1Config", "HunYuanDenseV1ForCausalLM"),
     "hunyuan_v1_moe": ("HunYuanMoEV1Config", "HunYuanMoEV1ForCausalLM"),
     "nanochat": ("NanoChatConfig", "NanoChatForCausalLM"),
+    "persimmon": ("PersimmonConfig", "PersimmonForCausalLM"),
+    "biogpt": ("BioGptConfig", "BioGptForCausalLM"),
+    "xglm": ("XGLMConfig", "XGLMForCausalLM"),
+    "gpt_neo": ("GPTNeoConfig", "GPTNeoForCausalLM"),
+    "minicpm3": ("MiniCPM3Config", "MiniCPM3ForCausalLM"),
+    "granite_swa": ("GraniteSWAConfig", "GraniteSWAForCausalLM"),
+    "granitemoe_swa": ("GraniteMoeSWAConfig", "GraniteMoeSWAForCausalLM"),
     "internlm3": ("InternLM3Config", "LlamaForCausalLM"),  # as Llama; the hub's own configs say InternLM3ForCausalLM
 }
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -148,4 +148,6 @@ class Attention:
         found = Linear.names(self.qkv, at["qkv"]) if "qkv" in at else self.qkv.names(at["q"], at["k"], at["v"])
         if self.norm is not None:
             found |= self.norm.names(at["q_norm"], at["k_norm"])
+        if self.options.sinks_H is not None:
+            found[at["sinks"]] = self.options.sinks_H
         return found | self.o.names(at["o"])

@@ -90,12 +90,13 @@ class FullQKNorm:
 class HeadLayerNorm:
     """Layer norm of each head over its own size, in place; every head has weights of its own. Rounded once."""
 
-    __slots__ = ("eps", "k_KD", "q_HD", "weight_JD")
+    __slots__ = ("bias_JD", "eps", "k_KD", "q_HD", "weight_JD")
 
     def __init__(
         self, heads: tuple[int, int], head_dim: int, eps: float, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.q_HD, self.k_KD = (torch.ones(count, head_dim, dtype=dtype, device=device) for count in heads)
+        self.bias_JD: Tensor | None = None
         self.eps = eps
 
     def finish(self) -> None:
@@ -104,7 +105,30 @@ class HeadLayerNorm:
     def __call__(self, qkv_TF: Tensor) -> None:
         joint, head_dim = self.weight_JD.shape
         qk_TJD = qkv_TF.view(len(qkv_TF), -1, head_dim)[:, :joint]
-        qk_TJD.copy_(torch.layer_norm(qk_TJD.float(), (head_dim,), None, None, self.eps).mul_(self.weight_JD))
+        normed_TJD = torch.layer_norm(qk_TJD.float(), (head_dim,), None, None, self.eps).mul_(self.weight_JD)
+        qk_TJD.copy_(normed_TJD if self.bias_JD is None else normed_TJD.add_(self.bias_JD))
 
     def names(self, q_path: str, k_path: str) -> dict[str, Tensor]:
         return {f"{q_path}.weight": self.q_HD, f"{k_path}.weight": self.k_KD}
+
+
+class SharedLayerNorm(HeadLayerNorm):
+    """The same with one weight, and one bias, for all heads of a kind."""
+
+    __slots__ = ("counts", "k_bias_D", "q_bias_D")
+
+    def __init__(
+        self, heads: tuple[int, int], head_dim: int, eps: float, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__((1, 1), head_dim, eps, dtype, device)
+        self.counts = heads
+        self.q_bias_D, self.k_bias_D = torch.zeros(2, head_dim, dtype=dtype, device=device)
+
+    def finish(self) -> None:
+        queries, keys = self.counts
+        self.weight_JD = torch.cat((self.q_HD.expand(queries, -1), self.k_KD.expand(keys, -1))).float()
+        self.bias_JD = torch.cat((self.q_bias_D.expand(queries, -1), self.k_bias_D.expand(keys, -1))).float()
+
+    def names(self, q_path: str, k_path: str) -> dict[str, Tensor]:
+        weights = {f"{q_path}.weight": self.q_HD[0], f"{k_path}.weight": self.k_KD[0]}
+        return weights | {f"{q_path}.bias": self.q_bias_D, f"{k_path}.bias": self.k_bias_D}

@@ -22,7 +22,7 @@ from octavo.layers.linear import Linear
 from octavo.layers.mlp import MLP, GatedMLP
 from octavo.layers.moe import Experts, MixtureOfExperts, Mxfp4Experts, Router
 from octavo.layers.norm import LayerNorm, RMSNorm
-from octavo.layers.qk_norm import FullQKNorm, HeadLayerNorm, QKNorm
+from octavo.layers.qk_norm import FullQKNorm, HeadLayerNorm, QKNorm, SharedLayerNorm
 from octavo.layers.rope import Rope
 from octavo.models.blocks import Block, Feedforward, Parallel, ParallelNorms, PreNorm, Sandwich
 from octavo.models.config import ConfigReader
@@ -46,6 +46,7 @@ PATHS: Mapping[str, str] = {
     "o": "self_attn.o_proj",
     "q_norm": "self_attn.q_norm",
     "k_norm": "self_attn.k_norm",
+    "sinks": "self_attn.sinks",
     "gate": "mlp.gate_proj",
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
@@ -145,8 +146,9 @@ class Decoder:
         heads = (spec.num_heads, spec.num_kv_heads)
         if spec.qk_norm == "full":
             return FullQKNorm(heads, spec.head_dim, spec.norm_eps, *on)
-        if spec.qk_norm == "head_layer":
-            return HeadLayerNorm(heads, spec.head_dim, spec.norm_eps, *on)
+        if spec.qk_norm in ("head_layer", "shared_layer"):
+            kind = HeadLayerNorm if spec.qk_norm == "head_layer" else SharedLayerNorm
+            return kind(heads, spec.head_dim, spec.norm_eps, *on)
         if spec.qk_norm == "head":
             return QKNorm(
                 heads,
@@ -163,13 +165,14 @@ class Decoder:
     def make_attention(self, layer: int) -> Attention | LatentAttention:
         spec = self.spec
         rope = spec.ropes[layer]
+        sinks_H = torch.zeros(spec.num_heads, dtype=self.dtype, device=self.device) if spec.sinks else None
         attention = Attention(
             layer,
             spec.hidden_size,
             (spec.num_heads, spec.num_kv_heads),
             spec.head_dim,
             None if rope is None else self.ropes[rope],
-            AttendOptions(spec.attention_scale, spec.windows[layer], spec.score_softcap),
+            AttendOptions(spec.attention_scale, spec.windows[layer], spec.score_softcap, sinks_H),
             (spec.qkv_bias, spec.o_bias),
             self.make_qk_norm(),
             self.dtype,

@@ -116,6 +116,23 @@ class Youtu(DeepseekV2):
         return super().configure(config.family(tie_word_embeddings=True))
 
 
+class MiniCPM3(Youtu):
+    """With multipliers of embeddings, residual and logits."""
+
+    @classmethod
+    def configure(cls, config: ConfigReader) -> ModelSpec:
+        own = config.integer("hidden_size") // config.integer("num_attention_heads", high=2**14)
+        defaults = {"kv_lora_rank": 256, "q_lora_rank": 768, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32}
+        spec = super().configure(config.family(None, **defaults, v_head_dim=own, rope_interleave=False))
+        depth = spec.num_layers**0.5
+        return replace(
+            spec,
+            embedding_scale=config.number("scale_emb", 12.0),
+            residual_scale=config.number("scale_depth", 1.4) / depth,
+            logit_scale=config.integer("dim_model_base", 256) / spec.hidden_size,
+        )
+
+
 class DeepseekV3(DeepseekV2):
     """As V2, but for how experts are chosen."""
 

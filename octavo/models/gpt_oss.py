@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
-from torch import Tensor
-
-from octavo.attention.base import AttendOptions
-from octavo.layers.attention import Attention
 from octavo.models.config import ConfigReader
 from octavo.models.decoder import PATHS, Decoder
 from octavo.models.experts import read_experts
@@ -17,21 +11,10 @@ from octavo.models.spec import ModelSpec, all_but_every, layer_windows
 from octavo.quant.mxfp4 import BLOCK
 
 
-class SinkAttention(Attention):
-    """`options` hold the sinks."""
-
-    __slots__ = ()
-
-    def names(self, at: Mapping[str, str]) -> dict[str, Tensor]:
-        assert self.options.sinks_H is not None
-        return super().names(at) | {at["sinks"]: self.options.sinks_H}
-
-
 class GptOss(Decoder):
     quantised = ("mxfp4",)
     paths = {
         **PATHS,
-        "sinks": "self_attn.sinks",
         "router": "mlp.router",
         "experts_gate_up": "mlp.experts.gate_up_proj",
         "experts_down": "mlp.experts.down_proj",
@@ -57,23 +40,6 @@ class GptOss(Decoder):
             clamp=(config.number("swiglu_alpha", 1.702), config.number("swiglu_limit", 7.0)),
         )
         return replace(spec, windows=layer_windows(config, spec.num_layers, all_but_every(2)), experts=experts)
-
-    def make_attention(self, layer: int) -> Attention:
-        spec, rope = self.spec, self.spec.ropes[layer]
-        assert rope is not None
-        sinks_H = torch.zeros(spec.num_heads, dtype=self.dtype, device=self.device)
-        return SinkAttention(
-            layer,
-            spec.hidden_size,
-            (spec.num_heads, spec.num_kv_heads),
-            spec.head_dim,
-            self.ropes[rope],
-            AttendOptions(spec.attention_scale, spec.windows[layer], sinks_H=sinks_H),
-            (spec.qkv_bias, spec.o_bias),
-            None,
-            self.dtype,
-            self.device,
-        )
 
     def finish(self) -> None:
         super().finish()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from octavo.models.config import ConfigReader
 from octavo.models.decoder import PATHS, Decoder
 from octavo.models.experts import read_experts
-from octavo.models.granite import Granite
+from octavo.models.granite import Granite, with_windows
 from octavo.models.rope import RopeSpec, rope_section
 from octavo.models.spec import ModelSpec, sliding_window
 
@@ -115,3 +115,16 @@ class GraniteMoeShared(GraniteMoe):
         assert spec.experts is not None
         shared = config.integer("shared_intermediate_size", 0, low=0, high=2**22)
         return replace(spec, experts=replace(spec.experts, shared_size=shared))
+
+
+class GraniteMoeSWA(GraniteMoeShared):
+    paths = {
+        **GraniteMoeShared.paths,
+        "router": "block_sparse_moe.router",
+        "experts_gate_up": "block_sparse_moe.experts.gate_up_proj",
+        "experts_down": "block_sparse_moe.experts.down_proj",
+    }
+
+    @classmethod
+    def configure(cls, config: ConfigReader) -> ModelSpec:
+        return with_windows(config, super().configure(config))

@@ -30,6 +30,7 @@ ARCHITECTURES = {
         "norms of query and key heads; a plain MLP with an activation that is learned, xIELU",
     ),
     "ArceeForCausalLM": Architecture("nemotron:Arcee", "Arcee AFM", "plain MLP with relu squared"),
+    "BioGptForCausalLM": Architecture("opt:BioGpt", "BioGPT", "as OPT with gelu; scaled embeddings"),
     "CodeGenForCausalLM": Architecture("gptj:CodeGen", "CodeGen", "as GPT-J; q, k, v in one tensor, in four pieces"),
     "Cohere2ForCausalLM": Architecture(
         "cohere:Cohere2",
@@ -108,6 +109,9 @@ ARCHITECTURES = {
         "attention and a plain MLP with gelu in parallel on one layer norm; interleaved rope on a part of each head; "
         "biases of MLP and head",
     ),
+    "GPTNeoForCausalLM": Architecture(
+        "gpt_neo:GPTNeo", "GPT-Neo", "as GPT-2; scores are not scaled; windows in every second layer"
+    ),
     "GPTNeoXForCausalLM": Architecture(
         "gpt_neox:GPTNeoX",
         "Pythia, GPT-NeoX-20B, RedPajama, Dolly 2",
@@ -136,6 +140,12 @@ ARCHITECTURES = {
         "Granite 4.0 previews with shared experts",
         "as GraniteMoe; an MLP beside the experts",
     ),
+    "GraniteMoeSWAForCausalLM": Architecture(
+        "mixtral:GraniteMoeSWA", "Granite with windows and experts", "as GraniteSWA; experts in stacks"
+    ),
+    "GraniteSWAForCausalLM": Architecture(
+        "granite:GraniteSWA", "Granite with windows", "as Granite; windows but in every fourth layer; attention sinks"
+    ),
     "HeliumForCausalLM": Architecture("helium:Helium", "Helium", "interleaved rope; norms rounded once"),
     "HunYuanDenseV1ForCausalLM": Architecture(
         "hunyuan:HunYuan", "Hunyuan 0.5B to 7B", "norms of query and key heads after they are rotated"
@@ -157,6 +167,9 @@ ARCHITECTURES = {
     ),
     "MellumForCausalLM": Architecture(
         "qwen_moe:Mellum", "Mellum 2", "as Qwen3 with experts; windows with a rope of their own"
+    ),
+    "MiniCPM3ForCausalLM": Architecture(
+        "deepseek:MiniCPM3", "MiniCPM3", "latent attention; multipliers of embeddings, residual and logits"
     ),
     "MiniMaxM2ForCausalLM": Architecture(
         "mixtral:MiniMaxM2",
@@ -197,6 +210,11 @@ ARCHITECTURES = {
     "OPTForCausalLM": Architecture(
         "opt:OPT", "OPT (not 350M), Galactica", "learned positions; layer norms; plain MLP with relu; biases"
     ),
+    "PersimmonForCausalLM": Architecture(
+        "phi:Persimmon",
+        "Persimmon",
+        "layer norms, of heads too; plain MLP with relu squared; biases; partial rotation; q, k, v in one tensor",
+    ),
     "PhiForCausalLM": Architecture(
         "phi:Phi",
         "Phi-1, Phi-1.5, Phi-2",
@@ -232,12 +250,15 @@ ARCHITECTURES = {
     "SmolLM3ForCausalLM": Architecture("smollm3:SmolLM3", "SmolLM3", "every fourth layer sees no positions"),
     "SolarOpenForCausalLM": Architecture("glm_moe:SolarOpen", "Solar Open", "experts as DeepSeek V3's in every layer"),
     "StableLmForCausalLM": Architecture(
-        "stablelm:StableLm", "StableLM 2 1.6B, 3B", "layer norms; partial rotation; optional biases on q, k, v"
+        "stablelm:StableLm",
+        "StableLM 2, StableLM 3B",
+        "layer norms; partial rotation; optional biases on q, k, v; 12B: in parallel, norms of heads",
     ),
     "Starcoder2ForCausalLM": Architecture(
         "starcoder2:Starcoder2", "StarCoder2", "layer norms; plain MLP with gelu; biases; one window"
     ),
     "VaultGemmaForCausalLM": Architecture("gemma:VaultGemma", "VaultGemma", "as Gemma 2 without norms after each part"),
+    "XGLMForCausalLM": Architecture("opt:XGLM", "XGLM", "as BioGPT; positions are sines and cosines"),
     "YoutuForCausalLM": Architecture("deepseek:Youtu", "Youtu-LLM", "latent attention"),
 }
 

@@ -94,8 +94,8 @@ class ModelSpec:
     # Of a layer's norms and parts, where a config chooses: one of octavo.models.decoder.ORDERS; None: the family's.
     order: str | None = None
     # Norm of queries and keys before they are rotated, by head as `norm` says, over all heads (wide), or a layer norm
-    # by head with weights of its own.
-    qk_norm: Literal["head", "full", "head_layer"] | None = None
+    # by head, with weights of its own or the same weights and biases for all.
+    qk_norm: Literal["head", "full", "head_layer", "shared_layer"] | None = None
     qk_norm_late: bool = False  # after they are rotated
     qkv_clip: float | None = None  # queries, keys and values stay within it, once they are normed
     qkv_bias: bool = False

@@ -63,6 +63,17 @@ CASES: dict[str, Case] = {
     "phi-mha": ("phi", {"num_key_value_heads": 4, "hidden_act": "gelu", "partial_rotary_factor": 0.25}),
     "stablelm": ("stablelm", {}),
     "stablelm-biases": ("stablelm", {"use_qkv_bias": True, "tie_word_embeddings": True}),
+    "phi-qk-norm": ("phi", {"qk_layernorm": True, "num_key_value_heads": 4}),
+    "stablelm-12b": ("stablelm", {"use_parallel_residual": True, "qk_layernorm": True}),
+    "persimmon": ("persimmon", {}),
+    "persimmon-plain": ("persimmon", {"qk_layernorm": False}),
+    "biogpt": ("biogpt", {}),
+    "xglm": ("xglm", {"ffn_dim": 96, "scale_embedding": False, "tie_word_embeddings": True}),
+    "gpt_neo": ("gpt_neo", {"window_size": 8, "attention_types": [[["global", "local"], 1]], "intermediate_size": 80}),
+    "granite_swa": (
+        "granite_swa",
+        {"sliding_window": 8, "layer_rope_theta": [0, 1e3, 1e4], "num_hidden_layers": 3, "attention_multiplier": 0.5},
+    ),
     "phi3": ("phi3", {}),
     "phi3-window": ("phi3", {"sliding_window": 16, "num_key_value_heads": 4}),
     "phi3-longrope": (
@@ -339,6 +350,11 @@ CASES |= {
     ),
     "deepseek_v2-greedy": ("deepseek_v2", {**LATENT, **ROUTED, "head_dim": 8}),
     "deepseek_v3": ("deepseek_v3", {**LATENT, **ROUTED, **GROUPS, "head_dim": 8}),
+    "minicpm3": (
+        "minicpm3",
+        {**LATENT, "scale_emb": 3, "scale_depth": 1.1, "dim_model_base": 16, "tie_word_embeddings": True},
+    ),
+    "granitemoe_swa": ("granitemoe_swa", {**LOCAL, "sliding_window": 8, "shared_intermediate_size": 56}),
     "youtu": ("youtu", {**LATENT, "head_dim": 8}),
     "glm4_moe_lite": ("glm4_moe_lite", {**LATENT, **ROUTED, "first_k_dense_replace": None}),
     "granitemoeshared": (
