@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from octavo.core.structured import StructuredOutputs
+from octavo.grammar.endless import prune
 from octavo.grammar.quoted import quoted
 from octavo.grammar.schema import GrammarError, blame, prepare, step, subschemas
 from octavo.grammar.tags import TagGrammar
@@ -70,7 +71,7 @@ class _Translation:
 
     def _schema(self, schema: Any, path: str) -> Any:
         try:
-            found = prepare(schema, close_objects=self.asked.disable_additional_properties)
+            found = prune(prepare(schema, close_objects=self.asked.disable_additional_properties))
         except GrammarError as error:
             error.path = f"{path}.{error.path}".strip(".").replace(".[", "[")
             raise
