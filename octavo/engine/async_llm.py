@@ -316,6 +316,11 @@ class AsyncLLM:
         self.check_room()
         return found
 
+    def prepare_grammars(self) -> None:
+        """Starts what reads and follows grammars beside us, so that the first answer with one need not wait for it."""
+        self._send(ExpectGrammar())
+        self._checks.submit(self._checker.start)
+
     def _overdue(self, state: RequestState, news: News) -> None:
         if state.metrics.scheduled_time is None and not state.failure:
             state.failure = QueueTimeout(LATE)

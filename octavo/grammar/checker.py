@@ -58,6 +58,11 @@ class _Worker:
         self.close()
         return Checked(error="it takes too long, or too much memory, to compile", code=TOO_COMPLEX)
 
+    def start(self) -> None:
+        with contextlib.suppress(RequestError, EngineUnavailable, TimeoutError):  # who needs it will be told
+            if self._child is None:
+                self._open()
+
     def _open(self) -> Child:
         child = self._child = Child(PROCESS, ENVIRONMENT)
         child.sock.settimeout(START_SECONDS)
@@ -111,6 +116,12 @@ class Checker:
             self._drop(key)
             return None
         return found
+
+    def start(self) -> None:
+        """Starts the process that works for this thread, so that the first grammar need not wait for it."""
+        with self._lock:
+            worker = self._workers.setdefault(threading.get_ident(), _Worker(self._start))
+        worker.start()
 
     def check(self, asked: StructuredOutputs) -> str:
         key = _key(asked)

@@ -97,6 +97,8 @@ async def start_engine(engine: EngineConfig, server: ServerConfig) -> Engine:
     recovery = Recovery(server.resume_requests, server.watchdog_timeout, report_folder(server.crash_dir))
     llm = await AsyncLLM.start(engine, log_level=server.log_level, log_format=server.log_format, recovery=recovery)
     collector.settle()
+    if "generate" in llm.supported_tasks:
+        llm.prepare_grammars()
     return llm
 
 

@@ -45,8 +45,9 @@ class Served:
         self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="x", http_client=self.http, max_retries=0)
 
     def engine(self) -> int:
-        """The process of the engine, which the front starts first."""
-        return children(self.front())[0]
+        """The process of the engine, which the front starts, as it does those that read grammars."""
+        engines = [pid for pid in children(self.front()) if b"octavo.engine.process" in command(pid)]
+        return engines[0]
 
     def front(self) -> int:
         """The process with HTTP, which is the supervisor's only child."""
@@ -72,6 +73,14 @@ def children(parent: int) -> list[int]:
     """The live ones, the oldest first."""
     pids = sorted(map(int, filter(str.isdigit, os.listdir("/proc"))))
     return [pid for pid in pids if status(pid).get("PPid") == str(parent) and is_running(pid)]
+
+
+def command(pid: int) -> bytes:
+    """What the process runs."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def is_running(pid: int) -> bool:

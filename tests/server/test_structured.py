@@ -17,8 +17,8 @@ import pytest
 
 from octavo.core.structured import StructuredOutputs
 from tests.builders import make_model
-from tests.server.conftest import Running
-from tests.server.test_end_to_end import MESSAGES, Served, children, is_running
+from tests.server.conftest import Running, wait_for
+from tests.server.test_end_to_end import MESSAGES, Served, children, command, is_running
 from tests.server.test_requests import error_of
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer", "maximum": 99}}, "required": ["x"]}
@@ -212,12 +212,23 @@ def test_a_hostile_grammar_harms_nobody(served: Served) -> None:
     assert chosen.choices[0].text == "a"
 
 
+def test_what_follows_grammars_is_there_before_the_first_one(tmp_path: Path) -> None:
+    """And a plain request does not wait for it."""
+    fresh = Served(make_model(tmp_path))
+    try:
+        wait_for(lambda: len(children(fresh.engine())) == 1 and len(children(fresh.front())) == 2, seconds=60)
+        assert all(b"octavo.grammar.process" in command(pid) for pid in children(fresh.engine()))
+    finally:
+        fresh.process.send_signal(signal.SIGTERM)
+        assert fresh.process.wait(30) == 0
+
+
 def test_the_matcher_may_be_killed(served: Served) -> None:
     """Answers that it follows fail, others go on, and it is started again."""
     complete = served.client.completions.create
     complete(model=served.model, prompt="x", extra_body={"guided_choice": ["a"]})
-    engines = [pid for pid in children(served.front()) if b"octavo.engine.process" in command(pid)]
-    (matcher,) = children(engines[0])
+    engine = served.engine()
+    (matcher,) = children(engine)
     streams: dict[str, Any] = {
         "grammar": complete(
             model=served.model, prompt="x", max_tokens=400, stream=True, extra_body={"guided_regex": "[a-z]{400}"}
@@ -231,8 +242,4 @@ def test_the_matcher_may_be_killed(served: Served) -> None:
         list(streams["grammar"])
     assert list(streams["plain"])[-1].choices[0].finish_reason == "length"
     chosen = complete(model=served.model, prompt="x", extra_body={"guided_choice": ["a"]})
-    assert chosen.choices[0].text == "a" and is_running(engines[0])
-
-
-def command(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert chosen.choices[0].text == "a" and is_running(engine)
