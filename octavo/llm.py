@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from octavo.core import foreign
 from octavo.core.config import EngineConfig
@@ -25,6 +25,16 @@ from octavo.core.errors import ConfigError, RequestError
 from octavo.core.hub import model_folder, tokenizer_folder
 from octavo.core.outputs import BeamSearchOutput, RequestOutput
 from octavo.core.params import BeamSearchParams, RequestOutputKind, SamplingParams
+from octavo.core.pooling import (
+    ClassificationRequestOutput,
+    EmbeddingRequestOutput,
+    PoolingOutput,
+    PoolingParams,
+    PoolingRequestOutput,
+    PoolingTask,
+    ScoringRequestOutput,
+    pair_up,
+)
 from octavo.engine.beam import Beams
 from octavo.engine.core import EngineCore
 from octavo.engine.defaults import default_sampling, read_generation_config
@@ -141,6 +151,142 @@ class LLM:
                 beam.advance(outputs[: len(head)])
                 outputs = outputs[len(head) :]
         return [beam.result() for beam in beams]
+
+    def encode(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        pooling_params: PoolingParams | None = None,
+        *,
+        use_tqdm: bool = True,
+        pooling_task: PoolingTask | None = None,
+        truncate_prompt_tokens: int | None = None,
+        priority: Sequence[int] | None = None,
+    ) -> list[PoolingRequestOutput[PoolingOutput]]:
+        """What the model makes of each prompt, as arrays. `pooling_task` says what is wanted where no params do.
+
+        Texts longer than `truncate_prompt_tokens` (-1: the model's context) are cut; without it they are refused.
+        """
+        params = pooling_params or PoolingParams(task=pooling_task or self._default_task())
+        if pooling_task is not None and params.task != pooling_task:
+            params = params.clone(task=pooling_task)
+        batch = _as_list(prompts)
+        texts = [_text_of(prompt, i) for i, prompt in enumerate(batch)]
+        names = [(f"prompts[{i}]",) for i in range(len(batch))]
+        if truncate_prompt_tokens is None:
+            ids = [(each, b"") for each in self._encode(batch, texts, True)]
+        else:
+            ids = [
+                (self._intake.encode(_ids_of(prompt), name[0]), b"")
+                if text is None
+                else self._intake.read((text,), name, truncate_prompt_tokens)
+                for prompt, text, name in zip(batch, texts, names, strict=True)
+            ]
+        return self._pool(ids, params, [name for (name,) in names], use_tqdm, priority)
+
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        use_tqdm: bool = True,
+        pooling_params: PoolingParams | None = None,
+        truncate_prompt_tokens: int | None = None,
+        priority: Sequence[int] | None = None,
+    ) -> list[EmbeddingRequestOutput]:
+        """A vector of each prompt."""
+        options: Any = {"truncate_prompt_tokens": truncate_prompt_tokens, "priority": priority, "use_tqdm": use_tqdm}
+        found = self.encode(prompts, pooling_params, pooling_task="embed", **options)
+        return [EmbeddingRequestOutput.from_base(output) for output in found]
+
+    def classify(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        use_tqdm: bool = True,
+        pooling_params: PoolingParams | None = None,
+        truncate_prompt_tokens: int | None = None,
+        priority: Sequence[int] | None = None,
+    ) -> list[ClassificationRequestOutput]:
+        """A number for each label, of each prompt."""
+        options: Any = {"truncate_prompt_tokens": truncate_prompt_tokens, "priority": priority, "use_tqdm": use_tqdm}
+        found = self.encode(prompts, pooling_params, pooling_task="classify", **options)
+        return [ClassificationRequestOutput.from_base(output) for output in found]
+
+    def reward(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        use_tqdm: bool = True,
+        pooling_params: PoolingParams | None = None,
+        truncate_prompt_tokens: int | None = None,
+        priority: Sequence[int] | None = None,
+    ) -> list[PoolingRequestOutput[PoolingOutput]]:
+        """What a reward model says of each prompt, as it says it."""
+        options: Any = {"truncate_prompt_tokens": truncate_prompt_tokens, "priority": priority, "use_tqdm": use_tqdm}
+        return self.encode(prompts, pooling_params, pooling_task="reward", **options)
+
+    def score(
+        self,
+        data_1: str | Sequence[str],
+        data_2: str | Sequence[str],
+        *,
+        use_tqdm: bool = True,
+        pooling_params: PoolingParams | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> list[ScoringRequestOutput]:
+        """How well texts go together: one with each of the second list, or two lists in step.
+
+        A cross-encoder reads both at once; of a model of embeddings it is their cosine.
+        """
+        first, second = ([data] if isinstance(data, str) else list(data) for data in (data_1, data_2))
+        pairs = pair_up(len(first), len(second), ("data_1", "data_2"))
+        able = self._core.info.pooling
+        if able is not None and "embed" in able.tasks and not able.pairs:
+            options: Any = {"use_tqdm": use_tqdm, "truncate_prompt_tokens": truncate_prompt_tokens}
+            embed = PoolingParams(task="embed", use_activation=True)
+            found = self.encode([*first, *second], embed, **options)
+            ones, others = found[: len(first)], found[len(first) :]
+            return [ScoringRequestOutput.from_embeddings(str(n), ones[i], others[j]) for n, (i, j) in enumerate(pairs)]
+        names = [(f"data_1[{i}]", f"data_2[{j}]") for i, j in pairs]
+        ids = [
+            self._intake.read((first[i], second[j]), name, truncate_prompt_tokens)
+            for (i, j), name in zip(pairs, names, strict=True)
+        ]
+        params = (pooling_params or PoolingParams()).clone(task="score")
+        return [
+            ScoringRequestOutput.from_base(output)
+            for output in self._pool(ids, params, [name for name, _ in names], use_tqdm)
+        ]
+
+    @property
+    def supported_tasks(self) -> list[str]:
+        """generate, or tasks of octavo.core.pooling."""
+        return self._core.info.supported_tasks
+
+    def _default_task(self) -> PoolingTask:
+        able = self._core.info.pooling
+        return "embed" if able is None else cast(PoolingTask, able.tasks[0])
+
+    def _pool(
+        self,
+        prompts: list[tuple[list[int], bytes]],
+        params: PoolingParams,
+        names: list[str],
+        show: bool,
+        priority: Sequence[int] | None = None,
+    ) -> list[PoolingRequestOutput[PoolingOutput]]:
+        if priority is not None and len(priority) != len(prompts):
+            raise RequestError(f"priority has {len(priority)} items for {len(prompts)} prompts", "priority")
+        states = []
+        for i, ((ids, types), name) in enumerate(zip(prompts, names, strict=True)):
+            request = self._intake.build_pooling(
+                ids, params, token_types=types, priority=priority[i] if priority else 0, label=str(i), param=name
+            )
+            states.append(RequestState(str(i), request, self._tokenizer, None, time.monotonic()))
+        self._drive(states, show)
+        for state in states:
+            if state.failure:
+                raise state.failure
+        return [state.pooling_output() for state in states]
 
     def _generate(
         self,

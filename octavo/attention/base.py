@@ -59,10 +59,11 @@ class AttendOptions:
     """How a layer attends. A layer keeps one; it is a key of whatever a backend prepares for it."""
 
     scale: float
-    window: int | None = None  # the query at position p sees positions (p - window, p]
+    window: int | None = None  # the query at position p sees positions (p - window, p], or to p + window if not causal
     softcap: float | None = None  # scores become softcap * tanh(score / softcap)
     # [H]: of each head a score beside those of its tokens, which takes its share and gives nothing. Part of no key.
     sinks_H: Tensor | None = field(default=None, compare=False)
+    causal: bool = True  # only the backends for whole prompts can else
 
 
 @dataclass(slots=True)
@@ -82,6 +83,7 @@ class ForwardBatch:
     # Host copies, for backends that plan on the CPU; ascending like the tensors above.
     query_lens: list[int] = field(default_factory=list)  # of the sequences after num_single only
     context_lens: list[int] = field(default_factory=list)  # likewise
+    types_T: Tensor | None = None  # int64: which of two texts each token is of; None: all are of the first
     steady: bool = False  # same sequences as in the step before, one token each
     plan: Any = None  # whatever the backend's plan() left for its attend()
     # The same step for layers of further groups: all but slots, block tables and plan is shared.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 
 from octavo.attention.base import AttentionBackend, AttentionSpec
@@ -14,16 +15,28 @@ BACKENDS = (
     ("triton", "octavo.attention.triton_backend", "TritonAttention"),
     ("torch", "octavo.attention.torch_backend", "TorchAttention"),
 )
+# Those for whole prompts, of which nothing is kept.
+VARLEN_BACKENDS = (
+    ("triton", "octavo.attention.varlen_triton", "TritonVarlen"),
+    ("torch", "octavo.attention.varlen_torch", "TorchVarlen"),
+)
 
 
-def select_backend(name: str, spec: AttentionSpec) -> tuple[type[AttentionBackend], list[str]]:
+def select_varlen(name: str, spec: AttentionSpec) -> tuple[type[AttentionBackend], list[str]]:
+    """As `select_backend`, for models that read."""
+    return select_backend(name, spec, VARLEN_BACKENDS)
+
+
+def select_backend(
+    name: str, spec: AttentionSpec, backends: Sequence[tuple[str, str, str]] = BACKENDS
+) -> tuple[type[AttentionBackend], list[str]]:
     """The backend's class, and one line for each that was asked before it and cannot serve `spec`.
 
     A `name` other than "auto" forces that one: if it cannot, that is an error with its reason.
     """
-    asked = [backend for backend in BACKENDS if name in ("auto", backend[0])]
+    asked = [backend for backend in backends if name in ("auto", backend[0])]
     if not asked:
-        known = ", ".join(["auto", *(backend[0] for backend in BACKENDS)])
+        known = ", ".join(["auto", *(backend[0] for backend in backends)])
         raise ConfigError(f"attention_backend must be one of {known}, got {name!r}")
     lost: list[str] = []
     for candidate, module, attribute in asked:

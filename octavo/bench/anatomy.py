@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -60,7 +60,8 @@ class _Handle:
 
 class Anatomy:
     def __init__(self, core: EngineCore) -> None:
-        model, runner = core.runner.model, core.runner
+        runner: Any = core.runner  # of an engine that generates
+        model = runner.model
         self.core = core
         self.cost = Cost(model.spec, model.num_bytes, model.dtype.itemsize)
         self.on_gpu = runner.device.type == "cuda"
@@ -72,7 +73,7 @@ class Anatomy:
         self._clocked: list[tuple[Any, str]] = []
 
     def __enter__(self) -> Anatomy:
-        scheduler, runner = self.core.scheduler, self.core.runner
+        scheduler, runner = self.core.scheduler, cast(Any, self.core.runner)
         if runner.decode_graphs is not None:
             self._clock(runner, "_replay", "graph")
         self._clock(runner.model, "forward", "forward")

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.core.params import SamplingParams
+from octavo.core.pooling import PoolingParams
 
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
@@ -67,6 +68,10 @@ class StepPlan:
     def num_tokens(self) -> int:
         return self.num_decodes + len(self.chunk_tokens_C)
 
+    @property
+    def num_sampled(self) -> int:
+        return len(self.sampled_S)
+
 
 @dataclass(slots=True)
 class LogprobRows:
@@ -86,3 +91,27 @@ class StepResult:
     tokens_S: IntArray  # -1 where the logits were not finite
     logprobs: LogprobRows | None = None
     prompt_logprobs: LogprobRows | None = None
+
+
+@dataclass(slots=True)
+class PoolingPlan:
+    """A step of whole prompts, one after the other, of which nothing is kept."""
+
+    uids_N: LongArray
+    counts_N: IntArray
+    tokens_T: IntArray
+    types_T: IntArray | None  # which of two texts a token is of; None: all are of the first
+    params: list[PoolingParams]
+    steady: bool = False
+    num_sampled: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens_T)
+
+
+@dataclass(slots=True)
+class PoolingResult:
+    """What was asked for of each sequence of the plan: [values], or [tokens, values]; not finite if it went wrong."""
+
+    values: list[FloatArray]

@@ -65,7 +65,7 @@ class EngineInfo(msgspec.Struct, array_like=True):
         return ["generate"] if self.pooling is None else self.pooling.tasks
 
 
-class _Phases:
+class Phases:
     def __init__(self) -> None:
         self.seconds: list[tuple[str, float]] = []
         self._last = time.perf_counter()
@@ -83,7 +83,7 @@ def build(
 
     `enter` hears of each phase, and of LOAD again with each tensor, perhaps from another thread.
     """
-    phases = _Phases()
+    phases = Phases()
     from octavo.attention.select import select_backend
     from octavo.models.loader import load_model
     from octavo.platforms import pick_device
@@ -92,7 +92,7 @@ def build(
     phases.end("import torch")
     device = pick_device(config.device)
     on_gpu = device.type == "cuda"
-    ledger = _open_ledger(device)
+    ledger = open_ledger(device)
     phases.end("open device")
     enter(Phase.LOAD)
     model = load_model(
@@ -202,7 +202,7 @@ def _attention_spec(
     )
 
 
-def _open_ledger(device: torch.device) -> Ledger:
+def open_ledger(device: torch.device) -> Ledger:
     from octavo.platforms import cpu, cuda
     from octavo.runner.memory import Ledger
 

@@ -7,33 +7,67 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from octavo.core.config import EngineConfig
-from octavo.core.outputs import StepOutputs
+from octavo.core.outputs import Stats, StepOutputs
 from octavo.core.picture import Pace, Picture
-from octavo.core.plan import StepPlan
+from octavo.core.plan import LongArray, PoolingPlan, StepPlan
 from octavo.core.progress import Phase
 from octavo.core.request import EngineRequest
 from octavo.engine.build import EngineInfo, build
-from octavo.scheduler.picture import take_picture
-from octavo.scheduler.report import describe
-from octavo.scheduler.rows import RowTable
-from octavo.scheduler.scheduler import Scheduler
-
-if TYPE_CHECKING:
-    from octavo.runner.runner import Runner, StepHandle
-
+from octavo.engine.build_pooling import build_pooling, reads
 
 AUDIT_STEPS = 1000  # between two looks at the bookkeeping while there is work
 WAIT_SECONDS = 0.005  # for a grammar, where no row has anything else to do
 
 
+Plan = StepPlan | PoolingPlan
+
+
+class Planner(Protocol):
+    """A scheduler: `octavo.scheduler.scheduler.Scheduler`, or `octavo.scheduler.pooling`'s."""
+
+    def add(self, request: EngineRequest) -> None: ...
+    def abort(self, uids: list[int]) -> None: ...
+    @property
+    def has_work(self) -> bool: ...
+    @property
+    def stuck(self) -> bool:
+        """Something waits, and nothing runs that could make room for it."""
+
+    def expect_grammar(self) -> None: ...
+    def schedule(self) -> Any: ...
+    def update(self, plan: Any, result: Any) -> StepOutputs: ...
+    def wait(self, seconds: float) -> StepOutputs | None: ...
+    def retreat(self, plan: Any, error: Exception, exhausted: bool) -> None: ...
+    def audit(self) -> int: ...
+    def uids_of(self, plan: Any) -> LongArray:
+        """Of the sequences that are computed."""
+
+    def take_stats(self) -> Stats: ...
+    def picture(self, pace: Pace) -> Picture: ...
+    def describe(self) -> str: ...
+    def check_integrity(self) -> None: ...
+
+
+class Handle(Protocol):
+    def wait(self) -> Any: ...
+
+
+class Doer(Protocol):
+    """A runner: `octavo.runner.runner.Runner`, or `octavo.runner.pooling`'s."""
+
+    def execute(self, plan: Any) -> Handle: ...
+    def recover(self, error: Exception) -> bool: ...
+    def prepare(self) -> bool: ...
+
+
 class EngineCore:
-    def __init__(self, scheduler: Scheduler, runner: Runner, info: EngineInfo, overlap: bool) -> None:
+    def __init__(self, scheduler: Planner, runner: Doer, info: EngineInfo, overlap: bool) -> None:
         self.scheduler, self.runner, self.info, self.overlap = scheduler, runner, info, overlap
-        self.on_plan: Callable[[StepPlan, RowTable], None] | None = None  # told of each step before it runs
-        self._flight: tuple[StepPlan, StepHandle] | None = None
+        self.on_plan: Callable[[Plan, Planner], None] | None = None  # told of each step before it runs
+        self._flight: tuple[Plan, Handle] | None = None
         self._steps = 0  # since the bookkeeping was looked at
 
     @classmethod
@@ -41,6 +75,8 @@ class EngineCore:
         cls, config: EngineConfig, folder: Path, enter: Callable[[Phase], None] = lambda phase: None
     ) -> EngineCore:
         """`enter` hears how far it is."""
+        if reads(config, folder):
+            return cls(*build_pooling(config, folder, enter))
         return cls(*build(config, folder, enter))
 
     def add(self, request: EngineRequest) -> None:
@@ -51,8 +87,7 @@ class EngineCore:
 
     def expect_grammar(self) -> None:
         """A request with a grammar will come."""
-        if self.scheduler.grammars is not None:
-            self.scheduler.grammars.start()
+        self.scheduler.expect_grammar()
 
     @property
     def has_work(self) -> bool:
@@ -60,13 +95,13 @@ class EngineCore:
 
     def step(self) -> StepOutputs | None:
         """One turn of the loop: starts the next step, then takes in the one before. None if no step ended."""
-        plan: StepPlan | None = None
-        done: tuple[StepPlan, StepHandle] | None = None
+        plan: Plan | None = None
+        done: tuple[Plan, Handle] | None = None
         try:
             plan = self.scheduler.schedule()
             if plan is not None:
                 if self.on_plan is not None:
-                    self.on_plan(plan, self.scheduler.rows)
+                    self.on_plan(plan, self.scheduler)
                 done = plan, self.runner.execute(plan)
         except Exception as error:  # up to here nothing has happened that cannot be done again
             return self._retreat(plan, error)
@@ -87,7 +122,7 @@ class EngineCore:
             return True
         return self.runner.prepare()
 
-    def _retreat(self, plan: StepPlan | None, error: Exception) -> StepOutputs | None:
+    def _retreat(self, plan: Plan | None, error: Exception) -> StepOutputs | None:
         """Takes in the step under way, as if the one that failed had not been tried."""
         exhausted = self.runner.recover(error)
         outputs = None
@@ -108,14 +143,14 @@ class EngineCore:
     @property
     def stuck(self) -> bool:
         """Something waits, and nothing runs that could make room for it."""
-        return self._flight is None and bool(self.scheduler.waiting) and not self.scheduler.rows.num_active
+        return self._flight is None and self.scheduler.stuck
 
     def picture(self, pace: Pace) -> Picture:
-        return take_picture(self.scheduler, pace)
+        return self.scheduler.picture(pace)
 
     def describe(self) -> str:
         """The scheduler's state in a line, for a report."""
-        return describe(self.scheduler)
+        return self.scheduler.describe()
 
     def check_integrity(self) -> None:
         self.scheduler.check_integrity()

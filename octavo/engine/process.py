@@ -27,9 +27,8 @@ from octavo.core.config import EngineConfig
 from octavo.core.errors import EngineError, OctavoError
 from octavo.core.outputs import StepOutputs
 from octavo.core.picture import Pace
-from octavo.core.plan import StepPlan
 from octavo.core.progress import START_BUDGETS, Phase, Progress, StepBudget
-from octavo.engine.core import EngineCore
+from octavo.engine.core import EngineCore, Plan, Planner
 from octavo.engine.ipc import (
     Abort,
     Add,
@@ -44,7 +43,6 @@ from octavo.engine.ipc import (
     Step,
     ToEngine,
 )
-from octavo.scheduler.rows import RowTable
 
 log = logging.getLogger(__name__)
 
@@ -113,12 +111,12 @@ class EngineProcess:
             raise EngineError(f"requests wait, none runs, and none can be planned: {core.describe()}")
         return outputs
 
-    def _on_plan(self, plan: StepPlan, rows: RowTable) -> None:
+    def _on_plan(self, plan: Plan, scheduler: Planner) -> None:
         """A step is about to run: says so, and for whom."""
         self._planned = plan.num_tokens
-        self._pace.sampled += len(plan.sampled_S)
+        self._pace.sampled += plan.num_sampled
         if not plan.steady:
-            self._progress.name(rows.uid[plan.rows_N])
+            self._progress.name(scheduler.uids_of(plan))
         self._progress.enter(Phase.STEP, self._budget.of(plan.num_tokens), plan.num_tokens)
 
     def _take_messages(self, core: EngineCore) -> bool:

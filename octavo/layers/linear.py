@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from octavo import kernels
 from octavo.kernels.cpu_linear import PackedLinear, pack_linear
-from octavo.layers.norm import LayerNorm, RMSNorm
+from octavo.layers.norm import Norm, RMSNorm
 from octavo.quant.methods import LinearMethod, select_method
 from octavo.quant.schemes import Scheme, join
 
@@ -53,9 +53,7 @@ class Linear:
             return y
         return F.linear(x, self.weight, self.bias)
 
-    def after(
-        self, norm: RMSNorm | LayerNorm, x_TE: Tensor, stream_TE: Tensor | None, silu: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def after(self, norm: Norm, x_TE: Tensor, stream_TE: Tensor | None, silu: bool = False) -> tuple[Tensor, Tensor]:
         """(y of the norm of the stream that grows by x, stream): `norm(x, stream)` and the product, perhaps as one.
 
         With `silu` the rows of W are gate over up, and y is silu(gate) * up.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from octavo import kernels
 from octavo.layers.linear import Linear, MergedLinear
-from octavo.layers.norm import LayerNorm, RMSNorm
+from octavo.layers.norm import Norm
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -51,7 +51,7 @@ class GatedMLP:
         gate, up = gate_up_TF.chunk(2, -1)
         return self.down(self.activate(gate).mul_(up))
 
-    def after(self, norm: RMSNorm | LayerNorm, x_TE: Tensor, stream_TE: Tensor | None) -> tuple[Tensor, Tensor]:
+    def after(self, norm: Norm, x_TE: Tensor, stream_TE: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.kernels is not None and self.activation == "silu":
             gated_TF, stream_TE = self.gate_up.after(norm, x_TE, stream_TE, silu=True)
             return self.down(gated_TF), stream_TE
@@ -94,7 +94,7 @@ class MLP:
     def __call__(self, x_TE: Tensor) -> Tensor:
         return self.down(self.activate(self.up(x_TE)))
 
-    def after(self, norm: RMSNorm | LayerNorm, x_TE: Tensor, stream_TE: Tensor | None) -> tuple[Tensor, Tensor]:
+    def after(self, norm: Norm, x_TE: Tensor, stream_TE: Tensor | None) -> tuple[Tensor, Tensor]:
         x_TE, stream_TE = norm(x_TE, stream_TE)
         return self(x_TE), stream_TE
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from octavo.layers.linear import Linear
 from octavo.layers.mlp import GatedMLP
-from octavo.layers.norm import LayerNorm, RMSNorm
+from octavo.layers.norm import Norm
 from octavo.moe.base import ExpertWeights, MoeBackend, MoeSpec
 from octavo.moe.select import select_experts
 from octavo.quant import mxfp4
@@ -171,7 +171,7 @@ class MixtureOfExperts:
             shared_TE = torch.sigmoid(self.gate(x_TE)) * shared_TE
         return self.experts.backend(x_TE, self.router(x_TE), self.router.correction_X, shared_TE)
 
-    def after(self, norm: RMSNorm | LayerNorm, x_TE: Tensor, stream_TE: Tensor | None) -> tuple[Tensor, Tensor]:
+    def after(self, norm: Norm, x_TE: Tensor, stream_TE: Tensor | None) -> tuple[Tensor, Tensor]:
         x_TE, stream_TE = norm(x_TE, stream_TE)
         return self(x_TE), stream_TE
 

@@ -97,6 +97,22 @@ class RMSNorm:
         return {} if self.plain else {f"{path}.weight": self.weight_E}
 
 
+class NoNorm:
+    """In the place of a norm where a family has none."""
+
+    __slots__ = ()
+
+    def finish(self) -> None:
+        """Nothing."""
+
+    def __call__(self, x_TE: Tensor, residual_TE: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        stream_TE = x_TE if residual_TE is None else residual_TE.add_(x_TE)
+        return stream_TE, stream_TE
+
+    def names(self, path: str) -> dict[str, Tensor]:
+        return {}
+
+
 class LayerNorm:
     """The mean is taken away too. It is rounded once, at the end.
 
@@ -142,3 +158,6 @@ class LayerNorm:
     def names(self, path: str) -> dict[str, Tensor]:
         found = {} if self.plain else {f"{path}.weight": self.weight_E}
         return found if self.bias_E is None else found | {f"{path}.bias": self.bias_E}
+
+
+Norm = RMSNorm | LayerNorm | NoNorm

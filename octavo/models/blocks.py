@@ -18,9 +18,7 @@ from octavo.attention.base import ForwardBatch
 from octavo.layers.attention import Attention, Rotations
 from octavo.layers.latent import LatentAttention
 from octavo.layers.linear import Linear
-from octavo.layers.norm import LayerNorm, RMSNorm
-
-Norm = RMSNorm | LayerNorm
+from octavo.layers.norm import LayerNorm, Norm, RMSNorm
 
 
 class Feedforward(Protocol):
@@ -118,6 +116,22 @@ class PostNorm(Block):
         assert stream_TE is None, "what comes before has been added"
         x_TE = self.attention_out.add(self.attention(x_TE, rotations, batch), x_TE)
         return self.mlp_out.add(self.mlp(x_TE), x_TE), None
+
+
+class NormedSum(Block):
+    """BERT's: x = norm(x + attention(x)); x = norm(x + mlp(x))."""
+
+    __slots__ = ("attention_out", "mlp_out")
+    parts = __slots__
+    attention_out: LayerNorm
+    mlp_out: LayerNorm
+
+    def __call__(
+        self, x_TE: Tensor, stream_TE: Tensor | None, rotations: Rotations, batch: ForwardBatch
+    ) -> tuple[Tensor, None]:
+        assert stream_TE is None, "what comes before has been added"
+        x_TE, _ = self.attention_out(self.attention(x_TE, rotations, batch), x_TE)
+        return self.mlp_out(self.mlp(x_TE), x_TE)[0], None
 
 
 class Parallel(Block):

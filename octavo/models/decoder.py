@@ -21,7 +21,7 @@ from octavo.layers.latent import LatentAttention
 from octavo.layers.linear import Linear
 from octavo.layers.mlp import MLP, GatedMLP
 from octavo.layers.moe import Experts, MixtureOfExperts, Mxfp4Experts, Router
-from octavo.layers.norm import LayerNorm, RMSNorm
+from octavo.layers.norm import LayerNorm, Norm, RMSNorm
 from octavo.layers.qk_norm import FullQKNorm, HeadLayerNorm, QKNorm, SharedLayerNorm
 from octavo.layers.rope import Rope
 from octavo.models.blocks import Block, Feedforward, Parallel, ParallelNorms, PreNorm, Sandwich
@@ -91,7 +91,7 @@ class Decoder:
             layer_class(self.make_norm, self.make_attention(layer), self.make_mlp(layer))
             for layer in range(spec.num_layers)
         ]
-        self.norm = self.make_norm()
+        self.norm: Norm = self.make_norm()
         self.layer_groups = [0] * spec.num_layers
         tied = self.embed if spec.tie_embeddings else None
         self.head = LMHead(spec.vocab_size, spec.hidden_size, dtype, device, tied, spec.head_bias)
@@ -172,7 +172,7 @@ class Decoder:
             (spec.num_heads, spec.num_kv_heads),
             spec.head_dim,
             None if rope is None else self.ropes[rope],
-            AttendOptions(spec.attention_scale, spec.windows[layer], spec.score_softcap, sinks_H),
+            AttendOptions(spec.attention_scale, spec.windows[layer], spec.score_softcap, sinks_H, causal=spec.causal),
             (spec.qkv_bias, spec.o_bias),
             self.make_qk_norm(),
             self.dtype,

@@ -21,6 +21,8 @@ from octavo.core.errors import ModelError
 from octavo.models.config import ConfigReader, read_json
 from octavo.models.decoder import Decoder
 from octavo.models.gguf import fill_from_gguf
+from octavo.models.pooling.files import PoolingSpec
+from octavo.models.pooling.model import Part, PoolingModel
 from octavo.models.quantized import QuantizedWeights
 from octavo.models.registry import load_class
 from octavo.models.spec import DTYPES, ModelSpec
@@ -57,11 +59,8 @@ def load_model(
     checkpoint in a known format says of itself needs no word. `on_tensor` hears of each tensor that has been read,
     perhaps in another thread. `overrides` stand for what config.json says.
     """
-    device = device or torch.device("cpu")
     spec = ModelSpec.from_folder(folder, overrides)
-    model = load_class(spec.architecture)(
-        spec, resolve_dtype(dtype, spec, device), device, max_model_len or spec.max_position
-    )
+    model = make_model(spec, dtype, device or torch.device("cpu"), max_model_len)
     if load_format != "dummy" and (gguf := gguf_file(folder)) is not None:
         if quantization not in (None, "gguf"):
             raise ModelError(f"quantization: must be left out, not {quantization}: {gguf.name} is quantised already")
@@ -69,6 +68,51 @@ def load_model(
         model.finish()
         log_methods(model)
         return model
+    fill(model, folder, load_format, seed, progress, quantization, on_tensor)
+    return model
+
+
+def load_pooling_model(
+    folder: Path,
+    pooling: PoolingSpec,
+    *,
+    dtype: str = "auto",
+    device: torch.device | None = None,
+    load_format: str = "auto",
+    seed: int = 0,
+    max_model_len: int | None = None,
+    quantization: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    on_tensor: Callable[[], None] = lambda: None,
+) -> PoolingModel:
+    """The model of a folder without what generates, and with what pools. As `load_model`."""
+    spec = ModelSpec.from_folder(folder, overrides)
+    model = PoolingModel(make_model(spec, dtype, device or torch.device("cpu"), max_model_len), pooling)
+    if load_format != "dummy":
+        if gguf_file(folder) is not None:
+            raise ModelError(f"{folder}: models in GGUF files cannot pool; safetensors are needed")
+        for part, dense in zip(model.parts, pooling.dense, strict=True):
+            fill_from(part, checkpoint_files(dense.folder))
+    fill(model, folder, load_format, seed, None, quantization, on_tensor)
+    return model
+
+
+def make_model(spec: ModelSpec, dtype: str, device: torch.device, max_model_len: int | None) -> Decoder:
+    """Without weights."""
+    resolved = resolve_dtype(dtype, spec, device)
+    return load_class(spec.architecture)(spec, resolved, device, max_model_len or spec.max_position)
+
+
+def fill(
+    model: Decoder | PoolingModel,
+    folder: Path,
+    load_format: str,
+    seed: int,
+    progress: bool | None,
+    quantization: str | None,
+    on_tensor: Callable[[], None],
+) -> None:
+    """Brings weights, from the folder's safetensors or at random, and finishes the model."""
     quantized = find_quantization(model, folder, quantization, load_format == "dummy")
     if load_format == "dummy":
         fill_random(model, seed, quantized)
@@ -77,10 +121,9 @@ def load_model(
     model.finish()
     if quantized is not None:
         log_methods(model)
-    return model
 
 
-def log_methods(model: Decoder) -> None:
+def log_methods(model: Decoder | PoolingModel) -> None:
     """How many products of quantised layers each method computes."""
     found = Counter(method.name for linear in model.linears() for method in linear.methods)
     found["decoded when loaded"] = sum(not linear.methods for linear in model.linears())
@@ -97,7 +140,9 @@ def gguf_file(folder: Path) -> Path | None:
     return found[0]
 
 
-def find_quantization(model: Decoder, folder: Path, online: str | None, dummy: bool) -> QuantizedWeights | None:
+def find_quantization(
+    model: Decoder | PoolingModel, folder: Path, online: str | None, dummy: bool
+) -> QuantizedWeights | None:
     """What the config says of its weights, or what is asked for; None: they are plain, or the family's own business."""
     config = ConfigReader(read_json(folder / "config.json"), str(folder / "config.json"))
     stored = config.section("quantization_config").values if config.has("quantization_config") else {}
@@ -127,7 +172,7 @@ def resolve_dtype(dtype: str, spec: ModelSpec, device: torch.device) -> torch.dt
     return resolved
 
 
-def fill_random(model: Decoder, seed: int, quantized: QuantizedWeights | None = None) -> None:
+def fill_random(model: Decoder | PoolingModel, seed: int, quantized: QuantizedWeights | None = None) -> None:
     """Normal weights; norms stay one and biases zero, as the layers made them. Same seed and device, same weights.
 
     Bytes are such that they are small numbers, whether they are scales or packed.
@@ -165,7 +210,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def fill_from(
-    model: Decoder,
+    model: Decoder | PoolingModel | Part,
     files: list[Path],
     progress: bool | None = None,
     quantized: QuantizedWeights | None = None,
@@ -216,7 +261,7 @@ def fill_from(
         raise ModelError(f"{files[0].parent}: tensor {missing[0]}{others} is missing from the checkpoint")
 
 
-def _renamed(model: Decoder, files: list[Path]) -> list[str]:
+def _renamed(model: Decoder | PoolingModel | Part, files: list[Path]) -> list[str]:
     """The names of all tensors of the files that the model wants."""
     found: list[str | None] = []
     for file in files:

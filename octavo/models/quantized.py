@@ -17,6 +17,7 @@ from torch import Tensor
 from octavo.core.errors import ModelError
 from octavo.layers.linear import Linear
 from octavo.models.decoder import Decoder
+from octavo.models.pooling.model import PoolingModel
 from octavo.quant.formats import Format
 from octavo.quant.pack import quantize
 from octavo.quant.schemes import Plain, Scheme
@@ -29,7 +30,7 @@ PLAIN = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 class QuantizedWeights:
     """`format`: of the checkpoint. `online`: how plain matrices are quantised, one of octavo.quant.ONLINE."""
 
-    def __init__(self, model: Decoder, format: Format | None, online: str | None) -> None:
+    def __init__(self, model: Decoder | PoolingModel, format: Format | None, online: str | None) -> None:
         self.format = format
         self.online = online
         self.device = model.device

@@ -261,13 +261,49 @@ ARCHITECTURES = {
     "XGLMForCausalLM": Architecture("opt:XGLM", "XGLM", "as BioGPT; positions are sines and cosines"),
     "YoutuForCausalLM": Architecture("deepseek:Youtu", "Youtu-LLM", "latent attention"),
 }
+# What reads and does not generate. `differs` is from BERT, or what is on top of a decoder; any architecture above can
+# be made to embed too.
+_LAST, _SCORE = "embeddings of the last token", "a score of the last token for each label; reward models have one"
+POOLING = {
+    "BertForSequenceClassification": Architecture(
+        "bert:Bert", "cross-encoders (MS MARCO MiniLM), BERT classifiers", "–"
+    ),
+    "BertModel": Architecture("bert:Bert", "all-MiniLM, E5, BGE, GTE (first versions)", "–"),
+    "Gemma2ForSequenceClassification": Architecture("gemma:Gemma2", "reward models on Gemma 2", _SCORE),
+    "GemmaForSequenceClassification": Architecture("gemma:Gemma", "classifiers on Gemma", _SCORE),
+    "LlamaForSequenceClassification": Architecture("llama:Llama", "Skywork-Reward-Llama-3.1", _SCORE),
+    "LlamaModel": Architecture("llama:Llama", "embedding models on Llama", _LAST),
+    "MistralForSequenceClassification": Architecture("mistral:Mistral", "reward models on Mistral", _SCORE),
+    "MistralModel": Architecture("mistral:Mistral", "E5-Mistral, SFR-Embedding, Linq-Embed", _LAST),
+    "ModernBertForSequenceClassification": Architecture(
+        "modernbert:ModernBert", "gte-reranker-modernbert", "a dense layer and a norm below the classifier"
+    ),
+    "ModernBertModel": Architecture(
+        "modernbert:ModernBert",
+        "gte-modernbert, modernbert-embed",
+        "norms before each part; gated MLP; rope instead of positions; windows but in every third layer; no types",
+    ),
+    "Qwen2ForSequenceClassification": Architecture("qwen2:Qwen2", "reward models on Qwen2", _SCORE),
+    "Qwen2Model": Architecture("qwen2:Qwen2", "GTE-Qwen2", _LAST),
+    "Qwen3ForSequenceClassification": Architecture(
+        "qwen3:Qwen3", "Skywork-Reward-V2, converted Qwen3-Reranker", _SCORE
+    ),
+    "Qwen3Model": Architecture("qwen3:Qwen3", "Qwen3-Embedding", _LAST),
+    "RobertaForSequenceClassification": Architecture(
+        "bert:Roberta", "RoBERTa cross-encoders", "a classifier of its own"
+    ),
+    "RobertaModel": Architecture("bert:Roberta", "all-distilroberta, all-roberta", "positions from the padding id on"),
+    "XLMRobertaForSequenceClassification": Architecture("bert:Roberta", "bge-reranker-v2-m3", "as RoBERTa"),
+    "XLMRobertaModel": Architecture("bert:Roberta", "multilingual-e5, bge-m3 (dense)", "as RoBERTa"),
+}
 
 
 def load_class(architecture: str) -> type[Decoder]:
-    found = ARCHITECTURES.get(architecture)
+    found = ARCHITECTURES.get(architecture) or POOLING.get(architecture)
     if found is None:
-        near = difflib.get_close_matches(architecture, ARCHITECTURES, n=3, cutoff=0.5)
-        known = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(ARCHITECTURES)}"
+        every = [*ARCHITECTURES, *POOLING]
+        near = difflib.get_close_matches(architecture, every, n=3, cutoff=0.5)
+        known = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(every)}"
         raise ModelError(f"architecture {architecture!r:.80} is not supported; {known}")
     module, name = found.target.split(":")
     family: type[Decoder] = getattr(importlib.import_module(f"octavo.models.{module}"), name)

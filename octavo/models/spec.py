@@ -113,19 +113,15 @@ class ModelSpec:
     residual_scale: float = 1.0  # of what each part adds to the stream
     logit_scale: float = 1.0
     logit_softcap: float | None = None
+    causal: bool = True  # a token sees what is before it, and not what comes after it
+    type_vocab_size: int = 0  # embeddings of which of two texts a token is of; 0: none
 
     @staticmethod
     def from_folder(folder: Path, overrides: Mapping[str, Any] | None = None) -> ModelSpec:
-        """Reads config.json and, if there is one, generation_config.json; `overrides` stand for what config.json says.
-
-        A section of it (`text_config`) is changed, and not replaced."""
+        """Reads config.json and, if there is one, generation_config.json."""
         from octavo.models.registry import load_class
 
-        values = read_json(folder / "config.json")
-        for key, value in (overrides or {}).items():
-            section = key.endswith("_config") and isinstance(value, dict) and isinstance(values.get(key), dict)
-            values[key] = {**values[key], **value} if section else value
-        config = ConfigReader(values, str(folder / "config.json"))
+        config = read_config(folder, overrides)
         names = config.texts("architectures")
         if not names:
             raise config.error("architectures", "is empty")
@@ -198,6 +194,15 @@ class ModelSpec:
 def own_head_dim(config: ConfigReader) -> int:
     """For siblings of a family with a default of its own."""
     return config.integer("hidden_size") // config.integer("num_attention_heads", high=2**14)
+
+
+def read_config(folder: Path, overrides: Mapping[str, Any] | None = None) -> ConfigReader:
+    """config.json; `overrides` stand for what it says. A section of it (`text_config`) is changed, and not replaced."""
+    values = read_json(folder / "config.json")
+    for key, value in (overrides or {}).items():
+        section = key.endswith("_config") and isinstance(value, dict) and isinstance(values.get(key), dict)
+        values[key] = {**values[key], **value} if section else value
+    return ConfigReader(values, str(folder / "config.json"))
 
 
 def sliding_window(config: ConfigReader, default: int | None = 4096) -> int | None:

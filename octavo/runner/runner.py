@@ -42,13 +42,13 @@ class StepHandle:
 
     @classmethod
     def start(cls, tokens_S: Tensor, logprobs: DeviceLogprobs | None, prompt: DeviceLogprobs | None) -> StepHandle:
-        tokens, found, prompt_found = _to_host(tokens_S.int()), _rows_to_host(logprobs), _rows_to_host(prompt)
-        return cls(tokens, None, found, prompt_found, _recorded_event(tokens_S.device))
+        tokens, found, prompt_found = to_host(tokens_S.int()), _rows_to_host(logprobs), _rows_to_host(prompt)
+        return cls(tokens, None, found, prompt_found, recorded_event(tokens_S.device))
 
     @classmethod
     def arriving(cls, tokens: Tensor, picked: IntArray | None, device: torch.device) -> StepHandle:
         """Of tokens whose copy to the host is under way already."""
-        return cls(tokens, picked, None, None, _recorded_event(device))
+        return cls(tokens, picked, None, None, recorded_event(device))
 
     def wait(self) -> StepResult:
         if self._event is not None:
@@ -59,7 +59,7 @@ class StepHandle:
         return StepResult(tokens_S, self._logprobs, self._prompt_logprobs)
 
 
-def _recorded_event(device: torch.device) -> torch.cuda.Event | None:
+def recorded_event(device: torch.device) -> torch.cuda.Event | None:
     if device.type != "cuda":
         return None
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -67,7 +67,7 @@ def _recorded_event(device: torch.device) -> torch.cuda.Event | None:
     return event
 
 
-def _to_host(tensor: Tensor) -> Tensor:
+def to_host(tensor: Tensor) -> Tensor:
     """The tensor in pinned memory, where it will have arrived once an event recorded after this call has passed."""
     if not tensor.is_cuda:
         return tensor
@@ -77,7 +77,7 @@ def _to_host(tensor: Tensor) -> Tensor:
 def _rows_to_host(found: DeviceLogprobs | None) -> LogprobRows | None:
     if found is None:
         return None
-    ids_MK, values_MK, ranks_M = map(_to_host, (found.ids_MK, found.logprobs_MK, found.ranks_M))
+    ids_MK, values_MK, ranks_M = map(to_host, (found.ids_MK, found.logprobs_MK, found.ranks_M))
     return LogprobRows(found.index_M, ids_MK.numpy(), values_MK.numpy(), ranks_M.numpy())
 
 

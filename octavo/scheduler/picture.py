@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,10 @@ from octavo.cache.manager import KVCacheManager
 from octavo.core.picture import MAX_CELLS, MAX_LISTED, NOBODY, CacheMap, Pace, Picture, Sight
 from octavo.core.plan import IntArray
 from octavo.scheduler.rows import RowTable
-from octavo.scheduler.scheduler import Scheduler
 from octavo.scheduler.sequence import Sequence
+
+if TYPE_CHECKING:
+    from octavo.scheduler.scheduler import Scheduler
 
 MAX_PLACES = 1 << 15  # cells that are told of all requests together
 

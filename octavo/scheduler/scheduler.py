@@ -25,15 +25,17 @@ from octavo.cache.manager import KVCacheManager
 from octavo.cache.prefix import chain_hashes, root_hash
 from octavo.core.config import CacheConfig, SchedulerConfig
 from octavo.core.outputs import Fault, Finished, FinishReason, Stats, StepOutputs
-from octavo.core.plan import NO_INTS, IntArray, RowJoin, StepPlan, StepResult
+from octavo.core.picture import Pace, Picture
+from octavo.core.plan import NO_INTS, IntArray, LongArray, RowJoin, StepPlan, StepResult
 from octavo.core.request import EngineRequest
 from octavo.grammar.messages import State
 from octavo.grammar.rows import LOST, Grammars
 from octavo.scheduler.describe import describe_decodes, describe_mixed
 from octavo.scheduler.fairness import OUTPUT_WEIGHT, FairShare
+from octavo.scheduler.picture import take_picture
 from octavo.scheduler.queue import WaitingQueue
 from octavo.scheduler.recovery import Recovery
-from octavo.scheduler.report import add_certain, pack_logprobs, pack_prompt_logprobs
+from octavo.scheduler.report import add_certain, describe, pack_logprobs, pack_prompt_logprobs
 from octavo.scheduler.rows import RowTable
 from octavo.scheduler.sequence import Sequence
 from octavo.scheduler.thinking import overdue
@@ -139,6 +141,16 @@ class Scheduler:
     @property
     def num_live(self) -> int:
         return len(self._sequences)
+
+    @property
+    def stuck(self) -> bool:
+        """Something waits, and nothing runs that could make room for it."""
+        return bool(self.waiting) and not self.rows.num_active
+
+    def expect_grammar(self) -> None:
+        """A request with a grammar will come."""
+        if self.grammars is not None:
+            self.grammars.start()
 
     # Deciding
 
@@ -636,6 +648,15 @@ class Scheduler:
         stats.grammar_rows = self.grammars.num_open if self.grammars is not None else 0
         self._stats = Stats(kv_total_blocks=pool.num_blocks)
         return stats
+
+    def uids_of(self, plan: StepPlan) -> LongArray:
+        return self.rows.uid[plan.rows_N]
+
+    def picture(self, pace: Pace) -> Picture:
+        return take_picture(self, pace)
+
+    def describe(self) -> str:
+        return describe(self)
 
     def check_integrity(self) -> None:
         self.rows.check_integrity()
