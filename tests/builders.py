@@ -90,6 +90,8 @@ FAMILIES = {
     "minicpm3": ("MiniCPM3Config", "MiniCPM3ForCausalLM"),
     "granite_swa": ("GraniteSWAConfig", "GraniteSWAForCausalLM"),
     "granitemoe_swa": ("GraniteMoeSWAConfig", "GraniteMoeSWAForCausalLM"),
+    "bloom": ("BloomConfig", "BloomForCausalLM"),
+    "mpt": ("MptConfig", "MptForCausalLM"),
     "internlm3": ("InternLM3Config", "LlamaForCausalLM"),  # as Llama; the hub's own configs say InternLM3ForCausalLM
 }
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -213,5 +215,8 @@ def load_reference(folder: Path) -> Any:
     """transformers' model of a folder, in the checkpoint's dtype, for comparison."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype="auto")
+    # Eager attention adds the slopes of Falcon RW twice.
+    sloped = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("alibi", False)
+    attention = "sdpa" if sloped else "eager"
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention, dtype="auto")
     return model.eval()

@@ -56,6 +56,8 @@ class OracleAttention:
                 scores = torch.einsum("hd,chd->hc", q_THD[token].float(), k[first : last + 1]) * options.scale
                 if options.softcap is not None:
                     scores = options.softcap * torch.tanh(scores / options.softcap)
+                if options.slopes_H is not None:
+                    scores -= options.slopes_H[:, None] * (last - positions[first : last + 1])
                 if options.sinks_H is not None:
                     scores = torch.cat((scores, options.sinks_H.float()[:, None]), 1)
                 weights = scores.softmax(-1)[:, : last + 1 - first]

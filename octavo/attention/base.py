@@ -35,6 +35,7 @@ class AttentionSpec:
     # Latent attention: there is one key/value head, and a token's values are the first so many of its key's. 0: apart.
     latent_dim: int = 0
     sinks: bool = False  # layers have sinks
+    slopes: bool = False  # and slopes (ALiBi)
 
     @property
     def cache_dtype(self) -> torch.dtype:
@@ -63,6 +64,8 @@ class AttendOptions:
     softcap: float | None = None  # scores become softcap * tanh(score / softcap)
     # [H]: of each head a score beside those of its tokens, which takes its share and gives nothing. Part of no key.
     sinks_H: Tensor | None = field(default=None, compare=False)
+    # [H], float32: of each head what a score loses for each token between its key and the query. Likewise.
+    slopes_H: Tensor | None = field(default=None, compare=False)
     causal: bool = True  # only the backends for whole prompts can else
 
 

@@ -36,6 +36,8 @@ class HopperAttention(TritonAttention):
             return "all layers have windows"
         if spec.sinks:
             return "it has no attention sinks"
+        if spec.slopes:
+            return "it has no slopes"
         try:
             import octavo.kernels.paged_attention_hopper  # noqa: F401
         except (ImportError, AttributeError) as error:

@@ -27,6 +27,8 @@ class LatentAttention:
     def supports(spec: AttentionSpec) -> str | None:
         if spec.sinks:
             return "it has no attention sinks"
+        if spec.slopes:
+            return "it has no slopes"
         if not spec.latent_dim:
             return "keys and values are no latents"
         if spec.device.type != "cuda":

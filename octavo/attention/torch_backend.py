@@ -188,7 +188,7 @@ class TorchAttention:
         v_XYLD: Tensor,
         options: AttendOptions,
         out_XYQD: Tensor,
-        sinks_XY11: Tensor | None,
+        of_heads: _OfHeads,
     ) -> None:
         """The last query is at the position of the last key. Piece by piece: no mask of Q x L is ever made."""
         window = options.window
@@ -205,7 +205,7 @@ class TorchAttention:
                 v_XYLD.narrow(2, begin, length),
                 band_QL[-count:, -length:],
                 options,
-                sinks_XY11,
+                of_heads,
             )
             out_XYQD.narrow(2, done, count).copy_(o_XYQD)
 
@@ -227,13 +227,19 @@ class TorchAttention:
         return torch.zeros(hidden.shape, dtype=self.spec.dtype).masked_fill_(torch.from_numpy(hidden), -torch.inf)
 
 
-def _mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: AttendOptions, sinks: Tensor | None) -> Tensor:
-    """Attention over [X, Y, Q, D] and [X, Y, L, D]; soft caps and sinks are more than torch's own can do."""
-    if options.softcap is None and sinks is None:
+_OfHeads = tuple[Tensor | None, Tensor | None]  # sinks and slopes, to be broadcast with scores
+
+
+def _mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: AttendOptions, of_heads: _OfHeads) -> Tensor:
+    """Attention over [X, Y, Q, D] and [X, Y, L, D]; soft caps, sinks and slopes are more than torch's own can do."""
+    sinks, slopes = of_heads
+    if options.softcap is None and sinks is None and slopes is None:
         return scaled_dot_product_attention(q, k, v, mask, scale=options.scale)
     scores = (q.float() @ k.float().mT).mul_(options.scale)
     if options.softcap is not None:
         scores = scores.div_(options.softcap).tanh_().mul_(options.softcap)
+    if slopes is not None:  # from the last key on: what all scores of a query have in common does not count
+        scores += slopes * torch.arange(1 - k.shape[-2], 1)
     if mask is not None:
         scores += mask
     if sinks is None:
@@ -242,9 +248,13 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: AttendOp
     return (scores.softmax(-1)[..., :-1] @ v.float()).to(q.dtype)
 
 
-def _by_head(sinks_H: Tensor | None, heads: int) -> Tensor | None:
-    """As [K, G, 1, 1]."""
-    return None if sinks_H is None else sinks_H.view(heads, -1, 1, 1)
+def _by_head(options: AttendOptions, *shape: int) -> _OfHeads:
+    sinks_H, slopes_H = options.sinks_H, options.slopes_H
+    return None if sinks_H is None else sinks_H.view(shape), None if slopes_H is None else slopes_H.view(shape)
+
+
+def _select(x: Tensor | None, i: int) -> Tensor | None:
+    return None if x is None else x[i]
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -447,9 +457,7 @@ class _Group:
         q_NKGD = q_NHD.view(len(q_NHD), k_NKLD.shape[1], -1, k_NKLD.shape[3])
         if self._backend.twice:
             q_NKGD = q_NKGD.repeat(1, 1, 2, 1)
-        sinks_KG11 = _by_head(options.sinks_H, k_NKLD.shape[1])
-        sinks_KG1 = None if sinks_KG11 is None else sinks_KG11[..., 0]
-        o_NKGD = _mix(q_NKGD, k_NKLD, v_NKLD, self._mask_N11L, options, sinks_KG1)
+        o_NKGD = _mix(q_NKGD, k_NKLD, v_NKLD, self._mask_N11L, options, _by_head(options, k_NKLD.shape[1], -1, 1))
         return o_NKGD[:, :, :1] if self._backend.twice else o_NKGD
 
     def attend(self, layer: _Layer, q_THD: Tensor, own: _Own, options: AttendOptions, out_THD: Tensor) -> None:
@@ -480,11 +488,13 @@ class _Fresh:
         k, v = (x[part].view(shape).permute(0, 2, 3, 1, 4).expand(-1, -1, group, -1, -1) for x in own)
         # torch takes two leading dimensions: one sequence after the other or one head, whichever are fewer.
         dim = 0 if self.number < heads else 1
-        sinks_KG11 = _by_head(options.sinks_H, heads)
+        sinks_KG11, slopes_KG11 = _by_head(options, heads, -1, 1, 1)
         for i in range(min(self.number, heads)):
-            own_sinks = sinks_KG11 if dim == 0 or sinks_KG11 is None else sinks_KG11[i]
+            of_heads = (sinks_KG11, slopes_KG11)
+            if dim:  # those of one head
+                of_heads = _select(sinks_KG11, i), _select(slopes_KG11, i)
             self._backend.attend_causally(
-                q.select(dim, i), k.select(dim, i), v.select(dim, i), options, out.select(dim, i), own_sinks
+                q.select(dim, i), k.select(dim, i), v.select(dim, i), options, out.select(dim, i), of_heads
             )
 
 
@@ -507,5 +517,5 @@ class _Chunk:
         k_KGLD, v_KGLD = (x[0].unsqueeze(1).expand(-1, self._backend.group, -1, -1) for x in self._context.read(layer))
         shape = (-1, *k_KGLD.shape[:2], k_KGLD.shape[3])
         q_KGQD, out_KGQD = (x[self._rows].view(shape).permute(1, 2, 0, 3) for x in (q_THD, out_THD))
-        sinks_KG11 = _by_head(options.sinks_H, len(k_KGLD))
-        self._backend.attend_causally(q_KGQD, k_KGLD, v_KGLD, options, out_KGQD, sinks_KG11)
+        of_heads = _by_head(options, len(k_KGLD), -1, 1, 1)
+        self._backend.attend_causally(q_KGQD, k_KGLD, v_KGLD, options, out_KGQD, of_heads)

@@ -182,6 +182,7 @@ class TritonAttention:
 
         With a soft cap, the first leads to e^2x, of which the kernels compute tanh(x).
         """
+        assert options.softcap is None or options.slopes_H is None, "no model has both"
         factor = options.scale * math.log2(math.e)
         if options.softcap is None:
             return factor, 0.0
@@ -200,12 +201,14 @@ class TritonAttention:
             batch.block_table_NB,
             *self._kept(layer),
             options.sinks_H,
+            options.slopes_H,
             q_THD.stride(0),
             batch.block_table_NB.stride(0),
             *self._factors(options),
             WINDOW=options.window or 0,
             CAPPED=options.softcap is not None,
             SINKS=options.sinks_H is not None,
+            SLOPED=options.slopes_H is not None,
             GROUP_P2=max(16, _power_of_two(self.group)),
             TILE=form.tile,
             num_warps=form.warps,
@@ -227,6 +230,7 @@ class TritonAttention:
             batch.block_table_NB[first:],
             *self._kept(layer),
             options.sinks_H,
+            options.slopes_H,
             count,
             q_THD.stride(0),
             batch.block_table_NB.stride(0),
@@ -234,6 +238,7 @@ class TritonAttention:
             WINDOW=options.window or 0,
             CAPPED=options.softcap is not None,
             SINKS=options.sinks_H is not None,
+            SLOPED=options.slopes_H is not None,
             **self._prefill_form,
             **self._shape,
         )

@@ -199,6 +199,7 @@ def _attention_spec(
         kv_dtype=getattr(torch, KV_DTYPES[config.kv_cache_dtype]) if config.kv_cache_dtype in KV_DTYPES else None,
         latent_dim=0 if spec.latent is None else spec.latent.rank,
         sinks=spec.sinks,
+        slopes=spec.slopes is not None,
     )
 
 

@@ -90,11 +90,13 @@ def attend_tiles(
     value_cache_ptr,
     key_scale_ptr,  # of the head, if SCALED
     value_scale_ptr,
+    slope,  # [M], if SLOPED: what a score, before it is scaled, loses for each token before the query
     scale,  # for scores of base two; with a soft cap: of what goes into the tanh
     softcap,  # for scores of base two
     MASKED: tl.constexpr,  # not all tokens are seen by all queries, or exist
     WINDOW: tl.constexpr,  # 0: all tokens up to the query's own
     CAPPED: tl.constexpr,
+    SLOPED: tl.constexpr,
     SCALED: tl.constexpr,  # the cache is quantised
     WIDE: tl.constexpr,  # a layer's keys have 2^31 elements or more
     BLOCK_SIZE: tl.constexpr,
@@ -138,6 +140,8 @@ def attend_tiles(
         if SCALED:
             k_scale = tl.load(key_scale_ptr + slot * KV_HEADS, mask=inside if MASKED else token < end, other=0.0)
             scores *= k_scale.to(tl.float32)[None, :]
+        if SLOPED:
+            scores -= slope[:, None] * (q_pos[:, None] - token[None, :]).to(tl.float32)
         if CAPPED:  # tanh(x) = 1 - 2 / (1 + e^2x)
             scores = softcap - 2 * softcap / (1 + tl.exp2(scores * scale))
         if MASKED:
@@ -178,6 +182,7 @@ def reference(
     window: int | None,
     softcap: float | None = None,
     sinks_H: Tensor | None = None,
+    slopes_H: Tensor | None = None,
 ) -> Tensor:
     """What prefill and decode compute, in float64, a sequence at a time. `keys` and `values`: [blocks, size, K, D].
 
@@ -199,6 +204,8 @@ def reference(
         scores_HQL = torch.einsum("qhd,lhd->hql", q_QHD, k_LHD) * scale
         if softcap is not None:
             scores_HQL = softcap * torch.tanh(scores_HQL / softcap)
+        if slopes_H is not None:
+            scores_HQL -= slopes_H.double()[:, None, None] * (q_pos_Q[:, None] - position_L)
         seen_QL = position_L <= q_pos_Q[:, None]
         if window is not None:
             seen_QL &= position_L > q_pos_Q[:, None] - window

@@ -88,6 +88,7 @@ def decode_kernel(
     key_scale_ptr,  # of a quantised cache
     value_scale_ptr,
     sinks_ptr,  # [H]
+    slopes_ptr,  # [H]
     q_stride_t,
     table_stride,
     scale,
@@ -95,6 +96,7 @@ def decode_kernel(
     WINDOW: tl.constexpr,
     CAPPED: tl.constexpr,
     SINKS: tl.constexpr,
+    SLOPED: tl.constexpr,
     SCALED: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
@@ -129,12 +131,15 @@ def decode_kernel(
             sink = tl.load(sinks_ptr + head * GROUP + member, mask=member < GROUP, other=0.0).to(tl.float32)
             maximum = tl.where(part == 0, sink * LOG2E, maximum)
             total += tl.where(part == 0, 1.0, 0.0)
+        slope = total
+        if SLOPED:
+            slope = tl.load(slopes_ptr + head * GROUP + member, mask=member < GROUP, other=0.0) * (LOG2E / scale)
         maximum, total, acc = attend_tiles(
             q, tl.zeros([GROUP_P2], tl.int32) + context - 1, begin, end, maximum, total,
             tl.zeros([GROUP_P2, DIM_P2], tl.float32), table_ptr + sequence * table_stride,
             key_cache_ptr + head * HEAD_DIM, value_cache_ptr + head * HEAD_DIM, key_scale_ptr + head,
-            value_scale_ptr + head, scale, softcap, True, WINDOW, CAPPED, SCALED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM,
-            DIM_P2, TILE,
+            value_scale_ptr + head, slope, scale, softcap, True, WINDOW, CAPPED, SLOPED, SCALED, WIDE, BLOCK_SIZE,
+            KV_HEADS, HEAD_DIM, DIM_P2, TILE,
         )  # fmt: skip
         value = acc / tl.where(total > 0, total, 1.0)[:, None]
         out = out_ptr + pair.to(tl.int64) * (GROUP * HEAD_DIM)

@@ -29,6 +29,7 @@ def prefill_kernel(
     key_scale_ptr,  # of a quantised cache
     value_scale_ptr,
     sinks_ptr,  # [H]
+    slopes_ptr,  # [H]
     num_sequences,
     q_stride_t,
     table_stride,
@@ -37,6 +38,7 @@ def prefill_kernel(
     WINDOW: tl.constexpr,
     CAPPED: tl.constexpr,
     SINKS: tl.constexpr,
+    SLOPED: tl.constexpr,
     SCALED: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
@@ -91,6 +93,9 @@ def prefill_kernel(
             sink = tl.load(sinks_ptr + head * GROUP + row % GROUP).to(tl.float32)
             maximum = sink * LOG2E
             total += 1.0
+        slope = total
+        if SLOPED:
+            slope = tl.load(slopes_ptr + head * GROUP + row % GROUP) * (LOG2E / scale)
         acc = tl.zeros([M, DIM_P2], tl.float32)
         seen = 0
         if WINDOW > 0:
@@ -98,19 +103,19 @@ def prefill_kernel(
             seen = tl.minimum(tl.cdiv(tl.maximum(end - WINDOW, 0), TILE) * TILE, end)
             maximum, total, acc = attend_tiles(
                 q, q_pos, begin, seen, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr, key_scale_ptr,
-                value_scale_ptr, scale, softcap, True, WINDOW, CAPPED, SCALED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM,
-                DIM_P2, TILE,
+                value_scale_ptr, slope, scale, softcap, True, WINDOW, CAPPED, SLOPED, SCALED, WIDE, BLOCK_SIZE,
+                KV_HEADS, HEAD_DIM, DIM_P2, TILE,
             )  # fmt: skip
         diagonal = tl.maximum((lowest + 1) // TILE * TILE, seen)
         maximum, total, acc = attend_tiles(
             q, q_pos, seen, diagonal, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr, key_scale_ptr,
-            value_scale_ptr, scale, softcap, False, WINDOW, CAPPED, SCALED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM,
-            DIM_P2, TILE,
+            value_scale_ptr, slope, scale, softcap, False, WINDOW, CAPPED, SLOPED, SCALED, WIDE, BLOCK_SIZE,
+            KV_HEADS, HEAD_DIM, DIM_P2, TILE,
         )  # fmt: skip
         maximum, total, acc = attend_tiles(
             q, q_pos, diagonal, end, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr, key_scale_ptr,
-            value_scale_ptr, scale, softcap, True, WINDOW, CAPPED, SCALED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM,
-            DIM_P2, TILE,
+            value_scale_ptr, slope, scale, softcap, True, WINDOW, CAPPED, SLOPED, SCALED, WIDE, BLOCK_SIZE,
+            KV_HEADS, HEAD_DIM, DIM_P2, TILE,
         )  # fmt: skip
         value = acc / tl.where(total > 0, total, 1.0)[:, None]
         out = out_ptr + token[:, None] * (KV_HEADS * GROUP * HEAD_DIM) + column

@@ -166,13 +166,16 @@ class Decoder:
         spec = self.spec
         rope = spec.ropes[layer]
         sinks_H = torch.zeros(spec.num_heads, dtype=self.dtype, device=self.device) if spec.sinks else None
+        slopes_H = None if spec.slopes is None else torch.tensor(spec.slopes, device=self.device)
         attention = Attention(
             layer,
             spec.hidden_size,
             (spec.num_heads, spec.num_kv_heads),
             spec.head_dim,
             None if rope is None else self.ropes[rope],
-            AttendOptions(spec.attention_scale, spec.windows[layer], spec.score_softcap, sinks_H, causal=spec.causal),
+            AttendOptions(
+                spec.attention_scale, spec.windows[layer], spec.score_softcap, sinks_H, slopes_H, causal=spec.causal
+            ),
             (spec.qkv_bias, spec.o_bias),
             self.make_qk_norm(),
             self.dtype,

@@ -1,5 +1,5 @@
 """Falcon 1 and 2: layer norms, attention and a plain MLP with gelu side by side, few key/value heads, and queries, keys
-and values in one tensor, key head by key head."""
+and values in one tensor, key head by key head. Falcon RW has slopes (ALiBi) in place of a rotation."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from octavo.layers.attention import by_head
+from octavo.models.bloom import alibi
 from octavo.models.config import ConfigReader
 from octavo.models.decoder import PATHS, Decoder
+from octavo.models.rope import RopeSpec
 from octavo.models.spec import ModelSpec
 
 NAMES = {"rms_norm_eps": "layer_norm_epsilon", "hidden_act": "activation", "intermediate_size": "ffn_hidden_size"}
@@ -38,8 +40,7 @@ class Falcon(Decoder):
     def configure(cls, config: ConfigReader) -> ModelSpec:
         config = config.family(NAMES, **DEFAULTS)
         config = config.family(ffn_hidden_size=4 * config.integer("hidden_size"))
-        if config.flag("alibi", False):
-            raise config.error("alibi", "is not supported")
+        slopes = config.flag("alibi", False)
         new = config.flag("new_decoder_architecture", False)
         heads = config.integer("num_attention_heads", high=2**14)
         if not new and config.flag("multi_query", True):
@@ -50,7 +51,10 @@ class Falcon(Decoder):
         if new and config.integer("num_ln_in_parallel_attn", 2, high=2) == 2:
             order = "parallel_norms"
         bias = config.flag("bias", False)
-        spec = ModelSpec.from_config(config.family({"num_key_value_heads": "kv_heads"}, kv_heads=kv_heads))
+        config = config.family({"num_key_value_heads": "kv_heads"}, kv_heads=kv_heads)
+        spec = ModelSpec.from_config(config, (lambda *_: None) if slopes else RopeSpec.from_config)
+        if slopes:  # they are scaled like the scores
+            spec = replace(spec, slopes=tuple(slope * spec.attention_scale for slope in alibi(heads)))
         spec = replace(spec, norm="layer", gated=False, order=order)
         return replace(spec, qkv_bias=bias, o_bias=bias, mlp_bias=bias)
 

@@ -31,6 +31,12 @@ ARCHITECTURES = {
     ),
     "ArceeForCausalLM": Architecture("nemotron:Arcee", "Arcee AFM", "plain MLP with relu squared"),
     "BioGptForCausalLM": Architecture("opt:BioGpt", "BioGPT", "as OPT with gelu; scaled embeddings"),
+    "BloomForCausalLM": Architecture(
+        "bloom:Bloom",
+        "BLOOM, BLOOMZ",
+        "no positions but slopes (ALiBi); layer norms, of embeddings too; "
+        "plain MLP with gelu; biases; q, k, v in one tensor, by head",
+    ),
     "CodeGenForCausalLM": Architecture("gptj:CodeGen", "CodeGen", "as GPT-J; q, k, v in one tensor, in four pieces"),
     "Cohere2ForCausalLM": Architecture(
         "cohere:Cohere2",
@@ -72,7 +78,7 @@ ARCHITECTURES = {
     ),
     "FalconForCausalLM": Architecture(
         "falcon:Falcon",
-        "Falcon 7B, 40B, 180B, Falcon 2 11B",
+        "Falcon 7B, 40B, 180B, RW, Falcon 2 11B",
         "attention and a plain MLP with gelu in parallel on one layer norm or two; q, k, v in one tensor, by key head",
     ),
     "FlexOlmoForCausalLM": Architecture("olmo:FlexOlmo", "FlexOlmo", "as OLMo 2; experts in every layer"),
@@ -185,6 +191,12 @@ ARCHITECTURES = {
     ),
     "MistralForCausalLM": Architecture("mistral:Mistral", "Mistral", "no biases; one sliding window for all layers"),
     "MixtralForCausalLM": Architecture("mixtral:Mixtral", "Mixtral 8x7B, 8x22B", "experts in every layer"),
+    "MptForCausalLM": Architecture(
+        "bloom:Mpt",
+        "MPT 7B, 30B",
+        "no positions but slopes (ALiBi); layer norms without biases; "
+        "plain MLP with gelu; q, k, v in one tensor, may be clipped",
+    ),
     "NanoChatForCausalLM": Architecture(
         "nanochat:NanoChat",
         "nanochat",

@@ -104,6 +104,7 @@ class ModelSpec:
     head_bias: bool = False
     latent: LatentSpec | None = None
     experts: ExpertsSpec | None = None
+    slopes: tuple[float, ...] | None = None  # of heads: what a score loses for each token before the query (ALiBi)
     sinks: bool = False  # a score of each head beside those of its tokens, which takes a share and gives nothing
     tie_embeddings: bool = False
     # (beta, length): queries are scaled by 1 + beta * log(1 + the whole lengths before their position).

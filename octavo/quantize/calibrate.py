@@ -134,6 +134,7 @@ def _attention(model: Decoder, length: int) -> AttentionBackend:
         max_num_seqs=1,
         latent_dim=0 if spec.latent is None else spec.latent.rank,
         sinks=spec.sinks,
+        slopes=spec.slopes is not None,
     )
     backend: AttentionBackend = select_backend("auto", asked)[0](asked, -(-length // BLOCK_SIZE))
     return backend

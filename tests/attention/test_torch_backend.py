@@ -37,6 +37,8 @@ def dense(q_QHD: Tensor, k_LKD: Tensor, v_LKD: Tensor, options: AttendOptions) -
             scores = keys @ q_QHD[query, head].double() * options.scale
             if options.softcap is not None:
                 scores = options.softcap * torch.tanh(scores / options.softcap)
+            if options.slopes_H is not None:
+                scores -= options.slopes_H[head].double() * torch.arange(position - first, -1, -1)
             if options.sinks_H is not None:
                 scores = torch.cat((scores, options.sinks_H[head : head + 1].double()))
             weights = torch.softmax(scores, 0)[: position + 1 - first]
@@ -57,6 +59,7 @@ class World:
         windows=(None,),
         softcap=None,
         sinks=False,
+        slopes=False,
         blocks=256,
         seed=0,
         latent=0,
@@ -78,7 +81,8 @@ class World:
             kv_dtype=kv_dtype,
         )
         sinks_H = torch.randn(heads[0], generator=self.generator) if sinks else None
-        self.layers = [AttendOptions(1.3 / math.sqrt(dim), window, softcap, sinks_H) for window in windows]
+        slopes_H = torch.rand(heads[0], generator=self.generator) if slopes else None
+        self.layers = [AttendOptions(1.3 / math.sqrt(dim), window, softcap, sinks_H, slopes_H) for window in windows]
         self.backend = TorchAttention(self.spec, blocks)
         self.tables: list[list[int]] = []
         self.history: list[list[tuple[Tensor, Tensor]]] = []  # of a sequence, of a layer
@@ -277,17 +281,17 @@ def test_soft_cap(dtype):
     world.step([(a, 1), (b, 40)])
 
 
+@pytest.mark.parametrize("own", ["sinks", "slopes"])
 @pytest.mark.parametrize("heads", [(4, 2), (2, 2), (8, 1)])
-def test_sinks(heads):
-    world = World(
-        windows=(None, 5), sinks=True, heads=heads, dtype=torch.bfloat16 if heads == (2, 2) else torch.float32
-    )
+def test_sinks_and_slopes(heads, own):
+    dtype = torch.bfloat16 if heads == (2, 2) else torch.float32
+    world = World(windows=(None, 5), heads=heads, dtype=dtype, **{own: True})
     a, b, c = world.add(), world.add(), world.add()
     world.step([(a, 5), (b, 9), (c, 9)])
     world.step([(a, 1), (b, 1), (c, 12)])
     world.step([(a, 1), (b, 40)])
     real = world.backend.attend
-    world.backend.attend = lambda *args: real(*args[:-1], dataclasses.replace(args[-1], sinks_H=None))
+    world.backend.attend = lambda *args: real(*args[:-1], dataclasses.replace(args[-1], **{f"{own}_H": None}))
     with pytest.raises(AssertionError, match="layer 0, sequence"):
         decode(world)
 

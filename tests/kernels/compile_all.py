@@ -31,11 +31,11 @@ TARGETS = [
 ]
 # Of Llama-3-8B.
 SHAPE = {
-    "WINDOW": 0, "CAPPED": False, "SINKS": True, "SCALED": False, "WIDE": False,
+    "WINDOW": 0, "CAPPED": False, "SINKS": True, "SLOPED": True, "SCALED": False, "WIDE": False,
     "BLOCK_SIZE": 16, "KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "DIM_P2": 128,
 }  # fmt: skip
 CAPPED = {
-    "WINDOW": 4096, "CAPPED": True, "SINKS": False, "SCALED": True, "WIDE": True,
+    "WINDOW": 4096, "CAPPED": True, "SINKS": False, "SLOPED": False, "SCALED": True, "WIDE": True,
     "BLOCK_SIZE": 16, "KV_HEADS": 4, "GROUP": 2, "HEAD_DIM": 40, "DIM_P2": 64,
 }  # fmt: skip
 HOPPER = {"BLOCK_SIZE": 16, "KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "TILE": 64, "STAGES": 4}
@@ -82,7 +82,8 @@ KERNELS = [
 TYPES = {
     "slots_ptr": "*i64", "context_ptr": "*i32", "table_ptr": "*i32", "start_ptr": "*i32", "partial_ptr": "*fp32",
     "weight_ptr": "*fp32", "counter_ptr": "*i32", "units_ptr": "*i32", "scale": "fp32", "softcap": "fp32",
-    "k_scale": "fp32", "v_scale": "fp32", "positions_ptr": "*i64", "eps": "fp32", "next_weight_ptr": "*fp32",
+    "slopes_ptr": "*fp32", "k_scale": "fp32", "v_scale": "fp32", "positions_ptr": "*i64", "eps": "fp32",
+    "next_weight_ptr": "*fp32",
 }  # fmt: skip
 
 

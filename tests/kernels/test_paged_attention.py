@@ -18,10 +18,10 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MIXED = [(1, 1), (1, 40), (1, 70), (5, 5), (3, 35), (9, 64)]
 
 
-def run(spec, steps, window=None, softcap=None, parts=1, seed=0, spoil=None, sinks=None):
+def run(spec, steps, window=None, softcap=None, parts=1, seed=0, spoil=None, sinks=None, slopes=None):
     """(what the kernels give, what the reference gives)."""
     spec = dataclasses.replace(spec, windows=(window,))
-    options = AttendOptions(1.2 * spec.head_dim**-0.5, window, softcap, sinks)
+    options = AttendOptions(1.2 * spec.head_dim**-0.5, window, softcap, sinks, slopes)
     backend = TritonAttention(spec, 40)
     form = DecodeForm(parts, 1, backend.tile, 4, 3)
     backend._allocate(form, form)
@@ -50,6 +50,7 @@ def run(spec, steps, window=None, softcap=None, parts=1, seed=0, spoil=None, sin
         window,
         softcap,
         sinks,
+        slopes,
     )
     if spoil is not None:
         spoil(batch, backend)
@@ -80,6 +81,16 @@ def test_sinks(window, softcap, parts):
     got, wanted = run(spec, MIXED, window, softcap, parts, sinks=sinks)
     assert error(got, wanted) < 1e-5
     assert error(got, run(spec, MIXED, window, softcap, parts)[1]) > 0.1
+
+
+@pytest.mark.parametrize("parts", [1, 7])
+@pytest.mark.parametrize("window", [None, 9])
+def test_slopes(window, parts):
+    slopes = torch.tensor([0.5, 0.01, 2.0, 0.1], device=DEVICE)
+    spec = make_spec(4, 2, 16, device=DEVICE)
+    got, wanted = run(spec, MIXED, window, None, parts, slopes=slopes)
+    assert error(got, wanted) < 1e-5
+    assert error(got, run(spec, MIXED, window, None, parts, slopes=slopes.flip(0))[1]) > 0.1
 
 
 @pytest.mark.parametrize("parts", [1, 7])

@@ -134,6 +134,17 @@ CASES: dict[str, Case] = {
         },
     ),
     "falcon-serial": ("falcon", {"parallel_attn": False, "multi_query": False}),
+    "falcon-rw": (
+        "falcon",
+        {"alibi": True, "parallel_attn": False, "multi_query": False, "bias": True, "num_attention_heads": 8},
+    ),
+    "bloom": ("bloom", {"tie_word_embeddings": True}),
+    "bloom-heads": ("bloom", {"hidden_size": 72, "n_head": 6, "num_attention_heads": 6}),
+    "mpt": ("mpt", {"attn_config": {"clip_qkv": 0.7}, "max_seq_len": 512}),
+    "mpt-heads": (
+        "mpt",
+        {"d_model": 72, "hidden_size": 72, "num_attention_heads": 6, "attn_config": {"softmax_scale": 0.4}},
+    ),
     "gptj": ("gptj", {"rotary_dim": 8}),
     "codegen": ("codegen", {"rotary_dim": 4, "num_attention_heads": 8, "n_inner": 80}),
     "gpt_bigcode": ("gpt_bigcode", {}),
@@ -518,7 +529,7 @@ OLD_CONFIGS = {
 
 # Every order of norms, kind of norm, of rope and of MLP.
 FUSED = ["qwen3", "gemma2", "gemma3", "glm", "olmo2", "smollm3-window", "starcoder2", "gpt2", "granite"]
-FUSED += ["cohere-qk-norm", "hunyuan_v1_dense"]
+FUSED += ["cohere-qk-norm", "hunyuan_v1_dense", "bloom"]
 # Families that are compared in bfloat16 too: every kind of norm and of rounding.
 HALVES = ["llama", "qwen3", "gemma2", "gemma3", "olmo2", "cohere", "gpt2"]
 HALVES += ["mixtral", "gpt_oss"]
