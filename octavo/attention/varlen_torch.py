@@ -73,7 +73,7 @@ class TorchVarlen:
             return f"it is made for CPUs, not {spec.device.type}"
         if spec.latent_dim:
             return "it cannot read latents"
-        return "it knows no sinks" if spec.sinks else None
+        return "it knows neither sinks nor slopes" if spec.sinks or spec.slopes else None
 
     def __init__(self, spec: AttentionSpec, num_blocks: int = 0) -> None:
         self.spec = spec
