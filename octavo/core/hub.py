@@ -8,6 +8,7 @@ from typing import Any
 
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError
+from octavo.core.gguf.folder import unpack
 
 TOKENIZER_FILES = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.txt")
 ALLOWED = (*TOKENIZER_FILES, "*.safetensors")
@@ -40,7 +41,8 @@ def resolve_model(
     cache: str | None = None,
     token: str | None = None,
 ) -> Path:
-    """A local folder as it is, a Hugging Face id downloaded (or found in its cache), None as the demo model.
+    """A local folder as it is, a GGUF file as a folder made of it, a Hugging Face id downloaded (or found in its
+    cache), None as the demo model.
 
     `cache` is the folder of that cache, and `token` the key for the hub, where they are not the usual ones.
     """
@@ -52,6 +54,8 @@ def resolve_model(
     if folder.is_dir():
         return folder
     if folder.exists():
+        if folder.suffix == ".gguf":
+            return unpack(folder)
         raise ConfigError(f"model {name!r} is a file; give the folder that holds config.json and the weights")
     if not _HUB_ID.fullmatch(name):
         raise ConfigError(f"model {name!r} is neither a folder nor a Hugging Face id such as Qwen/Qwen3-0.6B")

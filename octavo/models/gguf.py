@@ -1,4 +1,5 @@
-"""Weights of a GGUF file into a model. The folder that holds it has config.json and the tokenizer beside it.
+"""Weights of a GGUF file into a model. The folder that holds it has config.json and the tokenizer beside it, from the
+original model or made of the file (`octavo.core.gguf.folder`).
 
 llama.cpp's names become the hub's; its order of rows in Llama's queries and keys (neighbours are turned together) and
 its norms of Gemma (one added) are undone.
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 
 from octavo.core.errors import ModelError
+from octavo.core.gguf.file import GgufFile
 from octavo.models.decoder import Decoder
 from octavo.models.quantized import QuantizedWeights
-from octavo.quant.gguf import GgufFile
+from octavo.quant.gguf import read_matrix
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _LAYER = {
@@ -47,7 +49,7 @@ LAYERS = {
     "gemma2": _FOUR_NORMS,
     "gemma3": _FOUR_NORMS,
 }
-IGNORED = ("rope_freqs.weight",)  # follow from the config
+IGNORED = ("rope_freqs.weight",)  # the config has them, however it was made
 
 
 def fill_from_gguf(model: Decoder, path: Path, on_tensor: Callable[[], None] = lambda: None) -> None:
@@ -69,7 +71,7 @@ def fill_from_gguf(model: Decoder, path: Path, on_tensor: Callable[[], None] = l
             raise ModelError(
                 f"{path}: tensor {stored} is {list(entry.shape)}; the config asks for {list(target.shape)}"
             )
-        scheme, order = file.read(stored), _order(model, kind, stored)
+        scheme, order = read_matrix(file, stored), _order(model, kind, stored)
         if target.dim() == 2:
             weights.give(name.removesuffix(".weight"), scheme if order is None else scheme.map_rows(order))
         else:

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from octavo.core.errors import ModelError
+from octavo.core.gguf.file import TYPES, GgufFile
 from octavo.models.gguf import LAYERS
 from octavo.models.loader import load_model
-from octavo.quant.gguf import KINDS, GgufFile
+from octavo.quant.gguf import READERS
 from tests.builders import make_model
 from tests.quant.layouts import SHAPE
 from tests.quant.test_checkpoints import logprobs
@@ -114,14 +115,14 @@ def test_types_that_are_not_known(tmp_path: Path) -> None:
         GgufFile(written(tmp_path / "a.gguf", "llama", {"a.weight": (16, (2, 256), bytes(132))}))
 
 
-@pytest.mark.parametrize("number", [number for number, kind in KINDS.items() if kind.values > 1])
+@pytest.mark.parametrize("number", [number for number, kind in TYPES.items() if kind.values > 1])
 def test_blocks_as_the_gguf_package_reads_them(number: int) -> None:
     quants = pytest.importorskip("gguf.quants")
     from gguf import GGMLQuantizationType
 
-    kind = KINDS[number]
+    kind = TYPES[number]
     raw = np.random.default_rng(number).integers(0, 256, (4, 2, kind.bytes), dtype=np.uint8)
     for at in {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}.get(kind.name, (0,)):
         raw[..., at : at + 2] = np.full((4, 2, 1), 0.013, dtype=np.float16).view(np.uint8)
     expected = quants.dequantize(raw.reshape(4, -1), GGMLQuantizationType(number))
-    np.testing.assert_array_equal(kind.read(torch.from_numpy(raw)).dequantize(torch.float32).numpy(), expected)
+    np.testing.assert_array_equal(READERS[kind.name](torch.from_numpy(raw)).dequantize(torch.float32).numpy(), expected)
