@@ -29,7 +29,7 @@ def add_quantize(commands: Any) -> None:
         "--calibration",
         type=Path,
         metavar="FILE",
-        help="text for gptq and fp8: .txt, or .jsonl of `text` or `messages`",
+        help="text for gptq and fp8: .jsonl of `text` or `messages`, or .txt",
     )
     add("--samples", type=number, default=128, metavar="N", help="pieces of it at most (default: 128)")
     add("--length", type=number, default=2048, metavar="N", help="tokens of a piece (default: 2048)")

@@ -16,8 +16,6 @@ from torch import Tensor
 from octavo.quant.pack import E4M3_MAX
 from octavo.quant.schemes import E4M3
 
-# Of the range that a group spans: a narrower one cuts a few values off and rounds all others better.
-SHARES = tuple(1 - 0.025 * step for step in range(11))
 LEAST = 1e-10  # of scales
 
 
@@ -73,7 +71,7 @@ class Grid:
         return not self.group or columns % self.group == 0
 
     def steps(self, weight_NK: Tensor, dtype: torch.dtype) -> Steps:
-        """For a matrix or some of its columns. Four bits look for the range of each group with the least error."""
+        """For a matrix or some of its columns: the largest value of each group is on the grid, or half a step above."""
         rows, columns = weight_NK.shape
         wide_NGC = weight_NK.float().view(rows, -1, self.group or columns)
         if self.floating:
@@ -81,22 +79,11 @@ class Grid:
             if self.group == 0:
                 largest_NG = largest_NG.amax().expand(rows, 1)
             return Steps(_stored(largest_NG / E4M3_MAX, dtype))
-        best = self._at(wide_NGC, 1.0, dtype)
-        if self.bits == 8:
-            return best
-        least_NG = self._error(wide_NGC, best)
-        for share in SHARES[1:]:
-            steps = self._at(wide_NGC, share, dtype)
-            error_NG = self._error(wide_NGC, steps)
-            better_NG = error_NG < least_NG
-            least_NG = torch.where(better_NG, error_NG, least_NG)
-            best = Steps(
-                torch.where(better_NG, steps.scale_NG, best.scale_NG),
-                None
-                if steps.zero_NG is None or best.zero_NG is None
-                else torch.where(better_NG, steps.zero_NG, best.zero_NG),
-            )
-        return best
+        if self.symmetric:
+            return Steps(_stored(wide_NGC.abs().amax(2) * (2 / (self.high - self.low)), dtype))
+        low_NG, high_NG = wide_NGC.amin(2).clamp_(max=0), wide_NGC.amax(2).clamp_(min=0)
+        scale_NG = _stored((high_NG - low_NG) / (self.high - self.low), dtype)
+        return Steps(scale_NG, (self.low - low_NG / scale_NG).round_().clamp_(self.low, self.high))
 
     def codes(self, wide_NGC: Tensor, steps: Steps) -> Tensor:
         """float32; the shape is that of `wide`, whose second dimension is that of the steps."""
@@ -115,22 +102,6 @@ class Grid:
 
     def pack(self, code_NK: Tensor) -> Tensor:
         return code_NK.to(E4M3 if self.floating else torch.int8)
-
-    def _at(self, wide_NGC: Tensor, share: float, dtype: torch.dtype) -> Steps:
-        """Steps for this share of what each group spans."""
-        if self.symmetric:
-            return Steps(_stored(wide_NGC.abs().amax(2) * (2 * share / (self.high - self.low)), dtype))
-        low_NG, high_NG = wide_NGC.amin(2).clamp_(max=0), wide_NGC.amax(2).clamp_(min=0)
-        scale_NG = _stored((high_NG - low_NG) * (share / (self.high - self.low)), dtype)
-        zero_NG = (self.low - low_NG * share / scale_NG).round_().clamp_(self.low, self.high)
-        return Steps(scale_NG, zero_NG)
-
-    def _error(self, wide_NGC: Tensor, steps: Steps) -> Tensor:
-        """The sum of squares of each group, [N, G]."""
-        code = self.codes(wide_NGC, steps)
-        if steps.zero_NG is not None:
-            code -= steps.zero_NG[..., None]
-        return code.mul_(steps.scale_NG[..., None]).sub_(wide_NGC).square_().sum(2)
 
 
 def _stored(scale_NG: Tensor, dtype: torch.dtype) -> Tensor:

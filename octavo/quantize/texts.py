@@ -1,9 +1,8 @@
-"""Text that calibrates: a plain file, or JSON lines with `text` or `messages`, as pieces of equally many tokens."""
+"""Text that calibrates: JSON lines of `text` or `messages`, a piece each, or a plain file that is cut into pieces."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 from octavo.core.errors import ConfigError, OctavoError
@@ -11,32 +10,24 @@ from octavo.text.tokenizer import Tokenizer
 
 
 def read_pieces(file: Path, tokenizer: Tokenizer, samples: int, length: int) -> list[list[int]]:
-    """At most `samples`; one that is shorter only if there is nothing else."""
-    pieces: list[list[int]] = []
-    left: list[int] = []
-    for text in _documents(file, tokenizer):
-        left += tokenizer.encode(text)
-        while len(left) >= length and len(pieces) < samples:
-            pieces.append(left[:length])
-            left = left[length:]
-        if len(pieces) == samples:
-            break
-    if not pieces and not left:
-        raise ConfigError(f"--calibration {file}: there is no text in it")
-    return pieces or [left]
-
-
-def _documents(file: Path, tokenizer: Tokenizer) -> Iterator[str]:
+    """At most `samples` of at most `length` tokens."""
     try:
         content = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(f"--calibration {file} cannot be read: {error}") from None
-    if file.suffix != ".jsonl":
-        yield content
-        return
-    for number, line in enumerate(content.splitlines(), 1):
-        if line.strip():
-            yield _line(line, f"--calibration {file}: line {number}", tokenizer)
+    if file.suffix == ".jsonl":
+        pieces = []
+        for number, line in enumerate(content.splitlines(), 1):
+            if line.strip() and len(pieces) < samples:
+                ids = tokenizer.encode(_line(line, f"--calibration {file}: line {number}", tokenizer))
+                pieces += [ids[:length]] if ids else []
+    else:
+        ids = tokenizer.encode(content)
+        whole = range(0, len(ids) - length + 1, length)
+        pieces = [ids[at : at + length] for at in whole][:samples] or [ids]
+    if not pieces or not pieces[0]:
+        raise ConfigError(f"--calibration {file}: there is no text in it")
+    return pieces
 
 
 def _line(line: str, where: str, tokenizer: Tokenizer) -> str:

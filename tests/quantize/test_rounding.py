@@ -41,8 +41,7 @@ def test_values_that_are_not_cut_off_are_near(name: str, seed: int, spread: floa
     step_NK = scale_NG.repeat_interleave(64 // scale_NG.shape[1], 1)
     inside_NK = (code_NK > grid.low) & (code_NK < grid.high)
     assert ((found_NK - weight_NK).abs() <= step_NK * 0.5001)[inside_NK].all()
-    # The ends of the range are cut off by a quarter at most, and a step.
-    assert (found_NK - weight_NK).abs().max() <= 0.3 * weight_NK.abs().max() + step_NK.max()
+    assert ((found_NK - weight_NK).abs() <= step_NK * 2).all()
 
 
 def test_a_matrix_of_zeros() -> None:
@@ -51,11 +50,9 @@ def test_a_matrix_of_zeros() -> None:
 
 
 def test_values_of_the_grid_stay() -> None:
-    """What is a multiple of a power of two within seven steps is exact: the search for a range finds it."""
-    weight_NK = torch.randint(-7, 8, (4, 64), generator=torch.Generator().manual_seed(0)) * 0.125
-    weight_NK[:, ::32] = -8 * 0.125
-    rounded = Grid(4, group=32).round(weight_NK, torch.bfloat16)
-    assert (rounded.dequantize() - weight_NK).abs().max() < 0.07
+    weight_NK = torch.randint(-8, 8, (4, 64), generator=torch.Generator().manual_seed(0)) * 0.125
+    weight_NK[:, ::32], weight_NK[:, 1::32] = -8 * 0.125, 7 * 0.125
+    assert torch.equal(Grid(4, group=32, symmetric=False).round(weight_NK, torch.bfloat16).dequantize(), weight_NK)
 
 
 def inputs(columns: int) -> torch.Tensor:
