@@ -16,7 +16,7 @@ def read_pieces(file: Path, tokenizer: Tokenizer, samples: int, length: int) -> 
     except (OSError, ValueError) as error:
         raise ConfigError(f"--calibration {file} cannot be read: {error}") from None
     if file.suffix == ".jsonl":
-        pieces = []
+        pieces: list[list[int]] = []
         for number, line in enumerate(content.splitlines(), 1):
             if line.strip() and len(pieces) < samples:
                 ids = tokenizer.encode(_line(line, f"--calibration {file}: line {number}", tokenizer))

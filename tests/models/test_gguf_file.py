@@ -78,7 +78,8 @@ def write_model(folder: Path, file: Path, kind: str, pre: str, more: Write = lam
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_key_length(config["head_dim"])
+    if "head_dim" in config:
+        writer.add_key_length(config["head_dim"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     byte_level_keys(writer, json.loads((folder / "tokenizer.json").read_text()), pre)
