@@ -7,6 +7,7 @@ stop was asked for (`drain`): running answers finish, new work is refused with R
 from __future__ import annotations
 
 import asyncio
+import difflib
 import logging
 import re
 import time
@@ -24,7 +25,6 @@ from octavo.core.errors import (
     EngineUnavailable,
     InternalError,
     MethodNotAllowed,
-    ModelNotFound,
     Overloaded,
     QueueTimeout,
     RateLimited,
@@ -68,6 +68,7 @@ from octavo.server.tracing import Tracer
 from octavo.version import VERSION
 
 _HEADER_NAMES = re.compile(rb"[A-Za-z0-9, _-]{1,1000}")
+MAX_HINTED = 64  # characters of a wrong path that are compared with ours
 ABORT_SECONDS = 5.0  # to tell the clients of a drain that took too long
 
 Call = Callable[[Exchange], Awaitable[Response | Stream]]
@@ -251,7 +252,7 @@ class App:
             self.origins.check(exchange.header(b"origin"), exchange.header(b"host"))
             exchange.key = self.keys.check(exchange.header(b"authorization"), exchange.header(b"x-api-key"))
         if isinstance(route, RequestError):  # which paths there are is not for strangers
-            raise route
+            raise self._hint(exchange.path) if isinstance(route, RouteNotFound) else route
         if route.info is not None:
             await exchange.respond(route.info(exchange))
         elif route.call is not None:
@@ -330,6 +331,13 @@ class App:
             return MethodNotAllowed(sorted(methods))
         return route
 
+    def _hint(self, path: str) -> RouteNotFound:
+        """Nothing is at the path; perhaps something is at one like it."""
+        known = [name for name in self._table if name != "/" and not name.startswith("/console")]
+        near = difflib.get_close_matches(path[:MAX_HINTED], known, n=1, cutoff=0.7)
+        what = f"did you mean {near[0]}?" if near else "GET /openapi.json lists what there is."
+        return RouteNotFound(f"There is nothing at this path; {what}")
+
     def _record(self, exchange: Exchange, route: Route | RequestError, error: RequestError | None) -> None:
         seconds = time.monotonic() - exchange.start
         status = exchange.status or 499  # nginx's number for a client that left before it was answered
@@ -384,7 +392,7 @@ class App:
         for card in self._loaded().cards():
             if card.id == exchange.argument:
                 return json_response(model_info(card) if _for_anthropic(exchange) else card)
-        raise ModelNotFound("There is no model of this name; GET /v1/models lists those there are.", "model")
+        raise self._loaded().unknown_model()
 
     def tokenizer_info(self, exchange: Exchange) -> Response:
         return json_response(tokenizer_info(self._loaded()))

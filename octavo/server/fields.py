@@ -35,7 +35,15 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "repetition_detection": (),
     "watermarking": (),
     # SGLang
+    "input_ids": (),
     "stop_regex": (),
+    # llama.cpp: samplers, with the values that turn them off
+    "dry_multiplier": (0,),
+    "dynatemp_range": (0,),
+    "mirostat": (0,),
+    "t_max_predict_ms": (0, -1),
+    "typical_p": (1,),
+    "xtc_probability": (0,),
     # vLLM: media, adapters, sessions, reports
     "include_reasoning": (True,),
     "lora_path": (),
@@ -71,6 +79,7 @@ NEUTRAL: tuple[Any, ...] = (None, False, [], {}, "")  # values that ask for noth
 MAX_NAMED = 32  # ignored fields in the header
 _NOT_NAME = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 _AT = re.compile(r"^(.*) - at `(?:(?:key|tag)` in `)?\$\.?([^`]*)`$", re.DOTALL)
+_WHERE = re.compile(r"^JSON is malformed: ([ -~]+)$")
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -90,8 +99,8 @@ def decode(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any], str]:
         raise _explain(error) from None
     except RequestError:
         raise
-    except (ValueError, RecursionError):  # malformed, not UTF-8, an endless number, a deep nest
-        raise RequestError("The body is not valid JSON in UTF-8.") from None
+    except (ValueError, RecursionError) as error:  # malformed, not UTF-8, an endless number, a deep nest
+        raise _malformed(body, error) from None
     ignored = _ignored(kind, tree)
     for name, part in tree.items():
         if isinstance(part, (dict, list)):
@@ -193,6 +202,15 @@ def _refuse(name: str, value: Any) -> bool:
     return True
 
 
+def _malformed(body: bytes, error: Exception) -> RequestError:
+    if not body.strip():
+        return RequestError("The body is empty: it must be a JSON object.")
+    told = str(error) if isinstance(error, msgspec.DecodeError) else ""
+    found = _WHERE.search(told)
+    why = f": {found[1]}" if found else ": it ends too early" if "truncated" in told else ""
+    return RequestError(f"The body is not valid JSON in UTF-8{why}.")
+
+
 def _explain(error: msgspec.ValidationError) -> RequestError:
     """msgspec's "Expected `int`, got `str` - at `$.stop[0]`" as an error of ours, with the param stop[0]."""
     if isinstance(error.__cause__, RequestError):  # raised by a check of ours
@@ -202,5 +220,6 @@ def _explain(error: msgspec.ValidationError) -> RequestError:
     message, param = (at[1], at[2]) if at else (text, "")
     missing = _MISSING.search(message)
     if missing:
+        message = "The field is missing"
         param = f"{param}.{missing[1]}" if param else missing[1]
     return RequestError(f"{param}: {message}" if param else message, param or None)

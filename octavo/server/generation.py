@@ -48,6 +48,8 @@ def sampling_params(request: GenerationRequest, service: Service, **values: Any)
     """What the client asked for over what the model prefers; `values` are what the two routes spell apart."""
     asked = {name: value for name in _SAMPLING if (value := getattr(request, name)) is not None}
     values["structured_outputs"] = structured_outputs(request, service.form_options)
+    if request.cache_prompt is False:
+        values["skip_reading_prefix_cache"] = True
     kind = RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
     return SamplingParams(**{**service.defaults, **asked, **values, "output_kind": kind})
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from octavo.core.errors import RequestError
 from octavo.core.params import MAX_N
 from octavo.core.structured import StructuredOutputs
 
@@ -85,6 +86,14 @@ class FormatRequest(Struct, kw_only=True):
     structural_tag: dict[str, Any] | str | None = None
 
 
+OTHER_NAMES = {
+    "rid": "request_id",
+    "extra_key": "cache_salt",
+    "no_stop_trim": "include_stop_str_in_output",
+    "n_predict": "max_tokens",
+}
+
+
 class GenerationRequest(FormatRequest, kw_only=True):
     """What both ways of asking for text share. None means the model's default, or ours (`SamplingParams`)."""
 
@@ -125,6 +134,22 @@ class GenerationRequest(FormatRequest, kw_only=True):
     return_token_ids: bool | None = False
     return_tokens_as_token_ids: bool | None = False
     thinking_token_budget: int | None = None
+    # SGLang's and llama.cpp's names of some of these
+    rid: RequestId | None = None
+    extra_key: Salt | None = None
+    no_stop_trim: bool | None = None
+    n_predict: int | None = None
+    cache_prompt: bool | None = None  # False: nothing is read from the prefix cache
+
+    def __post_init__(self) -> None:
+        for name, ours in OTHER_NAMES.items():
+            if getattr(self, name) is None:
+                continue
+            if getattr(self, ours) is not None:
+                raise RequestError(f"{name} is another name of {ours}: send one of them.", name)
+            setattr(self, ours, getattr(self, name))
+        if self.n_predict == -1:  # llama.cpp's word for no limit
+            self.max_tokens = None
 
 
 class CompletionRequest(GenerationRequest, kw_only=True):

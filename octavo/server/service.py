@@ -59,8 +59,11 @@ class Service:
         if asked is None:
             return self.names[0]
         if asked not in self.aliases:
-            raise ModelNotFound("There is no model of this name; GET /v1/models lists those there are.", "model")
+            raise self.unknown_model()
         return asked if asked in self.names else self.names[0]
+
+    def unknown_model(self) -> ModelNotFound:
+        return ModelNotFound(f"There is no model of this name; this server has {', '.join(self.names)}.", "model")
 
     def cards(self) -> list[ModelCard]:
         root = self.names[0]

@@ -489,3 +489,32 @@ def test_a_client_that_is_refused_can_ask_again(server: Running) -> None:
         assert status_of(read_answer(sock)) == 404
         sock.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert status_of(read_answer(sock)) == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "The body is empty: it must be a JSON object."),
+        (b"hello", "The body is not valid JSON in UTF-8: invalid character (byte 0)."),
+        (b"{'a': 1}", "The body is not valid JSON in UTF-8: object keys must be strings (byte 1)."),
+        (b'{"prompt": "x"', "The body is not valid JSON in UTF-8: it ends too early."),
+        (b'{"prompt": "\xff"}', "The body is not valid JSON in UTF-8."),
+        (b"{}", "prompt: The field is missing"),
+    ],
+)
+def test_errors_say_where_a_body_is_wrong(server: Running, body: bytes, said: str) -> None:
+    assert server.post("/v1/completions", body).json()["error"]["message"] == said
+
+
+def test_errors_say_what_was_probably_meant(server: Running) -> None:
+    for path, meant in (
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completion", "/v1/chat/completions"),
+        ("/v1/model", "/v1/models"),
+        ("/metric", "/metrics"),
+    ):
+        error = error_of(server.post(path, b"{}"), 404, "not_found")
+        assert f"did you mean {meant}?" in error["message"]
+    assert "/openapi.json" in error_of(server.get("/quite/another"), 404, "not_found")["message"]
+    wrong = error_of(server.complete(model="gpt-4"), 404, "model_not_found", "model")
+    assert "this server has fake" in wrong["message"]

@@ -73,6 +73,23 @@ def test_stream_interval(server: Running) -> None:
     assert sizes(prompt="count", stream_interval=1000) == [1, 9]
 
 
+def test_names_of_other_servers(start_server: StartServer) -> None:
+    server = start_server()
+    fields = {"rid": "abc", "extra_key": "k", "no_stop_trim": True, "n_predict": 5, "cache_prompt": False}
+    for path, body in (("/v1/completions", {"prompt": "count"}), ("/v1/chat/completions", None)):
+        body = body or {"messages": [{"role": "user", "content": "count"}]}
+        answer = server.post(path, {**body, **fields, "stop": ["2"]})
+        assert answer.headers["x-request-id"] == "abc" and "x-octavo-ignored" not in answer.headers
+        choice = answer.json()["choices"][0]
+        assert (choice.get("text") or choice["message"]["content"]) == "0 1 2"
+        assert server.llm is not None and server.llm.salts[-1] and server.llm.seen[-1].skip_reading_prefix_cache
+        assert server.post(path, {**body, "n_predict": 3}).json()["usage"]["completion_tokens"] == 3
+        twice = server.post(path, {**body, "n_predict": 5, "max_tokens": 5})
+        error_of(twice, 400, "invalid_value", "n_predict")
+    neutral = {"typical_p": 1.0, "mirostat": 0, "xtc_probability": 0.0, "t_max_predict_ms": -1}
+    assert "x-octavo-ignored" not in server.complete("say:x", **neutral).headers
+
+
 def test_suffix(start_server: StartServer, server: Running) -> None:
     error_of(server.complete("a", suffix="b"), 400, "invalid_value", "suffix")
     coder = start_server(FakeLLM(special=("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")))
@@ -174,7 +191,8 @@ REFUSED = """
     audio modalities chat_template media_io_kwargs mm_processor_kwargs prompt_embeds logprob_token_ids watermarking
     repetition_detection session_id return_token_offsets return_weight_versions routed_experts_prompt_start
     mm_payload return_mm_kwargs kv_transfer_params ec_transfer_params vllm_xargs stop_regex lora_path
-    return_hidden_states session_params custom_logit_processor conversation prompt context_management suffix
+    return_hidden_states session_params custom_logit_processor conversation prompt context_management suffix input_ids
+    typical_p mirostat dry_multiplier xtc_probability dynatemp_range t_max_predict_ms
 """
 
 
