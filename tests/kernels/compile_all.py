@@ -21,6 +21,7 @@ from octavo.kernels.latent_attention import (
 from octavo.kernels.paged_attention import write_kv_kernel
 from octavo.kernels.paged_attention_decode import decode_kernel, plan_kernel
 from octavo.kernels.paged_attention_prefill import prefill_kernel
+from octavo.kernels.varlen_attention import varlen_kernel
 
 TARGETS = [
     GPUTarget("cuda", 80, 32),
@@ -58,6 +59,7 @@ WRITE = {"KV_HEADS": 8, "HEAD_DIM": 128, "HEADS_P2": 8, "DIM_P2": 128}
 TURN = {
     "HEADS": 16, "NOPE": 128, "RANK": 512, "RANK_P2": 512, "ROPE": 64, "ROPE_P2": 64, "INTERLEAVED": True, "BLOCK": 16,
 }  # fmt: skip
+VARLEN = {"KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "DIM_P2": 128, "M": 64, "TILE": 64}
 NVIDIA, AMD = TARGETS[:3], TARGETS[3:]
 # Kernel, constants, warps, stages, and targets if not all: large kernels take long to compile for AMD.
 KERNELS = [
@@ -78,6 +80,8 @@ KERNELS = [
     (rotate_and_write_kernel, ROTATE | INT8, 4, 1),
     (rotate_and_write_kernel, ROTATE | FP8 | {"LATE": True}, 4, 1, NVIDIA[1:]),
     (gate_kernel, {"ACTIVATION": "gelu", "BLOCK": 1024}, 4, 1),
+    (varlen_kernel, VARLEN | {"CAUSAL": True, "WINDOW": 0, "CAPPED": False}, 4, 2, NVIDIA),
+    (varlen_kernel, VARLEN | {"CAUSAL": False, "WINDOW": 65, "CAPPED": True, "TILE": 32}, 4, 1, AMD),
 ]
 TYPES = {
     "slots_ptr": "*i64", "context_ptr": "*i32", "table_ptr": "*i32", "start_ptr": "*i32", "partial_ptr": "*fp32",
