@@ -1,4 +1,4 @@
-"""Attention over whole prompts on a GPU: see `octavo.kernels.varlen_attention`. Nothing is planned, and nothing kept."""
+"""Attention over whole prompts on a GPU: see `octavo.kernels.varlen_attention`. Nothing is planned or kept."""
 
 from __future__ import annotations
 
