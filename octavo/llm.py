@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from octavo.core import foreign
@@ -57,13 +58,14 @@ Message = dict[str, Any]
 
 
 class LLM:
-    """A model, its tokenizer and its KV cache. Keyword arguments are the fields of `EngineConfig`.
+    """A model, its tokenizer and its KV cache. Keyword arguments are the fields of `EngineConfig`, and
+    `chat_template`, a template or its file, to use instead of the model's.
 
     Raises ConfigError for a configuration or a model that cannot be used; the methods raise RequestError (a
     ValueError) for a prompt or a parameter that cannot be served, before anything is computed.
     """
 
-    def __init__(self, model: str | None = None, **config: Any) -> None:
+    def __init__(self, model: str | None = None, *, chat_template: str | None = None, **config: Any) -> None:
         known = {field.name for field in dataclasses.fields(EngineConfig)}
         for name in [name for name in config if name not in known]:
             if name in foreign.ENGINE:
@@ -80,6 +82,7 @@ class LLM:
         self._intake = Intake(self._tokenizer, self._core.info)
         self._checker = Checker(place, self._core.info.vocab_size)
         self._generation_config = read_generation_config(folder)
+        self._chat_template = chat_template and _template_of(chat_template)
 
     def get_tokenizer(self) -> Tokenizer:
         return self._tokenizer
@@ -96,12 +99,14 @@ class LLM:
         *,
         priority: Sequence[int] | None = None,
         cache_salt: str = "",
+        **other: Any,
     ) -> list[RequestOutput]:
         """Completes prompts: texts, lists of token ids, {"prompt": text} or {"prompt_token_ids": ids}.
 
         One `sampling_params` serves all prompts, or there is one for each. The outputs are in the prompts' order.
         `use_tqdm` shows progress if standard error is a terminal.
         """
+        _refuse(other)
         batch = _as_list(prompts)
         texts = [_text_of(prompt, i) for i, prompt in enumerate(batch)]
         return self._generate(batch, texts, sampling_params, use_tqdm, priority, cache_salt, True)
@@ -113,14 +118,17 @@ class LLM:
         use_tqdm: bool = True,
         *,
         chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: list[dict[str, Any]] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
         priority: Sequence[int] | None = None,
         cache_salt: str = "",
+        **other: Any,
     ) -> list[RequestOutput]:
         """Answers one conversation or several; a conversation is a list of {"role": …, "content": …}."""
+        _refuse(other)
         conversations = [messages] if messages and isinstance(messages[0], dict) else messages
         prompts = [
             self._tokenizer.chat_template.render(
@@ -128,7 +136,8 @@ class LLM:
                 tools=tools,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
-                template=chat_template,
+                template=chat_template or self._chat_template,
+                content_format=chat_template_content_format,
                 variables=chat_template_kwargs,
             )
             for conversation in conversations
@@ -137,9 +146,10 @@ class LLM:
         return self._generate(prompts, prompts, sampling_params, use_tqdm, priority, cache_salt, False)
 
     def beam_search(
-        self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams, use_tqdm: bool = False
+        self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams, use_tqdm: bool = False, **other: Any
     ) -> list[BeamSearchOutput]:
         """The `beam_width` best answers to each prompt, best first."""
+        _refuse(other)
         batch = _as_list(prompts)
         ids = self._encode(batch, [_text_of(prompt, i) for i, prompt in enumerate(batch)], True)
         beams = [Beams(prompt, params, self._tokenizer) for prompt in ids]
@@ -367,6 +377,26 @@ class LLM:
             left = [uid for state in states for uid in processor.drop(state)]
             if left:
                 self._core.abort(left)
+
+
+_FOREIGN = ("lora_request", "tokenization_kwargs", "mm_processor_kwargs", "concurrency_limit")
+
+
+def _refuse(other: dict[str, Any]) -> None:
+    """Arguments of vLLM's methods that ask for what is not here."""
+    for name, value in other.items():
+        if name not in _FOREIGN:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+        if value:
+            raise RequestError(f"{name} is not supported", name)
+
+
+def _template_of(given: str) -> str:
+    """A chat template, or what stands in the file that is named."""
+    try:
+        return Path(given).read_text(encoding="utf-8") if "{" not in given else given
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"chat_template: {error}") from None
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

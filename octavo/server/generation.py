@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from octavo.core.errors import EngineUnavailable, InternalError, RequestError
+from octavo.core.errors import EngineUnavailable, InternalError, NanLogits, RequestError
 from octavo.core.outputs import CompletionOutput, RequestMetrics, RequestOutput, TokenLogprobs
 from octavo.core.params import RequestOutputKind, SamplingParams
 from octavo.server.beams import beam_params, beam_search
@@ -211,6 +211,9 @@ class Generation:
                     if output.finished or not sent or sum(tokens) - sent >= self._interval:
                         yield held
                         held = None
+        except NanLogits:
+            metrics.corrupted += 1
+            raise
         finally:
             if begun and not finished:
                 metrics.finished["abort"] += self.params.n

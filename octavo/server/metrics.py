@@ -92,6 +92,7 @@ class Metrics(Collector):
         self.stats = Stats()
         self.preemptions = 0
         self.repairs = 0
+        self.corrupted = 0
         self.prefix_queries = 0
         self.prefix_hits = 0
         self.prompt_tokens = 0
@@ -263,6 +264,7 @@ class Metrics(Collector):
         simple = (
             ("num_preemptions", "Requests that gave their cache to others and began again", self.preemptions),
             ("kv_repairs", "Times that the bookkeeping of KV blocks was found wrong", self.repairs),
+            ("corrupted_requests", "Requests that ended because their logits were not finite", self.corrupted),
             ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache", self.prefix_queries),
             ("prefix_cache_hits", "Prompt tokens found in the prefix cache", self.prefix_hits),
             ("gpu_prefix_cache_queries", "Old name of prefix_cache_queries", self.prefix_queries),

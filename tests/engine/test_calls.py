@@ -27,7 +27,7 @@ def llm(llama: Reference) -> LLM:
     return LLM(str(llama.folder), num_kv_blocks=256, dtype="float32")
 
 
-@pytest.mark.parametrize("name", ["hermes", "qwen3_coder", "llama3_json", "json", "glm45"])
+@pytest.mark.parametrize("name", ["hermes", "qwen3_coder", "llama3_json", "json", "glm45", "pythonic", "deepseek_v32"])
 def test_required_calls(llm: LLM, name: str) -> None:
     parsers = [CALLS_BY_NAME[name]([PAINT]) for _ in range(4)]
     form = parsers[0].form(Demand(required=True, parallel=False, template=""))

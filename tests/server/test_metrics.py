@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from octavo.core.errors import NanLogits
 from octavo.server.metrics import (
     FIRST_TOKEN_SECONDS,
     REQUEST_SECONDS,
@@ -17,7 +18,7 @@ from octavo.server.metrics import (
     Histogram,
     one_two_five,
 )
-from tests.server.conftest import Running, StartServer, events
+from tests.server.conftest import Running, StartServer, error_of, events
 from tests.server.fake_engine import FakeLLM
 from tests.server.test_tools import CALLS, TEMPLATE, WEATHER
 
@@ -80,6 +81,14 @@ def test_counters_and_histograms(start_server: StartServer) -> None:
     assert {("block_size", "16"), ("num_gpu_blocks", "100"), ("enable_prefix_caching", "True")} <= found_info[0]
 
 
+def test_answers_whose_logits_were_not_finite(start_server: StartServer) -> None:
+    server = start_server()
+    assert server.llm is not None
+    server.llm.broken = NanLogits()
+    error_of(server.complete(), 500, "nan_logits")
+    assert scrape(server)["vllm:corrupted_requests_total", frozenset()] == 1
+
+
 def test_old_names(server: Running) -> None:
     server.complete(stream=True)
     found = scrape(server)
@@ -136,6 +145,7 @@ COUNTERS = {
     "gpu_prefix_cache_queries": "",
     "gpu_prefix_cache_hits": "",
     "num_preemptions": "",
+    "corrupted_requests": "",
     "prompt_tokens": "",
     "prompt_tokens_by_source": "source",
     "prompt_tokens_cached": "",
