@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
+import msgspec.inspect
 
 from octavo.core.errors import RequestError
 
@@ -79,6 +80,7 @@ NEUTRAL: tuple[Any, ...] = (None, False, [], {}, "")  # values that ask for noth
 MAX_NAMED = 32  # ignored fields in the header
 _NOT_NAME = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 _AT = re.compile(r"^(.*) - at `(?:(?:key|tag)` in `)?\$\.?([^`]*)`$", re.DOTALL)
+_STEP = re.compile(r"\[[^\]]*\]|[^.\[\]]+")
 _WHERE = re.compile(r"^JSON is malformed: ([ -~]+)$")
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 
@@ -96,7 +98,7 @@ def decode(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any], str]:
         # msgspec takes the last of two equal keys, and a proxy before us may have judged by the first.
         tree: dict[str, Any] = json.loads(body, object_pairs_hook=_unique, parse_float=_finite)
     except msgspec.ValidationError as error:
-        raise _explain(error) from None
+        raise _explain(error, kind) from None
     except RequestError:
         raise
     except (ValueError, RecursionError) as error:  # malformed, not UTF-8, an endless number, a deep nest
@@ -118,7 +120,7 @@ def convert(tree: dict[str, Any], kind: type[T]) -> T:
     try:
         request = msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
-        raise _explain(error) from None
+        raise _explain(error, kind) from None
     ignored = _ignored(kind, tree)
     assert not ignored, f"{kind.__name__} has no field {ignored}"
     return request
@@ -211,7 +213,7 @@ def _malformed(body: bytes, error: Exception) -> RequestError:
     return RequestError(f"The body is not valid JSON in UTF-8{why}.")
 
 
-def _explain(error: msgspec.ValidationError) -> RequestError:
+def _explain(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> RequestError:
     """msgspec's "Expected `int`, got `str` - at `$.stop[0]`" as an error of ours, with the param stop[0]."""
     if isinstance(error.__cause__, RequestError):  # raised by a check of ours
         return error.__cause__
@@ -222,4 +224,32 @@ def _explain(error: msgspec.ValidationError) -> RequestError:
     if missing:
         message = "The field is missing"
         param = f"{param}.{missing[1]}" if param else missing[1]
+    if message.startswith("Invalid") and (choices := _choices(kind, param)):
+        message += f": it must be one of {', '.join(choices)}"
     return RequestError(f"{param}: {message}" if param else message, param or None)
+
+
+def _choices(kind: type[msgspec.Struct], param: str) -> list[str]:
+    """What the field may say, if its type lists it."""
+    found = list(_options(msgspec.inspect.type_info(kind)))
+    for name in _STEP.findall(param):
+        if name.startswith("["):
+            found = [each.item_type for each in found if isinstance(each, msgspec.inspect.ListType)]
+        else:
+            structs = [each for each in found if isinstance(each, msgspec.inspect.StructType)]
+            if tags := [str(each.tag) for each in structs if each.tag_field == name]:
+                return tags
+            found = [field.type for each in structs for field in each.fields if field.name == name]
+        found = [option for each in found for option in _options(each)]
+    return [str(value) for each in found if isinstance(each, msgspec.inspect.LiteralType) for value in each.values]
+
+
+def _options(kind: msgspec.inspect.Type) -> Iterator[msgspec.inspect.Type]:
+    """The members of a union; else the type itself."""
+    if isinstance(kind, msgspec.inspect.Metadata):
+        yield from _options(kind.type)
+    elif isinstance(kind, msgspec.inspect.UnionType):
+        for each in kind.types:
+            yield from _options(each)
+    else:
+        yield kind

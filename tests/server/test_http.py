@@ -518,3 +518,30 @@ def test_errors_say_what_was_probably_meant(server: Running) -> None:
     assert "/openapi.json" in error_of(server.get("/quite/another"), 404, "not_found")["message"]
     wrong = error_of(server.complete(model="gpt-4"), 404, "model_not_found", "model")
     assert "this server has fake" in wrong["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "choices"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "robot"}]}, "messages[0].role", "developer, system, user"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "movie"}]}]},
+            "messages[0].content[0].type",
+            "text, image_url, input_audio",
+        ),
+        ("/v1/responses", {"input": "x", "tools": [{"type": "web_search"}]}, "tools[0].type", "custom, function"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "x"}], "reasoning_effort": "much"},
+            "reasoning_effort",
+            "none, minimal, low",
+        ),
+    ],
+)
+def test_errors_say_what_there_is_to_choose(
+    server: Running, path: str, body: dict[str, Any], param: str, choices: str
+) -> None:
+    message = error_of(server.post(path, body), 400, "invalid_value", param)["message"]
+    told = message.partition("it must be one of ")[2].split(", ")
+    assert set(choices.split(", ")) <= set(told), message
