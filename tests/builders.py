@@ -92,6 +92,7 @@ FAMILIES = {
     "granitemoe_swa": ("GraniteMoeSWAConfig", "GraniteMoeSWAForCausalLM"),
     "bloom": ("BloomConfig", "BloomForCausalLM"),
     "mpt": ("MptConfig", "MptForCausalLM"),
+    "llama4": ("Llama4TextConfig", "Llama4ForCausalLM"),
     "internlm3": ("InternLM3Config", "LlamaForCausalLM"),  # as Llama; the hub's own configs say InternLM3ForCausalLM
 }
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -24,6 +24,7 @@ class OracleAttention:
         self.keys = torch.full(shape, torch.nan, dtype=spec.dtype, device=spec.device)
         self.values = self.keys.clone()
         self.value_dim = spec.value_dim
+        self.chunked = spec.chunked
 
     @staticmethod
     def supports(spec: AttentionSpec) -> str | None:
@@ -53,6 +54,8 @@ class OracleAttention:
             for token in range(starts[row], starts[row + 1]):
                 last = int(batch.positions_T[token])
                 first = 0 if options.window is None else max(0, last - options.window + 1)
+                if options.window is not None and self.chunked:
+                    first = last // options.window * options.window
                 scores = torch.einsum("hd,chd->hc", q_THD[token].float(), k[first : last + 1]) * options.scale
                 if options.softcap is not None:
                     scores = options.softcap * torch.tanh(scores / options.softcap)
@@ -93,6 +96,7 @@ class PagedSession:
                 block_size=block_size,
                 max_model_len=num_blocks * block_size,
                 windows=tuple(dict.fromkeys(spec.windows)),
+                chunked=spec.chunked,
                 latent_dim=0 if spec.latent is None else spec.latent.rank,
             ),
             num_blocks,

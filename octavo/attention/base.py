@@ -36,6 +36,8 @@ class AttentionSpec:
     latent_dim: int = 0
     sinks: bool = False  # layers have sinks
     slopes: bool = False  # and slopes (ALiBi)
+    # Windows are chunks: with one of w tokens, the query at position p sees no further back than p // w * w.
+    chunked: bool = False
 
     @property
     def cache_dtype(self) -> torch.dtype:

@@ -189,15 +189,23 @@ class TorchAttention:
         options: AttendOptions,
         out_XYQD: Tensor,
         of_heads: _OfHeads,
+        before: int = 0,
     ) -> None:
-        """The last query is at the position of the last key. Piece by piece: no mask of Q x L is ever made."""
-        window = options.window
+        """The last query is at the position of the last key; the first key has so many before it.
+
+        Piece by piece: no mask of Q x L is ever made. Where windows are chunks, no piece is of two.
+        """
+        window, chunk = (None, options.window) if self.spec.chunked else (options.window, None)
         queries, keys = q_XYQD.shape[2], k_XYLD.shape[2]
         band_QL = self._band(window, keys if window is None else min(keys, window + self.piece))
-        for done in range(0, queries, self.piece):
+        done = 0
+        while done < queries:
             count = min(self.piece, queries - done)
             first = keys - queries + done
             begin = 0 if window is None else max(0, first - window + 1)
+            if chunk is not None:
+                into = (before + first) % chunk
+                count, begin = min(count, chunk - into), first - into
             length = first + count - begin
             o_XYQD = _mix(
                 q_XYQD.narrow(2, done, count),
@@ -208,6 +216,7 @@ class TorchAttention:
                 of_heads,
             )
             out_XYQD.narrow(2, done, count).copy_(o_XYQD)
+            done += count
 
     def _band(self, window: int | None, columns: int) -> Tensor:
         """The mask of a piece against at least `columns` keys. That of a smaller one is its bottom right corner."""
@@ -251,6 +260,13 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: AttendOp
 def _by_head(options: AttendOptions, *shape: int) -> _OfHeads:
     sinks_H, slopes_H = options.sinks_H, options.slopes_H
     return None if sinks_H is None else sinks_H.view(shape), None if slopes_H is None else slopes_H.view(shape)
+
+
+def _first_seen(position_N: IntArray, window: int | None, chunked: bool) -> IntArray:
+    """The first tokens that queries at these positions see."""
+    if window is None:
+        return np.zeros_like(position_N)
+    return position_N // window * window if chunked else np.maximum(position_N - window + 1, 0)
 
 
 def _select(x: Tensor | None, i: int) -> Tensor | None:
@@ -426,9 +442,7 @@ class _Group:
         """Finds the blocks that are needed until a sequence enters its next one."""
         size = self._backend.spec.block_size
         end_N = -(-self._length_N // size)
-        first_N = np.zeros_like(end_N)
-        if self._window is not None:
-            first_N = np.maximum(self._length_N - self._window, 0) // size
+        first_N = self._first_seen() // size
         self._blocks = int((end_N - first_N).max())
         index_NB = np.minimum(first_N[:, None] + np.arange(self._blocks), end_N[:, None] - 1)  # none past its own last
         table_NB = batch.block_table_NB.numpy()
@@ -437,18 +451,23 @@ class _Group:
         self._longest = int((self._length_N - self._base_N).max())
         self._left = int((end_N * size - self._length_N).min())
 
+    def _first_seen(self) -> IntArray:
+        """The first token that each sequence's query sees."""
+        return _first_seen(self._length_N - 1, self._window, self._backend.spec.chunked)
+
     def _trim(self) -> None:
         """Fits what is read, and the mask over it, to this step's lengths."""
-        longest, window = self._longest, self._window
+        longest = self._longest
+        first_N = self._first_seen() - self._base_N
         if self._even:
-            self._context.use(0 if window is None else max(0, longest - window), longest)
+            self._context.use(int(first_N[0]), longest)
             return
         end_N1 = (self._length_N - self._base_N)[:, None]
         position_L = np.arange(self._blocks * self._backend.spec.block_size)
         hidden_NL = position_L >= end_N1
         self._context.use(0, longest, torch.from_numpy(np.flatnonzero(hidden_NL)))
-        if window is not None:
-            hidden_NL |= position_L < end_N1 - window
+        if self._window is not None:
+            hidden_NL |= position_L < first_N[:, None]
         self._mask_N11L = self._backend.mask(hidden_NL[:, :longest])[:, None, None]
 
     def mix(self, layer: _Layer, q_NHD: Tensor, options: AttendOptions) -> Tensor:
@@ -501,7 +520,7 @@ class _Fresh:
 class _Chunk:
     """Several tokens of one sequence, after others that are in the cache."""
 
-    __slots__ = ("_backend", "_context", "_rows")
+    __slots__ = ("_backend", "_before", "_context", "_rows")
 
     def __init__(
         self, backend: TorchAttention, start: int, count: int, context: int, row_B: IntArray, window: int | None
@@ -509,7 +528,8 @@ class _Chunk:
         self._backend = backend
         self._rows = slice(start, start + count)
         size = backend.spec.block_size
-        first = 0 if window is None else max(0, context - count - window + 1) // size
+        first = int(_first_seen(np.array(context - count), window, backend.spec.chunked)) // size
+        self._before = first * size
         self._context = _Context(backend, row_B[None, first : -(-context // size)])
         self._context.use(0, context - first * size)
 
@@ -518,4 +538,4 @@ class _Chunk:
         shape = (-1, *k_KGLD.shape[:2], k_KGLD.shape[3])
         q_KGQD, out_KGQD = (x[self._rows].view(shape).permute(1, 2, 0, 3) for x in (q_THD, out_THD))
         of_heads = _by_head(options, len(k_KGLD), -1, 1, 1)
-        self._backend.attend_causally(q_KGQD, k_KGLD, v_KGLD, options, out_KGQD, of_heads)
+        self._backend.attend_causally(q_KGQD, k_KGLD, v_KGLD, options, out_KGQD, of_heads, self._before)

@@ -107,6 +107,10 @@ class TritonAttention:
         self._partial = torch.empty((places, 2, self.group, spec.head_dim), dtype=torch.float32, device=device)
         self._counter = torch.zeros(spec.max_num_seqs * spec.num_kv_heads, dtype=torch.int32, device=device)
 
+    def _window(self, window: int | None) -> int:
+        """As the kernels have it: see `first_seen`."""
+        return 0 if window is None else -window if self.spec.chunked else window
+
     def _form(self, sequences: int) -> DecodeForm:
         return self._forms[sequences > FEW]
 
@@ -127,7 +131,7 @@ class TritonAttention:
                 batch.context_lens_N,
                 units,
                 batch.num_single,
-                WINDOW=window or 0,
+                WINDOW=self._window(window),
                 KV_HEADS=self.spec.num_kv_heads,
                 TILE=form.tile,
                 TARGET=form.parts,
@@ -205,7 +209,7 @@ class TritonAttention:
             q_THD.stride(0),
             batch.block_table_NB.stride(0),
             *self._factors(options),
-            WINDOW=options.window or 0,
+            WINDOW=self._window(options.window),
             CAPPED=options.softcap is not None,
             SINKS=options.sinks_H is not None,
             SLOPED=options.slopes_H is not None,
@@ -235,7 +239,7 @@ class TritonAttention:
             q_THD.stride(0),
             batch.block_table_NB.stride(0),
             *self._factors(options),
-            WINDOW=options.window or 0,
+            WINDOW=self._window(options.window),
             CAPPED=options.softcap is not None,
             SINKS=options.sinks_H is not None,
             SLOPED=options.slopes_H is not None,

@@ -73,7 +73,9 @@ class TorchVarlen:
             return f"it is made for CPUs, not {spec.device.type}"
         if spec.latent_dim:
             return "it cannot read latents"
-        return "it knows neither sinks nor slopes" if spec.sinks or spec.slopes else None
+        if spec.sinks or spec.slopes or spec.chunked:
+            return "it knows no sinks, slopes or chunks"
+        return None
 
     def __init__(self, spec: AttentionSpec, num_blocks: int = 0) -> None:
         self.spec = spec

@@ -200,6 +200,7 @@ def _attention_spec(
         latent_dim=0 if spec.latent is None else spec.latent.rank,
         sinks=spec.sinks,
         slopes=spec.slopes is not None,
+        chunked=spec.chunked,
     )
 
 

@@ -114,6 +114,7 @@ def build_pooling(
         latent_dim=0 if model.spec.latent is None else model.spec.latent.rank,
         sinks=model.spec.sinks,
         slopes=model.spec.slopes is not None,
+        chunked=model.spec.chunked,
     )
     backend, reasons = select_varlen(config.attention_backend, spec)
     log.info("attention: %s", "; ".join([f"{backend.name} runs", *reasons]))

@@ -77,6 +77,17 @@ def write_kv_kernel(
 
 
 @triton.jit
+def first_seen(position, WINDOW: tl.constexpr):
+    """The first token that the query at a position sees. WINDOW 0: all are seen; below: chunks of that many."""
+    first = position * 0
+    if WINDOW > 0:
+        first = tl.maximum(position - WINDOW + 1, 0)
+    if WINDOW < 0:
+        first = position // (-WINDOW) * (-WINDOW)
+    return first
+
+
+@triton.jit
 def attend_tiles(
     q,  # [M, D], any rows of queries of one key/value head
     q_pos,  # [M] their positions
@@ -94,7 +105,7 @@ def attend_tiles(
     scale,  # for scores of base two; with a soft cap: of what goes into the tanh
     softcap,  # for scores of base two
     MASKED: tl.constexpr,  # not all tokens are seen by all queries, or exist
-    WINDOW: tl.constexpr,  # 0: all tokens up to the query's own
+    WINDOW: tl.constexpr,  # see first_seen
     CAPPED: tl.constexpr,
     SLOPED: tl.constexpr,
     SCALED: tl.constexpr,  # the cache is quantised
@@ -108,8 +119,8 @@ def attend_tiles(
     """Goes on with running maximum, sum and weighted values over the tokens [begin, end)."""
     dim = tl.arange(0, DIM_P2)
     offset = tl.arange(0, TILE)
-    if MASKED and WINDOW > 0:  # blocks before are no longer the sequence's
-        lowest = tl.min(q_pos, 0) - WINDOW + 1
+    if MASKED and WINDOW != 0:  # blocks before are no longer the sequence's
+        lowest = first_seen(tl.min(q_pos, 0), WINDOW)
     for start in tl.range(begin, end, TILE):
         token = start + offset
         if TILE % BLOCK_SIZE == 0:
@@ -120,7 +131,7 @@ def attend_tiles(
             row = token % BLOCK_SIZE
         if MASKED:
             inside = token < end
-            if WINDOW > 0:
+            if WINDOW != 0:
                 inside = inside & (token >= lowest)
             block = tl.load(table_ptr + index, mask=inside, other=0)
         else:
@@ -146,8 +157,8 @@ def attend_tiles(
             scores = softcap - 2 * softcap / (1 + tl.exp2(scores * scale))
         if MASKED:
             seen = inside[None, :] & (token[None, :] <= q_pos[:, None])
-            if WINDOW > 0:
-                seen = seen & (token[None, :] > q_pos[:, None] - WINDOW)
+            if WINDOW != 0:
+                seen = seen & (token[None, :] >= first_seen(q_pos, WINDOW)[:, None])
             scores = tl.where(seen, scores, float("-inf"))
         if CAPPED:
             higher = tl.maximum(maximum, tl.max(scores, 1))
@@ -183,6 +194,7 @@ def reference(
     softcap: float | None = None,
     sinks_H: Tensor | None = None,
     slopes_H: Tensor | None = None,
+    chunked: bool = False,
 ) -> Tensor:
     """What prefill and decode compute, in float64, a sequence at a time. `keys` and `values`: [blocks, size, K, D].
 
@@ -208,7 +220,8 @@ def reference(
             scores_HQL -= slopes_H.double()[:, None, None] * (q_pos_Q[:, None] - position_L)
         seen_QL = position_L <= q_pos_Q[:, None]
         if window is not None:
-            seen_QL &= position_L > q_pos_Q[:, None] - window
+            first_Q = q_pos_Q // window * window if chunked else q_pos_Q - window + 1
+            seen_QL &= position_L >= first_Q[:, None]
         scores_HQL.masked_fill_(~seen_QL, float("-inf"))
         if sinks_H is not None:
             sinks_HQ1 = sinks_H.double()[:, None, None].expand(*scores_HQL.shape[:2], 1)

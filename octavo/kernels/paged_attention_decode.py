@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.kernels.paged_attention import LOG2E, LOWEST, attend_tiles
+from octavo.kernels.paged_attention import LOG2E, LOWEST, attend_tiles, first_seen
 
 # Entries of a unit in the list: pair (sequence * K + head, or -1: nothing to do), first token, end, context, number of
 # parts that its pair has, which of them this is, place of the pair's first part in the workspace.
@@ -42,8 +42,8 @@ def plan_kernel(
     inside = index < num_sequences
     context = tl.load(context_ptr + index, mask=inside, other=0)
     first = tl.zeros_like(context)
-    if WINDOW > 0:
-        first = tl.maximum(context - WINDOW, 0) // TILE
+    if WINDOW != 0:
+        first = first_seen(tl.maximum(context - 1, 0), WINDOW) // TILE
     tiles = tl.cdiv(context, TILE) - first
     share = tl.maximum(tl.cdiv(tl.sum(tiles, 0) * KV_HEADS, TARGET), LEAST)
     parts = tl.where(inside, tl.maximum((tiles + share // 2) // share, 1), 0)  # rounded; an empty context has one

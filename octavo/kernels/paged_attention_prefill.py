@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.kernels.paged_attention import LOG2E, LOWEST, attend_tiles
+from octavo.kernels.paged_attention import LOG2E, LOWEST, attend_tiles, first_seen
 
 
 @triton.jit(
@@ -98,9 +98,9 @@ def prefill_kernel(
             slope = tl.load(slopes_ptr + head * GROUP + row % GROUP) * (LOG2E / scale)
         acc = tl.zeros([M, DIM_P2], tl.float32)
         seen = 0
-        if WINDOW > 0:
-            begin = tl.maximum(lowest - WINDOW + 1, 0) // TILE * TILE
-            seen = tl.minimum(tl.cdiv(tl.maximum(end - WINDOW, 0), TILE) * TILE, end)
+        if WINDOW != 0:
+            begin = first_seen(lowest, WINDOW) // TILE * TILE
+            seen = tl.minimum(tl.cdiv(first_seen(end - 1, WINDOW), TILE) * TILE, end)
             maximum, total, acc = attend_tiles(
                 q, q_pos, begin, seen, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr, key_scale_ptr,
                 value_scale_ptr, slope, scale, softcap, True, WINDOW, CAPPED, SLOPED, SCALED, WIDE, BLOCK_SIZE,

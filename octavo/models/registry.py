@@ -165,6 +165,12 @@ ARCHITECTURES = {
     "InternLM3ForCausalLM": Architecture(
         "llama:InternLM3", "InternLM3", "`qkv_bias` and `bias` instead of Llama's switches"
     ),
+    "Llama4ForCausalLM": Architecture(
+        "llama4:Llama4",
+        "Llama 4 Scout, Maverick (text)",
+        "interleaved rope; norms of rotated heads; attention in chunks but in every fourth layer, which sees no "
+        "positions and scales queries by them; experts beside a shared one",
+    ),
     # checkpoints converted before transformers fixed the name
     "Jais2ForCausalLM": Architecture("nemotron:Jais2", "Jais 2", "layer norms; plain MLP with relu squared; biases"),
     "LLaMAForCausalLM": Architecture("llama:Llama", "LLaMA", "–"),

@@ -104,10 +104,11 @@ class ModelSpec:
     head_bias: bool = False
     latent: LatentSpec | None = None
     experts: ExpertsSpec | None = None
+    chunked: bool = False  # windows are chunks: see AttentionSpec
     slopes: tuple[float, ...] | None = None  # of heads: what a score loses for each token before the query (ALiBi)
     sinks: bool = False  # a score of each head beside those of its tokens, which takes a share and gives nothing
     tie_embeddings: bool = False
-    # (beta, length): queries are scaled by 1 + beta * log(1 + the whole lengths before their position).
+    # (beta, length): queries, in some layers perhaps, are scaled by 1 + beta * log(1 + lengths before their position).
     query_scale: tuple[float, int] | None = None
     score_softcap: float | None = None  # of attention scores
     embedding_scale: float = 1.0

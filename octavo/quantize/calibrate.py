@@ -135,6 +135,7 @@ def _attention(model: Decoder, length: int) -> AttentionBackend:
         latent_dim=0 if spec.latent is None else spec.latent.rank,
         sinks=spec.sinks,
         slopes=spec.slopes is not None,
+        chunked=spec.chunked,
     )
     backend: AttentionBackend = select_backend("auto", asked)[0](asked, -(-length // BLOCK_SIZE))
     return backend

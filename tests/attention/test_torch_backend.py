@@ -24,7 +24,7 @@ from octavo.kernels import kv_cache
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
 
 
-def dense(q_QHD: Tensor, k_LKD: Tensor, v_LKD: Tensor, options: AttendOptions) -> Tensor:
+def dense(q_QHD: Tensor, k_LKD: Tensor, v_LKD: Tensor, options: AttendOptions, chunked: bool = False) -> Tensor:
     """The queries are the last ones of the context. One query and head at a time, in float64."""
     count, heads, _ = q_QHD.shape
     group = heads // k_LKD.shape[1]
@@ -32,6 +32,8 @@ def dense(q_QHD: Tensor, k_LKD: Tensor, v_LKD: Tensor, options: AttendOptions) -
     for query in range(count):
         position = len(k_LKD) - count + query
         first = 0 if options.window is None else max(0, position + 1 - options.window)
+        if chunked and options.window is not None:
+            first = position - position % options.window
         for head in range(heads):
             keys = k_LKD[first : position + 1, head // group].double()
             scores = keys @ q_QHD[query, head].double() * options.scale
@@ -60,6 +62,7 @@ class World:
         softcap=None,
         sinks=False,
         slopes=False,
+        chunked=False,
         blocks=256,
         seed=0,
         latent=0,
@@ -79,6 +82,7 @@ class World:
             windows=tuple(dict.fromkeys(windows)),
             latent_dim=latent,
             kv_dtype=kv_dtype,
+            chunked=chunked,
         )
         sinks_H = torch.randn(heads[0], generator=self.generator) if sinks else None
         slopes_H = torch.rand(heads[0], generator=self.generator) if slopes else None
@@ -193,7 +197,7 @@ class World:
                 self.history[row][layer] = (keys, values)
                 start += count
                 if check:
-                    expected = dense(q[part], keys, values, options)
+                    expected = dense(q[part], keys, values, options, self.spec.chunked)
                     expected = expected.view(count, -1, spec.head_dim)[..., : spec.value_dim].flatten(1)
                     error = (out[part].double() - expected).abs().max().item()
                     assert error <= TOLERANCE[spec.dtype], f"layer {layer}, sequence {row}: {error}"
@@ -338,6 +342,26 @@ def test_one_sequence(in_order, window):
     world.step([(row, 1)])
     for _ in range(30):
         world.steady([row])
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("chunk", [1, 6, 40])
+def test_windows_that_are_chunks(in_order, chunk):
+    world = World(block_size=4, windows=(chunk, None), chunked=True, heads=(2, 1), blocks=400)
+    rows = [world.add(in_order) for _ in range(3)]
+    world.step([(row, 2 + 3 * i) for i, row in enumerate(rows)])
+    world.step([(rows[0], 41), (rows[1], 70), (rows[2], 1)])
+    world.step([(row, 1) for row in rows])
+    for _ in range(20):
+        world.steady(rows)
+    world.step([(rows[0], 1)])
+    for _ in range(7):
+        world.steady(rows[:1])
+    real = world.backend.spec
+    world.backend.spec = dataclasses.replace(real, chunked=False)
+    if chunk == 6:  # less than what decode() has
+        with pytest.raises(AssertionError, match="layer 0, sequence"):
+            decode(world)
 
 
 def test_unequal_lengths_are_cut_into_groups(monkeypatch):

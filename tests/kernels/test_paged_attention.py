@@ -51,6 +51,7 @@ def run(spec, steps, window=None, softcap=None, parts=1, seed=0, spoil=None, sin
         softcap,
         sinks,
         slopes,
+        spec.chunked,
     )
     if spoil is not None:
         spoil(batch, backend)
@@ -97,6 +98,15 @@ def test_slopes(window, parts):
 @pytest.mark.parametrize("window", [1, 7, 33])
 def test_windows(window, parts):
     assert error(*run(make_spec(4, 2, 16, device=DEVICE), MIXED, window, parts=parts)) < 1e-5
+
+
+@pytest.mark.parametrize("parts", [1, 7])
+@pytest.mark.parametrize("chunk", [1, 8, 33])
+def test_chunks(chunk, parts):
+    spec = make_spec(4, 2, 16, device=DEVICE)
+    got, wanted = run(dataclasses.replace(spec, chunked=True), MIXED, chunk, parts=parts)
+    assert error(got, wanted) < 1e-5
+    assert chunk == 1 or error(got, run(spec, MIXED, chunk)[1]) > 0.1
 
 
 @pytest.mark.parametrize("window", [7, 33])

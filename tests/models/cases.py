@@ -366,6 +366,29 @@ CASES |= {
         {**LATENT, "scale_emb": 3, "scale_depth": 1.1, "dim_model_base": 16, "tie_word_embeddings": True},
     ),
     "granitemoe_swa": ("granitemoe_swa", {**LOCAL, "sliding_window": 8, "shared_intermediate_size": 56}),
+    "llama4": (
+        "llama4",
+        {
+            "num_local_experts": 8,
+            "num_hidden_layers": 5,
+            "intermediate_size_mlp": 56,
+            "interleave_moe_layer_step": 2,
+            "attention_chunk_size": 16,
+            "floor_scale": 8,
+            "attn_scale": 0.3,
+        },
+    ),
+    "llama4-plain": (
+        "llama4",
+        {
+            "num_local_experts": 4,
+            "no_rope_layers": [0, 1],
+            "attention_chunk_size": 7,
+            "use_qk_norm": False,
+            "attn_temperature_tuning": False,
+            "attention_bias": True,
+        },
+    ),
     "youtu": ("youtu", {**LATENT, "head_dim": 8}),
     "glm4_moe_lite": ("glm4_moe_lite", {**LATENT, **ROUTED, "first_k_dense_replace": None}),
     "granitemoeshared": (
