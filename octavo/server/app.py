@@ -58,6 +58,7 @@ from octavo.server.messages.routes import Anthropic, count_tokens, messages, mod
 from octavo.server.metrics import Metrics
 from octavo.server.origins import Origins
 from octavo.server.pages import STATE_PATH, pages, state
+from octavo.server.pooling.routes import READING
 from octavo.server.protocol import ModelList
 from octavo.server.responses.routes import Responses
 from octavo.server.responses.store import ResponseStore
@@ -124,6 +125,7 @@ class App:
             "/v1/chat/completions": chat_completions,
             "/v1/completions": completions,
             "/v1/responses": responses.create,
+            **READING,
         }
         lines = Lines(work, self.available, self.busy)
         self.batches = batches = Batches(files, lines, server.max_body_bytes)
@@ -137,6 +139,7 @@ class App:
             Route("GET", "/v1/responses/{response_id}/input_items", call=responses.input_items),
             Route("POST", "/v1/messages", work=messages, queues=True, dialect=Anthropic()),
             Route("POST", "/v1/messages/count_tokens", work=count_tokens, dialect=Anthropic()),
+            *(Route("POST", path, work=each, queues=True) for path, each in READING.items()),
             Route("POST", "/v1/files", call=files.upload),
             Route("GET", "/v1/files", call=files.list),
             Route("GET", "/v1/files/{file_id}", call=files.get),

@@ -67,7 +67,7 @@ async def begin(
     service: Service, exchange: Exchange, request: ChatRequest, tree: dict[str, Any], size: int
 ) -> ChatAnswer:
     """Checks a request, of which `tree` is the plain data, about `size` characters long, and renders its prompt."""
-    service.model(request.model)
+    service.require(request.model, "generate")
     options = stream_options(request, service)
     tools = toolbox(request, tree, service)
     reader = Reader(service, tools.functions, request.skip_special_tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -40,11 +40,11 @@ _encode = msgspec.json.Encoder().encode
 async def completions(service: Service, exchange: Exchange, body: bytes) -> Response | Stream:
     request, _, exchange.ignored = await fields.read(body, CompletionRequest)
     exchange.take_id(request.request_id)
-    service.model(request.model)
+    service.require(request.model, "generate")
     options = stream_options(request, service)
     params = _params(service, request)
     special = request.add_special_tokens
-    given = read_prompts(request)
+    given = read_prompts(request.prompt, "prompt", MAX_PROMPTS)
     if len(given) * params.n > MAX_ANSWERS:
         raise RequestError(f"{len(given)} prompts with n = {params.n} are more than {MAX_ANSWERS} answers.", "n")
     if request.suffix:
@@ -84,19 +84,18 @@ def _params(service: Service, request: CompletionRequest) -> SamplingParams:
     return params.clone(n=request.best_of, logprobs=params.logprobs or 0)
 
 
-def read_prompts(request: CompletionRequest) -> list[Prompt]:
-    """One text, or list of token ids, a prompt, from any of the four forms that `prompt` may have."""
-    prompt = request.prompt
-    if isinstance(prompt, str):
-        return [_text(prompt)]
-    kinds = {type(item) for item in prompt}
+def read_prompts(given: str | Sequence[str | int | list[int]], param: str, most: int) -> list[Prompt]:
+    """One text, or list of token ids, a prompt, from any of the four forms that the field `param` may have."""
+    if isinstance(given, str):
+        return [_prompt(given, param)]
+    kinds = {type(item) for item in given}
     if len(kinds) != 1:
-        raise RequestError("prompt must be a string, or a list that is not empty and all of one kind.", "prompt")
+        raise RequestError(f"{param} must be a string, or a list that is not empty and all of one kind.", param)
     if kinds == {int}:
-        return [_token_ids(prompt)]
-    if len(prompt) > MAX_PROMPTS:
-        raise RequestError(f"prompt may be a list of {MAX_PROMPTS} prompts, got {len(prompt)}.", "prompt")
-    return [_text(item) if isinstance(item, str) else _token_ids(item) for item in prompt]
+        return [_prompt(given, param)]
+    if len(given) > most:
+        raise RequestError(f"{param} may be a list of {most}, got {len(given)}.", param)
+    return [_prompt(item, param) for item in given]
 
 
 def _between(service: Service, request: CompletionRequest, prompt: Prompt) -> str:
@@ -106,16 +105,12 @@ def _between(service: Service, request: CompletionRequest, prompt: Prompt) -> st
     return fill_in(service.llm.tokenizer, prompt, request.suffix or "")
 
 
-def _text(text: str) -> str:
-    if not text:
-        raise RequestError("prompt must not be empty.", "prompt")
-    return text
-
-
-def _token_ids(ids: Any) -> list[int]:
-    if not ids or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
-        raise RequestError("prompt must be a list of token ids that is not empty.", "prompt")
-    return ids  # type: ignore[no-any-return]
+def _prompt(given: Any, param: str) -> Prompt:
+    if not given:
+        raise RequestError(f"{param} must not be empty.", param)
+    if not isinstance(given, str) and not all(type(i) is int and 0 <= i < 2**31 for i in given):
+        raise RequestError(f"{param} holds what is no token id.", param)
+    return given  # type: ignore[no-any-return]
 
 
 class _Answer:

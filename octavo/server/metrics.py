@@ -171,11 +171,24 @@ class Metrics(Collector):
         if params.max_tokens is not None:
             self.request_max_tokens.observe(params.max_tokens)
 
-    def on_finish(self, output: RequestOutput, tokens: list[int], reasons: Iterable[str]) -> None:
-        """A prompt's answers are complete; `tokens` are their lengths."""
+    def on_read(self, prompt_tokens: int, seconds: float) -> None:
+        """A text was read by a model that generates nothing: all of it was computed."""
+        self._on_end()
+        self.finished["stop"] += 1
+        self.prompt_tokens += prompt_tokens
+        self.finished_prompt_tokens += prompt_tokens
+        self.request_prompt_tokens.observe(prompt_tokens)
+        self.request_computed_tokens.observe(prompt_tokens)
+        self.latency.observe(seconds)
+
+    def _on_end(self) -> None:
         now = time.monotonic()
         self.pace = 0.9 * self.pace + 0.1 * (now - self.last_finish)
         self.last_finish = now
+
+    def on_finish(self, output: RequestOutput, tokens: list[int], reasons: Iterable[str]) -> None:
+        """A prompt's answers are complete; `tokens` are their lengths."""
+        self._on_end()
         self.finished.update(reasons)
         self.cached_tokens += output.num_cached_tokens
         self.finished_prompt_tokens += len(output.prompt_token_ids)

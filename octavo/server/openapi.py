@@ -17,6 +17,7 @@ from msgspec import Struct
 from octavo.server import fields, pages, protocol
 from octavo.server.batch import protocol as batch
 from octavo.server.messages import protocol as messages
+from octavo.server.pooling import protocol as pooling
 from octavo.server.responses import protocol as responses
 from octavo.version import VERSION
 
@@ -97,6 +98,19 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/messages/count_tokens"): Operation(
         "How long the prompt would be", messages.TokenCount, messages.CountRequest, error=messages.ErrorAnswer,
         statuses=WORK),
+    **{
+        ("POST", path): Operation(does, answer, request, statuses=WORK)
+        for paths, does, answer, request in (
+            (("/v1/embeddings",), "Embed texts", pooling.EmbeddingList, pooling.EmbeddingRequest),
+            (("/v1/score", "/score"), "How well two texts go together", pooling.ScoreList, pooling.ScoreRequest),
+            (("/v1/rerank", "/v2/rerank", "/rerank"),
+             "The documents that answer a query best", pooling.Ranking, pooling.RerankRequest),
+            (("/v1/classify", "/classify"), "Classify texts", pooling.ClassificationList, pooling.ClassifyRequest),
+            (("/pooling",), "What a model makes of texts, of each token too",
+             pooling.PooledList, pooling.PoolingRequest),
+        )
+        for path in paths
+    },
     ("POST", "/v1/files"): Operation("Upload a file of requests", batch.FileObject, Upload, form=True, statuses=CALL),
     ("GET", "/v1/files"): Operation("Your files", batch.FileList, query=ALL, statuses=CALL),
     ("GET", "/v1/files/{file_id}"): Operation("A file", batch.FileObject, statuses=CALL),

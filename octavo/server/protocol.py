@@ -521,6 +521,7 @@ class ModelCard(Struct, kw_only=True):
     root: str
     owned_by: str = "octavo"
     parent: str | None = None
+    tasks: list[str]  # what it can do: generate, or embed, classify, score ...
 
 
 class ModelList(Struct, tag_field="object", tag="list"):

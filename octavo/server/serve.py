@@ -278,16 +278,27 @@ def curl(url: str, app: App) -> str:
     """A request to copy. The key is not printed: it would end in a log."""
     assert app.service is not None
     body: dict[str, object] = {"model": app.service.names[0]}
-    if app.service.llm.tokenizer.chat_template:
-        path, body["messages"] = "chat/completions", [{"role": "user", "content": "Hello! Who are you?"}]
+    able = app.service.llm.info.supported_tasks
+    if "embed" in able:
+        path, body["input"] = "/v1/embeddings", "Once upon a time"
+    elif "score" in able:
+        path, body["query"], body["documents"] = (
+            "/v1/rerank",
+            "What is an octavo?",
+            ["A sheet folded thrice.", "A fish."],
+        )
+    elif "generate" not in able:
+        path, body["input"] = "/v1/classify" if "classify" in able else "/pooling", "Once upon a time"
+    elif app.service.llm.tokenizer.chat_template:
+        path, body["messages"] = "/v1/chat/completions", [{"role": "user", "content": "Hello! Who are you?"}]
     else:
-        path, body["prompt"] = "completions", "Once upon a time"
+        path, body["prompt"] = "/v1/completions", "Once upon a time"
     key = ' -H "Authorization: Bearer $OCTAVO_API_KEY"' if app.server.api_key else ""
     url = url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
     if url.startswith("unix:"):
         url = f"--unix-socket {shlex.quote(url.removeprefix('unix:'))} http://localhost"
     data = shlex.quote(msgspec.json.encode(body).decode())
-    return f"  curl {url}/v1/{path}{key} -H 'Content-Type: application/json' -d {data}"
+    return f"  curl {url}{path}{key} -H 'Content-Type: application/json' -d {data}"
 
 
 def say(text: str) -> None:

@@ -23,8 +23,19 @@ from octavo.text.parsing.formats import choose
 SHORT_TEXT = 16 * 1024
 MAX_RETRY_SECONDS = 120
 
+# What a model may be able to do, and where it is asked for it.
+ROUTES_OF = {
+    "generate": "/v1/chat/completions, /v1/completions",
+    "embed": "/v1/embeddings",
+    "classify": "/classify",
+    "score": "/v1/score, /v1/rerank",
+    "reward": "/pooling",
+    "token_embed": "/pooling",
+}
+
 Prompt = str | list[int]
 R = TypeVar("R")
+Task = TypeVar("Task", bound=str)
 
 
 class Service:
@@ -65,10 +76,20 @@ class Service:
     def unknown_model(self) -> ModelNotFound:
         return ModelNotFound(f"There is no model of this name; this server has {', '.join(self.names)}.", "model")
 
+    def require(self, asked: str | None, *tasks: Task, param: str = "model") -> Task:
+        """The first of the tasks that the model can do; an error that says what it can if that is none of them."""
+        self.model(asked)
+        able = self.llm.info.supported_tasks
+        for task in tasks:
+            if task in able:
+                return task
+        known = ", ".join(f"{task} (POST {ROUTES_OF[task]})" for task in ROUTES_OF if task in able)
+        raise RequestError(f"This model cannot {' or '.join(tasks)}; it can {known}.", param, "unsupported_task")
+
     def cards(self) -> list[ModelCard]:
-        root = self.names[0]
+        root, tasks = self.names[0], self.llm.info.supported_tasks
         return [
-            ModelCard(id=name, created=self.created, max_model_len=self.llm.max_model_len, root=root)
+            ModelCard(id=name, created=self.created, max_model_len=self.llm.max_model_len, root=root, tasks=tasks)
             for name in self.names
         ]
 

@@ -25,7 +25,7 @@ class Answered:
 
     id: str
     model: str
-    params: SamplingParams
+    params: SamplingParams | None  # None: nothing was generated
     times: RequestMetrics
     prompt_tokens: int
     cached_tokens: int
@@ -98,15 +98,16 @@ def _attributes(answered: Answered) -> dict[str, Any]:
         "gen_ai.request.id": answered.id,
         "gen_ai.request.model": answered.model,
         "gen_ai.response.model": answered.model,
-        "gen_ai.request.temperature": params.temperature,
-        "gen_ai.request.top_p": params.top_p,
-        "gen_ai.request.n": params.n,
         "gen_ai.usage.prompt_tokens": answered.prompt_tokens,
         "gen_ai.usage.completion_tokens": answered.completion_tokens,
         "octavo.usage.cached_tokens": answered.cached_tokens,
     }
-    if params.max_tokens is not None:
-        found["gen_ai.request.max_tokens"] = params.max_tokens
+    if params is not None:
+        found["gen_ai.request.temperature"] = params.temperature
+        found["gen_ai.request.top_p"] = params.top_p
+        found["gen_ai.request.n"] = params.n
+        if params.max_tokens is not None:
+            found["gen_ai.request.max_tokens"] = params.max_tokens
     begun, first, end = times.scheduled_time, times.first_token_time, times.finished_time
     if end is not None:
         found["gen_ai.latency.e2e"] = end - times.arrival_time

@@ -21,9 +21,11 @@ import uvloop
 
 from octavo.core.config import EngineConfig
 from octavo.server.config import ServerConfig
+from octavo.server.pooling.routes import READING
 from octavo.server.serve import Serving
 from octavo.server.sockets import bind
 from tests.server.fake_engine import FakeLLM
+from tests.server.fake_pooler import FakePooler
 
 
 @functools.cache
@@ -92,7 +94,11 @@ class Running:
         """Waits until nothing of a request is left: in the application, in the engine, in the event loop."""
         assert self.llm is not None
         llm = self.llm
-        wait_for(lambda: self.call(lambda: not self.serving.app.live and not llm.live and not len(llm.outputs)))
+
+        def quiet() -> bool:
+            return not (self.serving.app.live or llm.live or llm.reading or len(llm.outputs))
+
+        wait_for(lambda: self.call(quiet))
 
     # -- clients
 
@@ -213,6 +219,23 @@ def shared() -> Iterator[Running]:
     running.start()
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_reader() -> Iterator[Running]:
+    """The same with an engine that reads and does not write."""
+    running = Running(FakePooler(), ServerConfig(port=0, log_level="error"), EngineConfig())
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def able(path: str, request: pytest.FixtureRequest) -> Iterator[Running]:
+    """The server that can answer `path`, of a test that has it as a parameter."""
+    running = request.getfixturevalue("shared_reader" if path in READING else "shared")
+    yield running
+    running.idle()
 
 
 @pytest.fixture

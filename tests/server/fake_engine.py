@@ -95,9 +95,10 @@ class FakeLLM:
         self.reserved_bytes = 0
         self.may_restart = asyncio.Event()
         self.aborted: list[str] = []
-        self.seen: list[SamplingParams] = []
+        self.seen: list[Any] = []  # the parameters of all requests that were taken
         self.salts: list[str] = []
         self.priorities: list[int] = []
+        self.reading = 0  # texts that a FakePooler reads now
         self.broken: Exception | None = None  # raised by every request from now on
         self.info = EngineInfo(
             max_model_len=max_model_len,
@@ -171,7 +172,7 @@ class FakeLLM:
                 self.aborted.append(request_id)
 
     def check_room(self) -> None:
-        if len(self.live) >= self.most:
+        if len(self.live) + self.reading >= self.most:
             raise Overloaded("the queue is full")
 
     def check(self) -> None:

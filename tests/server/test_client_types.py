@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from anthropic.types import message_create_params
-from openai.types import completion_create_params
+from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.responses import response_create_params
 
@@ -19,6 +19,8 @@ from octavo.core.config import EngineConfig
 from octavo.server.config import ServerConfig
 from octavo.server.fields import NEUTRAL, UNSUPPORTED
 from octavo.server.messages.protocol import MessagesRequest
+from octavo.server.pooling.protocol import EmbeddingRequest
+from octavo.server.pooling.routes import READING
 from octavo.server.protocol import ChatRequest, CompletionRequest
 from octavo.server.responses.protocol import ResponsesRequest
 from tests.server.client_types import fields_of
@@ -51,6 +53,7 @@ ROUTES: dict[str, tuple[Any, type[msgspec.Struct], dict[str, Any], dict[str, dic
         {"input": "say:x"},
         RESPONSES_BESIDE,
     ),
+    "/v1/embeddings": (embedding_create_params.EmbeddingCreateParams, EmbeddingRequest, {"input": "x"}, {}),
     "/v1/messages": (
         message_create_params.MessageCreateParamsBase,
         MessagesRequest,
@@ -96,13 +99,13 @@ def unknown(kind: Any, value: Any, path: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("path", "name"), CASES)
-def test_every_shape_of_every_field(server: Running, path: str, name: str) -> None:
+def test_every_shape_of_every_field(able: Running, path: str, name: str) -> None:
     _, kind, body, beside = ROUTES[path]
     known = {field.name: field.type for field in msgspec.inspect.type_info(kind).fields}  # type: ignore[attr-defined]
     for value in FIELDS[path][name]:
-        for stream in (False, True):
+        for stream in (False,) if path in READING else (False, True):
             request = {**body, **beside.get(name, {}), **({"stream": True} if stream else {}), name: value}
-            answer = server.post(path, request)
+            answer = able.post(path, request)
             told = (value, answer.text[:500])
             assert answer.status_code in (200, 400, 404), told
             if answer.status_code != 200:

@@ -1,4 +1,4 @@
-"""Every route that generates, and the offline API, with every numeric parameter at every kind of wrong value.
+"""Every route that generates or reads, and the offline API, with every numeric parameter at every kind of wrong value.
 
 Each is refused, naming the parameter, before the engine hears of it; or it is ignored by name, where a route's clients
 do not know it.
@@ -17,6 +17,13 @@ from octavo.core.params import SamplingParams
 from octavo.engine.cost import LOGPROB_BYTES, REQUEST_BYTES, Ledger, cost_of
 from octavo.engine.intake import Intake
 from octavo.server.messages.protocol import MessagesRequest
+from octavo.server.pooling.protocol import (
+    ClassifyRequest,
+    EmbeddingRequest,
+    PoolingRequest,
+    RerankRequest,
+    ScoreRequest,
+)
 from octavo.server.protocol import ChatRequest, CompletionRequest
 from octavo.server.responses.protocol import ResponsesRequest
 from tests.server.conftest import Running, wait_for
@@ -28,11 +35,17 @@ ROUTES: dict[str, tuple[Any, dict[str, Any]]] = {
     "/v1/completions": (CompletionRequest, {"prompt": "say:x"}),
     "/v1/messages": (MessagesRequest, {**SAY, "max_tokens": 9}),
     "/v1/responses": (ResponsesRequest, {"input": "say:x"}),
+    "/v1/embeddings": (EmbeddingRequest, {"input": "x"}),
+    "/v1/score": (ScoreRequest, {"text_1": "x", "text_2": "y"}),
+    "/v1/rerank": (RerankRequest, {"query": "x", "documents": ["y"]}),
+    "/v1/classify": (ClassifyRequest, {"input": "x"}),
+    "/pooling": (PoolingRequest, {"input": "x"}),
 }
 INTEGERS = (
     *("n", "top_k", "seed", "max_tokens", "min_tokens", "logprobs", "prompt_logprobs", "thinking_token_budget"),
     *("max_completion_tokens", "max_output_tokens", "top_logprobs", "priority", "truncate_prompt_tokens", "best_of"),
-    *("stream_interval", "deadline_ms", "max_tool_calls"),
+    *("stream_interval", "deadline_ms", "max_tool_calls", "dimensions", "top_n", "max_tokens_per_doc"),
+    "max_tokens_per_query",
 )
 NUMBERS = (
     *("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
@@ -56,8 +69,8 @@ CASES = [(path, name) for path in ROUTES for name in fields_of(path)]
 
 
 @pytest.mark.parametrize(("path", "name"), CASES)
-def test_wrong_numbers(server: Running, path: str, name: str) -> None:
-    llm = server.llm
+def test_wrong_numbers(able: Running, path: str, name: str) -> None:
+    llm = able.llm
     assert llm is not None
     before = len(llm.seen)
     for value in bad_values(name):
@@ -67,7 +80,7 @@ def test_wrong_numbers(server: Running, path: str, name: str) -> None:
         if name == "truncate_prompt_tokens" and value.startswith("100"):
             continue  # no prompt is that long: it keeps all of it
         body = json.dumps(ROUTES[path][1] | {name: 0}).replace(f'"{name}": 0', f'"{name}": {value}')
-        answer = server.post(path, body.encode())
+        answer = able.post(path, body.encode())
         assert answer.status_code == 400, (value, answer.text)
         error = answer.json()["error"]
         assert error["type"] == "invalid_request_error", error
@@ -80,9 +93,9 @@ def test_wrong_numbers(server: Running, path: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in ROUTES if path != "/v1/messages"])
-def test_wrong_numbers_in_a_batch(server: Running, path: str) -> None:
+def test_wrong_numbers_in_a_batch(able: Running, path: str) -> None:
     """A line of a batch goes through the route that it names."""
-    llm = server.llm
+    llm = able.llm
     assert llm is not None
     lines = [
         {"custom_id": f"{name} {value}", "method": "POST", "url": path, "body": {**ROUTES[path][1], name: 1}}
@@ -94,7 +107,7 @@ def test_wrong_numbers_in_a_batch(server: Running, path: str) -> None:
                                  + line["custom_id"].split()[1])
         for line in lines
     )  # fmt: skip
-    client = server.client()
+    client = able.client()
     file = client.files.create(file=("in.jsonl", text.encode()), purpose="batch")
     batch = client.batches.create(input_file_id=file.id, endpoint=path, completion_window="24h")  # type: ignore[arg-type]
     before = len(llm.seen)

@@ -27,6 +27,12 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("/v1/messages/count_tokens", SAY),
     ("/tokenize", {"prompt": "x", "return_token_strs": True}),
     ("/detokenize", {"tokens": [1]}),
+    ("/v1/embeddings", {"input": ["a", "b"]}),
+    ("/v1/embeddings", {"input": "a", "encoding_format": "base64"}),
+    ("/pooling", {"input": "ab", "task": "token_embed"}),
+    ("/v1/score", {"text_1": "a", "text_2": ["a", "b"]}),
+    ("/v1/rerank", {"query": "a", "documents": ["a", {"text": "b"}]}),
+    ("/v1/classify", {"input": "ab"}),
 ]
 
 
@@ -69,10 +75,10 @@ def closed(schema: Any) -> Any:
 
 
 @pytest.mark.parametrize(("path", "body"), [*REQUESTS, *OTHERS])
-def test_answers_are_what_it_says(server: Running, found: dict[str, Any], path: str, body: dict[str, Any]) -> None:
+def test_answers_are_what_it_says(able: Running, found: dict[str, Any], path: str, body: dict[str, Any]) -> None:
     options = {key: value for key, value in body.items() if key != "stream_options"}
-    check(found, path, "200", "application/json", server.post(path, options).json())
-    wrong = server.post(path, {**options, "model": 5})
+    check(found, path, "200", "application/json", able.post(path, options).json())
+    wrong = able.post(path, {**options, "model": 5})
     check(found, path, str(wrong.status_code), "application/json", wrong.json())
 
 

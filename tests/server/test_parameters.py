@@ -10,6 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from octavo.server.messages.protocol import MessagesRequest
+from octavo.server.pooling.protocol import (
+    ClassifyRequest,
+    EmbeddingRequest,
+    PoolingRequest,
+    RerankRequest,
+    ScoreRequest,
+)
+from octavo.server.pooling.routes import READING
 from octavo.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from octavo.server.responses.protocol import ResponsesRequest
 from tests.server.conftest import Running, StartServer, error_of, events
@@ -173,6 +181,18 @@ TOKENIZE = """
     model prompt messages add_special_tokens return_token_strs add_generation_prompt continue_final_message tools
     chat_template chat_template_kwargs mm_processor_kwargs
 """
+READ = """
+    model user truncate_prompt_tokens padding truncation_side request_id priority mm_processor_kwargs cache_salt
+    use_activation deadline_ms normalize chat_template softmax activation made_up
+"""
+TEXTS = """
+    input messages add_special_tokens add_generation_prompt continue_final_message chat_template_kwargs media_io_kwargs
+"""
+EMBED = READ + TEXTS + "dimensions encoding_format embed_dtype endianness"
+RERANK = """
+    query documents top_n return_documents max_tokens_per_doc max_tokens_per_query instruction rank_fields
+    max_chunks_per_doc
+"""
 SAY = {"messages": [{"role": "user", "content": "say:x"}]}
 ROUTES: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "/v1/chat/completions": (ChatRequest, CHAT + SAMPLING + STRUCTURED + SYSTEM + OTHERS, SAY),
@@ -184,6 +204,15 @@ ROUTES: dict[str, tuple[Any, str, dict[str, Any]]] = {
         {"input": "say:x"},
     ),
     "/tokenize": (TokenizeRequest, TOKENIZE, {"prompt": "x"}),
+    "/v1/embeddings": (EmbeddingRequest, EMBED, {"input": "x"}),
+    "/pooling": (PoolingRequest, EMBED + " task", {"input": "x"}),
+    "/v1/classify": (ClassifyRequest, READ + TEXTS, {"input": "x"}),
+    "/v1/score": (
+        ScoreRequest,
+        READ + "text_1 text_2 data_1 data_2 queries documents items",
+        {"text_1": "x", "text_2": "y"},
+    ),
+    "/v1/rerank": (RerankRequest, READ + RERANK, {"query": "x", "documents": ["y"]}),
     "/detokenize": (DetokenizeRequest, "model tokens skip_special_tokens", {"tokens": [1]}),
 }
 # What our own answer to a field may be, where its meaning cannot be had.
@@ -197,12 +226,12 @@ REFUSED = """
 
 
 @pytest.mark.parametrize(("path", "name"), [(path, name) for path in ROUTES for name in ROUTES[path][1].split()])
-def test_no_field_is_dropped_in_silence(server: Running, path: str, name: str) -> None:
+def test_no_field_is_dropped_in_silence(able: Running, path: str, name: str) -> None:
     """Each is a field of our own types, whose other tests show what it does; or refused by name; or in the header."""
     kind, _, body = ROUTES[path]
     if name in kind.__struct_fields__:
         return
-    answer = server.post(path, {**body, name: "something"})
+    answer = able.post(path, {**body, name: "something"})
     if name in REFUSED.split():
         assert answer.status_code == 400 and answer.json()["error"]["param"] == name, answer.text
         assert name in answer.json()["error"]["message"]
@@ -232,14 +261,15 @@ def test_tokenize_with_tools(start_server: StartServer) -> None:
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_any_object_is_answered_by_every_route(server: Running, data: st.DataObject) -> None:
+def test_any_object_is_answered_by_every_route(server: Running, shared_reader: Running, data: st.DataObject) -> None:
     """Whatever the values of whatever fields: an answer, or an error that is the client's, in the route's own shape."""
-    path = data.draw(st.sampled_from(["/v1/messages", "/v1/messages/count_tokens", "/v1/responses", "/tokenize"]))
+    writes = ("/v1/messages", "/v1/messages/count_tokens", "/v1/responses", "/tokenize")
+    path = data.draw(st.sampled_from([*writes, *sorted(READING.keys() & ROUTES.keys())]))
     kind, _, body = ROUTES.get(path, ROUTES["/v1/messages"])
     names = sorted(set(kind.__struct_fields__) - {"background", "deadline_ms"})
     fields = data.draw(st.dictionaries(st.sampled_from(names), JSON, max_size=3))
     fields |= {"max_tokens": 5, "max_output_tokens": 5} if path.startswith("/v1") else {}
-    response = server.post(path, json.dumps({**body, **fields}).encode())
+    response = (shared_reader if path in READING else server).post(path, json.dumps({**body, **fields}).encode())
     assert response.status_code in (200, 400, 404), (path, fields, response.text)
     if response.status_code != 200:
         error = response.json()["error"]

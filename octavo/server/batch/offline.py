@@ -22,6 +22,7 @@ from octavo.server.config import ServerConfig
 from octavo.server.engine import Engine
 from octavo.server.http import Work
 from octavo.server.metrics import Metrics
+from octavo.server.pooling.routes import READING
 from octavo.server.responses.routes import Responses
 from octavo.server.responses.store import ResponseStore
 from octavo.server.serve import POLL_SECONDS, start_engine
@@ -31,6 +32,7 @@ AT_ONCE = 1024  # lines that the engine has at a time
 ROUTES: dict[str, Work] = {
     "/v1/chat/completions": chat_completions,
     "/v1/completions": completions,
+    **READING,
     "/v1/responses": Responses(ResponseStore(0, 0.0), lambda exchange: contextlib.nullcontext()).create,
 }
 

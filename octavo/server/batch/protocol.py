@@ -6,7 +6,12 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Raw, Struct
 
-Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/responses"]
+# fmt: off
+Endpoint = Literal[
+    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/score", "/score",
+    "/v1/rerank", "/v2/rerank", "/rerank", "/v1/classify", "/classify", "/pooling",
+]
+# fmt: on
 Metadata = Annotated[dict[str, str], Meta(max_length=16)]
 BatchStatus = Literal[
     "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
