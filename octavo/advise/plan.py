@@ -194,6 +194,7 @@ def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, out
     Raises ConfigError where the model does not fit on it, or the lengths not in its context.
     """
     from octavo.runner.graphs import reserve
+    from octavo.runner.memory import edits_of_rows
 
     assert device.memory is not None
     spec = ModelSpec.from_folder(folder, config.overrides)
@@ -217,6 +218,7 @@ def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, out
         "weights": weights,
         "workspace": workspace,
         "sampler": 2 * rows * spec.vocab_size * itemsize,
+        "penalties": edits_of_rows(rows, spec.vocab_size),
         "CUDA graphs": 0 if config.enforce_eager else reserve(workspace, step_tokens, shape, spec.vocab_size, itemsize),
     }
     room = int(device.memory * config.gpu_memory_utilization) - sum(ledger.values())

@@ -169,6 +169,9 @@ class LatentAttention:
             **self._shape,
         )
 
+    def poison(self, blocks_P: Tensor) -> None:
+        self.latents[:, blocks_P] = torch.nan
+
     def copy_blocks(self, src_P: Tensor, dst_P: Tensor) -> None:
         self.latents[:, dst_P] = self.latents[:, src_P]
 

@@ -175,6 +175,10 @@ class TritonAttention:
             self._prefill(layer, q_THD, out_THD, batch, options)
         return out_THD.flatten(1)
 
+    def poison(self, blocks_P: Tensor) -> None:
+        for cache in self.caches:
+            cache.view(torch.uint8)[:, blocks_P] = 0xFF  # no number, in each type that has such
+
     def copy_blocks(self, src_P: Tensor, dst_P: Tensor) -> None:
         for cache in self.caches:
             blocks = cache.view(torch.uint8)  # torch cannot index all types

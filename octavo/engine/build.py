@@ -227,7 +227,7 @@ def _num_blocks(
     ledger: Ledger,
 ) -> int:
     """As many as memory allows beside everything else, or as many as was asked for."""
-    from octavo.runner.memory import blocks_that_fit
+    from octavo.runner.memory import blocks_that_fit, edits_of_rows
 
     most = shape.max_rows * max(shape.pages_for(shape.blocks_per_row), len(shape.windows))
     if spec.device.type == "cpu":
@@ -237,7 +237,8 @@ def _num_blocks(
         from octavo.runner.profile import measure_workspace
 
         workspace, sampler = measure_workspace(model, spec, backend, shape, max_tokens)
-        ledger.entries |= {"workspace": workspace, "sampler": sampler}
+        edits = edits_of_rows(shape.max_rows, model.spec.vocab_size)
+        ledger.entries |= {"workspace": workspace, "sampler": sampler, "penalties": edits}
         if graphs:
             vocab_size, itemsize = model.spec.vocab_size, model.dtype.itemsize
             ledger.entries["CUDA graphs"] = reserve(workspace, max_tokens, shape, vocab_size, itemsize)

@@ -84,7 +84,7 @@ class DecodeGraphs:
         self._tokens_down = torch.empty((TURNS, largest), dtype=torch.int32, pin_memory=pinned)
         self._turn = 0
         self.max_model_len = cache.max_model_len
-        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph | None] = {}  # None: it cannot be recorded
         self._wanted: Counter[tuple[int, int]] = Counter()  # steps that had to do with a larger graph
         self._rows: IntArray | None = None  # of the batch that the buffers hold, as its plan has them
         self._place_R = np.zeros(cache.max_rows, np.int32)  # of each of those rows in the batch
@@ -97,7 +97,9 @@ class DecodeGraphs:
 
     def warm_up(self) -> None:
         """Captures the largest batch, whose memory then serves the smaller ones."""
-        self._capture(self.sizes[-1], 0)
+        size = self.sizes[-1]
+        self._prepare(size)
+        self._graphs[size, 0] = self.recorder.record(lambda: self._step(size, 0))
 
     def run(self, plan: StepPlan) -> Tensor | None:
         """The sampled tokens, int32, on their way to the host; None for a step that needs something else."""
@@ -108,31 +110,41 @@ class DecodeGraphs:
         mode = self.sampler.graph_mode(plan.rows_N, banned, plan.steady)
         if mode is None:
             return None
-        size, graph = self._graph_for(count, mode)
+        found = self._graph_for(count, mode)
+        if found is None:
+            return None
+        size, graph = found
         if not (plan.steady and self._rows is plan.rows_N and self._announce(plan)):
             self._load(plan, size)
         graph.replay()
         self._turn = (self._turn + 1) % TURNS
         return self._tokens_down[self._turn, :count].copy_(self.out_N[:count], non_blocking=True)
 
-    def _graph_for(self, count: int, mode: int) -> tuple[int, torch.cuda.CUDAGraph]:
-        """The graph of the next size, or of a larger one while it is not clear that this size is worth a recording."""
+    def _graph_for(self, count: int, mode: int) -> tuple[int, torch.cuda.CUDAGraph] | None:
+        """The graph of the next size, or of a larger one while it is not clear that this size is worth a recording.
+
+        None if it cannot be recorded.
+        """
         first = bisect_left(self.sizes, count)
         wanted = (self.sizes[first], mode)
         if wanted not in self._graphs:
             self._wanted[wanted] += 1
-            larger = next((size for size in self.sizes[first:] if (size, mode) in self._graphs), None)
+            larger = next((size for size in self.sizes[first:] if self._graphs.get((size, mode)) is not None), None)
             if larger is not None and larger <= 2 * count and self._wanted[wanted] < WORTH:
-                return larger, self._graphs[larger, mode]
-            self._capture(*wanted)
-        return wanted[0], self._graphs[wanted]
+                graph = self._graphs[larger, mode]
+                assert graph is not None
+                return larger, graph
+            self._try_to_capture(*wanted)
+        graph = self._graphs[wanted]
+        return None if graph is None else (wanted[0], graph)
 
     def capture_next(self) -> bool:
         """Captures one more size, for greedy batches. False if there is none left."""
         while self._ahead:
             size = self._ahead.pop()
             if (size, 0) not in self._graphs:
-                self._capture(size, 0)
+                if not self._try_to_capture(size, 0):
+                    self._ahead.clear()  # the others would hardly fare better
                 return True
         return False
 
@@ -167,10 +179,15 @@ class DecodeGraphs:
         self._rows = plan.rows_N
         self._place_R[plan.rows_N] = np.arange(count, dtype=np.int32)
 
-    def _capture(self, size: int, mode: int) -> None:
+    def _try_to_capture(self, size: int, mode: int) -> bool:
+        self._prepare(size)
+        name = f"a step of {size} sequences"
+        graph = self._graphs[size, mode] = self.recorder.try_to_record(name, lambda: self._step(size, mode))
+        return graph is not None
+
+    def _prepare(self, size: int) -> None:
         self._rows = None
         self.rows_N[:size].fill_(self.spare_row)  # an empty batch: what is run for the recording changes nothing
-        self._graphs[size, mode] = self.recorder.record(lambda: self._step(size, mode))
 
     def _step(self, size: int, mode: int) -> None:
         from octavo.kernels.decode_step import advance, remember

@@ -22,6 +22,14 @@ class Ledger:
         return [*rows, ("free at start", f"{self.free / GIB:.2f} of {self.total / GIB:.2f} GiB on {self.device}")]
 
 
+def edits_of_rows(rows: int, vocab_size: int) -> int:
+    """Bytes that the sampler keeps of rows if all have penalties and lists of allowed tokens (sampling/fused.py).
+
+    It takes them when they are asked for: but a model's own defaults may have a penalty for everybody.
+    """
+    return rows * (2 * vocab_size + vocab_size // 8)
+
+
 def blocks_that_fit(room: int, bytes_per_block: int, most: int) -> int:
     """KV blocks for `room` bytes, but not more than `most`, which is all that the rows could ever fill."""
     blocks = min(room // bytes_per_block, most)

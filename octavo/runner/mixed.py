@@ -73,7 +73,7 @@ class MixedGraphs:
         self._down = torch.empty((TURNS, largest.sequences), dtype=torch.int32, pin_memory=pinned)
         self._turn = 0
         self._layouts: dict[tuple[int, int], Layout] = {}
-        self._graphs: dict[tuple[int, int, int], torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[tuple[int, int, int], torch.cuda.CUDAGraph | None] = {}  # None: it cannot be recorded
         self._wanted: Counter[tuple[int, int, int]] = Counter()  # steps that had no graph yet
 
     def run(self, plan: StepPlan) -> tuple[Tensor, IntArray] | None:
@@ -90,12 +90,14 @@ class MixedGraphs:
             return None
         layout = self._layout(self.decodes[bisect_left(self.decodes, decodes)], CHUNKS[bisect_left(CHUNKS, chunk)])
         key = (layout.decodes, layout.chunk, mode)
-        graph = self._graphs.get(key)
-        if graph is None:
+        if key not in self._graphs:
             self._wanted[key] += 1
             if self._wanted[key] < WORTH:
                 return None
-            graph = self._graphs[key] = self._capture(layout, mode)
+            self._graphs[key] = self._capture(layout, mode)
+        graph = self._graphs[key]
+        if graph is None:
+            return None
         self._turn = (self._turn + 1) % TURNS
         staged = self._up[self._turn, : layout.size]
         self._fill(staged.numpy(), layout, plan)
@@ -110,11 +112,12 @@ class MixedGraphs:
             self._layouts[decodes, chunk] = Layout(decodes, chunk, self.block_size, self.num_groups)
         return self._layouts[decodes, chunk]
 
-    def _capture(self, layout: Layout, mode: int) -> torch.cuda.CUDAGraph:
+    def _capture(self, layout: Layout, mode: int) -> torch.cuda.CUDAGraph | None:
         staged = torch.zeros(layout.size, dtype=torch.int64)
         self._blank(staged.numpy(), layout)
         self.input[: layout.size].copy_(staged)
-        return self.recorder.record(lambda: self._step(layout, mode))
+        name = f"a step of {layout.decodes} sequences and {layout.chunk} prompt tokens"
+        return self.recorder.try_to_record(name, lambda: self._step(layout, mode))
 
     def _blank(self, array: np.typing.NDArray[np.int64], layout: Layout) -> None:
         """Nothing but entries of the spare row: each decode has a token, no prompt has any."""

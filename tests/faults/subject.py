@@ -174,7 +174,7 @@ class Subject:
                 last = now
                 if line == "data: [DONE]":
                     done = True
-                elif line:
+                elif line and not line.startswith(":"):  # a comment: it is alive
                     data = json.loads(line.removeprefix("data: "))
                     assert "error" not in data, data
                     text += data["choices"][0]["text"]

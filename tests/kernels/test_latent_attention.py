@@ -77,6 +77,18 @@ def test_block_sizes(block_size):
     assert error(*run(latent_spec(2, block_size=block_size), [(1, 3), (4, 9), (1, 1)])) < 1e-5
 
 
+def test_what_was_not_written_is_not_read():
+    def poison(batch, backend):
+        old, size = backend.latents.clone().flatten(1, 2), backend.spec.block_size
+        backend.poison(torch.arange(backend.latents.shape[1], device=DEVICE))
+        for context, table in zip(batch.context_lens_N.tolist(), batch.block_table_NB, strict=True):
+            positions = torch.arange(context, device=DEVICE)
+            slots = table[positions // size].long() * size + positions % size
+            backend.latents.flatten(1, 2)[:, slots] = old[:, slots]
+
+    assert error(*run(latent_spec(), MIXED, 7, poison)) < 1e-5
+
+
 @pytest.mark.parametrize("parts", [1, 12])
 def test_padding_is_not_written_and_gives_zeros(parts):
     def spill(batch, backend):

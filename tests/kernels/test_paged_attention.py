@@ -172,6 +172,25 @@ def test_more_query_tiles_than_one():
     assert error(*run(make_spec(8, 1, 16, device=DEVICE), [(1, 9), (20, 20), (17, 50), (2, 2)])) < 1e-5
 
 
+@pytest.mark.parametrize("kv_dtype", [None, *kv_cache.DTYPES], ids=str)
+@pytest.mark.parametrize("window", [None, 9])
+def test_what_was_not_written_is_not_read(kv_dtype, window):
+    """A block comes as its last owner left it, perhaps with what is no number, and is read from its beginning."""
+
+    def poison(batch, backend):
+        keep = [cache.clone().flatten(1, 2) for cache in backend.caches]
+        backend.poison(torch.arange(backend.keys.shape[1], device=DEVICE))
+        for context, table in zip(batch.context_lens_N.tolist(), batch.block_table_NB, strict=True):
+            positions = torch.arange(context, device=DEVICE)
+            slots = table[positions // 16].long() * 16 + positions % 16
+            for cache, old in zip(backend.caches, keep, strict=True):
+                cache.view(torch.uint8).flatten(1, 2)[:, slots] = old.view(torch.uint8)[:, slots]
+
+    spec = dataclasses.replace(make_spec(4, 2, 16, device=DEVICE), kv_dtype=kv_dtype)
+    got, wanted = run(spec, MIXED, window, parts=7, spoil=poison)
+    assert error(got, wanted) < 1e-5
+
+
 @pytest.mark.parametrize("parts", [1, 5, 40])
 def test_padding_is_not_written_and_gives_zeros(parts):
     """A captured step has sequences of context 0, here in front, between and behind others."""
