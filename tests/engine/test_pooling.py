@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from octavo import LLM, ConfigError, PoolingParams, RequestError, SamplingParams
 from octavo.core.errors import ContextLengthExceeded
 from octavo.models.registry import POOLING
-from tests.pooling_models import add_modules, load_pooling_reference, make_pooling_model, write
+from tests.builders import edit_config, load_reference, make_model
+from tests.pooling_models import add_modules, load_pooling_reference, make_pooling_model
 
 LENGTHS = (7, 1, 60, 33, 7, 2, 100, 34, 8)
 TOLERANCE = 2e-5
@@ -47,8 +49,6 @@ def test_embeddings_of_sentence_transformers(tmp_path: Path):
     folder = make_pooling_model(tmp_path, "BertModel")
     add_modules(folder, "mean_tokens", dense=24)
     weights = torch.nn.Linear(64, 24)
-    from safetensors.torch import load_file
-
     weights.load_state_dict(
         {k.removeprefix("linear."): v for k, v in load_file(folder / "2_Dense/model.safetensors").items()}
     )
@@ -104,18 +104,11 @@ def test_pairs(architecture: str, tmp_path: Path):
         with torch.no_grad():
             expected = reference(**given).logits[0, 0].sigmoid()
         assert output.outputs.score == pytest.approx(float(expected), abs=TOLERANCE)
-    write_activation(folder, "torch.nn.modules.linear.Identity")
+    edit_config(folder, sentence_transformers={"activation_fn": "torch.nn.modules.linear.Identity"})
     (raw,) = LLM(str(folder)).score(queries, documents[2])
     assert 1 / (1 + np.exp(-raw.outputs.score)) == pytest.approx(outputs[2].outputs.score, abs=TOLERANCE)
     (cut,) = llm.score("a " * 90, "b", truncate_prompt_tokens=20)
     assert len(cut.prompt_token_ids) == 20 and cut.prompt_token_ids[-1] == 2
-
-
-def write_activation(folder: Path, name: str) -> None:
-    import json
-
-    config = json.loads((folder / "config.json").read_text())
-    write(folder / "config.json", {**config, "sentence_transformers": {"activation_fn": name}})
 
 
 def test_scores_of_embeddings(tmp_path: Path):
@@ -144,8 +137,6 @@ def test_classes_and_rewards(tmp_path: Path):
 
 def test_decoders_that_were_made_to_generate(tmp_path: Path):
     """A model for causal language modelling embeds when it is told to, or when its folder says so."""
-    from tests.builders import load_reference, make_model
-
     folder = make_model(tmp_path, "qwen3")
     reference = load_reference(folder).model
     ids = prompts()[3]
@@ -170,6 +161,8 @@ def test_what_cannot_be(tmp_path: Path):
         LLM(str(folder), runner="generate")
     with pytest.raises(ConfigError, match="BertModel has no head that classifies"):
         LLM(str(folder), convert="classify")
+    with pytest.raises(ConfigError, match="knows neither sinks nor slopes"):
+        LLM(str(make_model(tmp_path, "bloom")), runner="pooling")
     with pytest.raises(ConfigError, match="one of .* must be true alone, got pooling_mode_max_tokens"):
         add_modules(folder, "max_tokens")
         LLM(str(folder))

@@ -127,14 +127,14 @@ def schemas(data: bytes) -> None:
 
 def weights(data: bytes) -> None:
     """The header of a safetensors file: any bytes, or one of the right form whose numbers they are."""
-    from octavo.models.loader import _opened
+    from octavo.models.loader import opened
 
     file = _file()
     if data[:1] == b"#":  # what reads it is compiled: no coverage would lead there
         data = json.dumps(dict(_entry(data[at : at + 8]) for at in range(1, len(data) - 7, 8))).encode()
     file.write_bytes(struct.pack("<Q", len(data)) + data + bytes(64))
     try:
-        with _opened(file) as checkpoint:
+        with opened(file) as checkpoint:
             for name in checkpoint.keys():  # noqa: SIM118 (it cannot be iterated)
                 view = checkpoint.get_slice(name)
                 view.get_shape(), view.get_dtype()

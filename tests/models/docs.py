@@ -1,15 +1,15 @@
-"""Writes the table of docs/models.md from the registry and from what the tests are run with.
+"""Writes the tables of docs/models.md from the registry and from what the tests are run with.
 
     python -m tests.models.docs
 
-What is outside of the two markers is written by hand.
+What is outside of the markers is written by hand.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from octavo.models.registry import ARCHITECTURES
+from octavo.models.registry import ARCHITECTURES, POOLING
 from tests.builders import FAMILIES
 from tests.engine import conftest as parity
 from tests.engine import test_families as engine
@@ -20,6 +20,9 @@ BEGIN, END = "<!-- the table is written by tests/models/docs.py -->\n", "<!-- en
 HEAD = (
     "| `architectures` in config.json | models | differs from Llama in | logits equal | and |\n|---|---|---|---|---|\n"
 )
+POOLING_BEGIN = "<!-- and so is this one -->\n"
+POOLING_END = "<!-- end of it -->\n"
+POOLING_HEAD = "| `architectures` in config.json | models | differs from BERT in, or has on top |\n|---|---|---|\n"
 # Tested as another architecture, in a config that gives this name.
 RENAMED = {
     changes["architectures"][0]: case for case, (*_, changes) in OLD_CONFIGS.items() if "architectures" in changes
@@ -50,10 +53,17 @@ def table() -> str:
     return HEAD + "".join(f"| `{name}` | {a.models} | {a.differs} | {tested(name)} |\n" for name, a in rows)
 
 
+def pooling_table() -> str:
+    rows = sorted(POOLING.items(), key=lambda item: item[0].lower())
+    return POOLING_HEAD + "".join(f"| `{name}` | {a.models} | {a.differs} |\n" for name, a in rows)
+
+
 def page(text: str) -> str:
-    """The text of docs/models.md with the table that it should have."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}{table()}{END}{rest.split(END)[1]}"
+    """The text of docs/models.md with the tables that it should have."""
+    for begin, end, found in ((BEGIN, END, table()), (POOLING_BEGIN, POOLING_END, pooling_table())):
+        before, rest = text.split(begin)
+        text = f"{before}{begin}{found}{end}{rest.split(end)[1]}"
+    return text
 
 
 if __name__ == "__main__":
