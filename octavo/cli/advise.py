@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from octavo.cli.flags import add_flags, number, read_flags
+from octavo.cli.flags import add_flags, add_foreign, number, read_flags
+from octavo.core import foreign
 from octavo.core.config import EngineConfig
 
 
@@ -25,6 +26,7 @@ def add_advice(commands: Any) -> None:
     group.add_argument("--output-len", type=number, default=256, metavar="N", help="of an answer (default: 256)")
     group.add_argument("--json", action="store_true", help="as JSON")
     add_flags(plan, EngineConfig, "engine", skip=("model",))
+    add_foreign(plan, foreign.ENGINE)
     plan.set_defaults(action=_plan)
 
     doctor = commands.add_parser("doctor", help="what is installed, what would run, and what to mend")
@@ -34,6 +36,7 @@ def add_advice(commands: Any) -> None:
     doctor.add_argument("--port", type=number, default=8000, metavar="N", help="of the server (default: 8000)")
     doctor.add_argument("--json", action="store_true", help="as JSON")
     add_flags(doctor, EngineConfig, "engine", skip=("model",))
+    add_foreign(doctor, foreign.ENGINE)
     doctor.set_defaults(action=_doctor)
 
 

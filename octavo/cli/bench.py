@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from octavo.cli.flags import Parser, add_flags, number, read_flags
+from octavo.cli.flags import Parser, add_flags, add_foreign, number, read_flags
+from octavo.core import foreign
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError
 
@@ -213,6 +214,7 @@ def _add_offline(parser: Parser) -> None:
 def _add_engine(parser: Parser) -> None:
     parser.add_argument("--shape", metavar="NAME", help="random weights in the shape of a model, such as llama-3-8b")
     add_flags(parser, EngineConfig, "engine")
+    add_foreign(parser, foreign.ENGINE)
 
 
 def _add_device(group: Any) -> None:

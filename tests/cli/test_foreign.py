@@ -153,6 +153,14 @@ def test_what_is_so_anyway(name: str, same: list[str], other: list[str], capsys:
         assert flag[:2] in said and len(said.split()) > 8
 
 
+@pytest.mark.parametrize("command", ["bench latency", "bench throughput", "plan", "doctor", "run x", "chat"])
+def test_every_command_with_an_engine_knows_them(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _parser().parse_args([*command.split(), "--enable-chunked-prefill"])
+    with pytest.raises(SystemExit):
+        _parser().parse_args([*command.split(), "--kv-transfer-config", "{}x"])
+    assert "stays in the engine" in capsys.readouterr().err
+
+
 def test_a_flag_is_in_one_table() -> None:
     assert not foreign.ENGINE.keys() & foreign.SERVER.keys()
     for name, each in {**foreign.ENGINE, **foreign.SERVER}.items():
