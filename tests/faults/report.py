@@ -91,7 +91,8 @@ def run(nodes: list[str], short: bool) -> list[Result]:
     marks = "not gpu and not peer" + (" and not slow" if short else "")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-m", marks, f"--junitxml={file}", *nodes]
+        command = [sys.executable, "-m", "pytest", "-q", "-m", marks, f"--junitxml={file}"]
+        command += ["-o", "junit_family=xunit1", *nodes]  # the other form has no properties
         subprocess.run(command, cwd=ROOT, check=False)
         return read(file)
 
