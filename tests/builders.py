@@ -93,7 +93,21 @@ FAMILIES = {
     "bloom": ("BloomConfig", "BloomForCausalLM"),
     "mpt": ("MptConfig", "MptForCausalLM"),
     "llama4": ("Llama4TextConfig", "Llama4ForCausalLM"),
+    "gemma3_whole": ("Gemma3Config", "Gemma3ForConditionalGeneration"),
+    "mistral3_whole": ("Mistral3Config", "Mistral3ForConditionalGeneration"),
+    "llama4_whole": ("Llama4Config", "Llama4ForConditionalGeneration"),
     "internlm3": ("InternLM3Config", "LlamaForCausalLM"),  # as Llama; the hub's own configs say InternLM3ForCausalLM
+}
+# Of models that see images too: the kind of text model that is a part, and the smallest other side.
+SIDE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+SIDE |= {"image_size": 28, "patch_size": 14}
+VISION: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma3_whole": ("gemma3_text", SIDE),
+    "mistral3_whole": ("mistral", {"model_type": "pixtral", **SIDE}),
+    "llama4_whole": (
+        "llama4_text",
+        {**SIDE, "vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16},
+    ),
 }
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCAB_SIZE = 512
@@ -169,6 +183,9 @@ def make_config(family: str, **overrides: Any) -> Any:
     if family in ("mistral", "ministral"):
         values["sliding_window"] = None
     config = getattr(importlib.import_module("transformers"), FAMILIES[family][0])
+    if family in VISION:  # the text model is a part
+        text = {"model_type": VISION[family][0], **values, **overrides}
+        return config(text_config=text, vision_config=VISION[family][1], tie_word_embeddings=False)
     known = {field.name for field in dataclasses.fields(config)}
     for key in ("num_key_value_heads", "head_dim", "intermediate_size"):
         if key not in known:  # it means nothing to this family
@@ -214,10 +231,11 @@ def edit_config(folder: Path, drop: tuple[str, ...] = (), **changes: Any) -> Non
 
 def load_reference(folder: Path) -> Any:
     """transformers' model of a folder, in the checkpoint's dtype, for comparison."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     # Eager attention adds the slopes of Falcon RW twice.
-    sloped = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("alibi", False)
-    attention = "sdpa" if sloped else "eager"
-    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention, dtype="auto")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    attention = "sdpa" if config.get("alibi") else "eager"
+    auto = AutoModelForImageTextToText if "vision_config" in config else AutoModelForCausalLM
+    model = auto.from_pretrained(folder, attn_implementation=attention, dtype="auto")
     return model.eval()

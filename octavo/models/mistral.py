@@ -38,7 +38,9 @@ class Ministral3(Mistral):
 
     def make_attention(self, layer: int) -> Attention:
         attention = super().make_attention(layer)
-        assert isinstance(attention, Attention) and self.spec.query_scale is not None
+        assert isinstance(attention, Attention)
+        if self.spec.query_scale is None:
+            return attention
         beta, original = self.spec.query_scale
         positions_P = torch.arange(self.max_len, device=self.device)
         attention.scales_P = (1 + beta * torch.log1p((positions_P // original).float())).to(self.dtype)

@@ -93,6 +93,9 @@ ARCHITECTURES = {
         "as Gemma 2 without soft caps; norms of query and key heads; windows with a rope of their own in five layers "
         "of six",
     ),
+    "Gemma3ForConditionalGeneration": Architecture(
+        "text_part:Gemma3Text", "Gemma 3 4B to 27B, without images", "the text model of one that sees images"
+    ),
     "GemmaForCausalLM": Architecture(
         "gemma:Gemma", "Gemma, CodeGemma", "norm weights stored less one; scaled embeddings; gelu"
     ),
@@ -173,6 +176,9 @@ ARCHITECTURES = {
     ),
     # checkpoints converted before transformers fixed the name
     "Jais2ForCausalLM": Architecture("nemotron:Jais2", "Jais 2", "layer norms; plain MLP with relu squared; biases"),
+    "Llama4ForConditionalGeneration": Architecture(
+        "text_part:Llama4Text", "Llama 4, without images", "the text model of one that sees images"
+    ),
     "LLaMAForCausalLM": Architecture("llama:Llama", "LLaMA", "–"),
     "LlamaForCausalLM": Architecture(
         "llama:Llama", "Llama 1 to 3.3, and many others", "– (optional biases: `attention_bias`, `mlp_bias`)"
@@ -194,6 +200,11 @@ ARCHITECTURES = {
     ),
     "MinistralForCausalLM": Architecture(
         "mistral:Ministral", "Ministral", "a window in the layers that `layer_types` names"
+    ),
+    "Mistral3ForConditionalGeneration": Architecture(
+        "text_part:Mistral3Text",
+        "Mistral Small 3.1, 3.2, Ministral 3, without images",
+        "the text model of one that sees images",
     ),
     "MistralForCausalLM": Architecture("mistral:Mistral", "Mistral", "no biases; one sliding window for all layers"),
     "MixtralForCausalLM": Architecture("mixtral:Mixtral", "Mixtral 8x7B, 8x22B", "experts in every layer"),

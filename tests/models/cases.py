@@ -59,6 +59,11 @@ CASES: dict[str, Case] = {
             },
         },
     ),
+    "gemma3_whole": (
+        "gemma3_whole",
+        {"sliding_window": 8, "num_hidden_layers": 4, "layer_types": ALTERNATE * 2},
+    ),
+    "mistral3_whole": ("mistral3_whole", {}),
     "phi": ("phi", {}),
     "phi-mha": ("phi", {"num_key_value_heads": 4, "hidden_act": "gelu", "partial_rotary_factor": 0.25}),
     "stablelm": ("stablelm", {}),
@@ -389,6 +394,7 @@ CASES |= {
             "attention_bias": True,
         },
     ),
+    "llama4_whole": ("llama4_whole", {"num_local_experts": 4, "attention_chunk_size": 16, "intermediate_size_mlp": 56}),
     "youtu": ("youtu", {**LATENT, "head_dim": 8}),
     "glm4_moe_lite": ("glm4_moe_lite", {**LATENT, **ROUTED, "first_k_dense_replace": None}),
     "granitemoeshared": (

@@ -146,6 +146,24 @@ def test_gpt2_as_the_hub_has_it(tmp_path) -> None:
     close(ours, theirs)
 
 
+def test_a_text_part_by_the_names_of_today(tmp_path) -> None:
+    """As transformers 5 calls them while they run; only the other side's tensors are passed over."""
+    folder = make_model(tmp_path, "mistral3_whole")
+    theirs = expected(load_reference(folder), prompt(8, 6))
+    tensors = load_file(folder / SINGLE)
+    assert "language_model.model.norm.weight" in tensors
+    new = {
+        name.replace("language_model.lm_head", "lm_head").replace("language_model.model.", "model.language_model."): t
+        for name, t in tensors.items()
+    }
+    save_file(new, folder / SINGLE)
+    (ours,) = PagedSession(load_model(folder)).step([("a", prompt(8, 6))])
+    close(ours, theirs)
+    save_file(new | {"model.other.weight": torch.ones(4)}, folder / SINGLE)
+    with pytest.raises(ModelError, match="has no place"):
+        load_model(folder)
+
+
 @pytest.mark.parametrize("case", ["deepseek_v3", "glm4_moe"])
 def test_layers_that_draft_are_left_out(case: str, tmp_path) -> None:
     """Published checkpoints have them behind the last; only what lies there is ignored."""
