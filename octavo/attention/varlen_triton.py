@@ -26,8 +26,8 @@ class TritonVarlen:
             return f"it cannot compute in {spec.dtype}"
         if spec.latent_dim:
             return "it cannot read latents"
-        if spec.sinks or spec.slopes:
-            return "it knows neither sinks nor slopes"
+        if spec.sinks or spec.slopes or spec.chunked:
+            return "it knows no sinks, slopes or chunks"
         if spec.head_dim > 256:
             return f"its heads have at most 256 values, not {spec.head_dim}"
         if spec.num_heads // spec.num_kv_heads > MAX_GROUP:
