@@ -161,7 +161,7 @@ def test_what_cannot_be(tmp_path: Path):
         LLM(str(folder), runner="generate")
     with pytest.raises(ConfigError, match="BertModel has no head that classifies"):
         LLM(str(folder), convert="classify")
-    with pytest.raises(ConfigError, match="knows neither sinks nor slopes"):
+    with pytest.raises(ConfigError, match="knows no sinks, slopes or chunks"):
         LLM(str(make_model(tmp_path, "bloom")), runner="pooling")
     with pytest.raises(ConfigError, match="one of .* must be true alone, got pooling_mode_max_tokens"):
         add_modules(folder, "max_tokens")
