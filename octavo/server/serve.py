@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import shlex
 import signal
 import socket
@@ -43,6 +44,7 @@ from octavo.version import VERSION
 POLL_SECONDS = 0.25  # between two looks at whether the engine is alive
 BEAT_SECONDS = 2.0  # between two signs of life for the supervisor
 WORKERS = 4  # threads for what takes longer than the event loop may wait: long bodies, texts, files
+DESCRIPTORS = 1 << 17  # each connection needs one
 CLOSE_SECONDS = 5  # that connections have to send what is left, once every answer is complete
 KEEP_ALIVE_SECONDS = 75  # longer than the pools of common clients keep an idle connection
 
@@ -71,11 +73,20 @@ def front(
 
     log.setup(server.log_level, server.log_format)
     guard.install()
+    allow_connections()
     check_tls(server)
     if server.admin_socket is not None:
         private_folder(server.admin_socket)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Serving(engine, server, start or start_engine, control).run(sock))
+
+
+def allow_connections() -> None:
+    """As many descriptors as we may have: shells and service managers give 1,024 to whoever does not ask."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, DESCRIPTORS)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 def check_tls(server: ServerConfig) -> None:

@@ -153,3 +153,13 @@ def test_the_server_imports_no_torch() -> None:
     code = "import sys, octavo.server.serve, octavo.cli.terminal; print({'torch', 'transformers'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_as_many_descriptors_as_we_may_have() -> None:
+    """Whatever the shell has left of them: each connection needs one."""
+    program = (
+        "import resource as r; hard = r.getrlimit(r.RLIMIT_NOFILE)[1]; r.setrlimit(r.RLIMIT_NOFILE, (64, hard));"
+        "from octavo.server import serve; serve.allow_connections();"
+        "soft, kept = r.getrlimit(r.RLIMIT_NOFILE); print(soft > 64 and kept == hard)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "True\n"
