@@ -253,7 +253,7 @@ class AsyncLLM:
         else:
             ids = self._intake.encode(texts, names[0])
         request = self._intake.build_pooling(
-            ids, params, token_types=types, priority=priority, label=request_id, param=names[0], tenant=tenant
+            ids, params, token_types=types, priority=priority, label=request_id, param=names[-1], tenant=tenant
         )
         text = prompt if isinstance(prompt, str) else None
         state = RequestState(request_id, request, self.tokenizer, text, arrival)

@@ -152,7 +152,9 @@ class Intake:
         able.check(params)
         if len(prompt_ids) > self.info.max_model_len:
             raise ContextLengthExceeded(
-                f"{param} has {len(prompt_ids)} tokens, the model's context {self.info.max_model_len}", param
+                f"{param} has {len(prompt_ids)} tokens, the model's context {self.info.max_model_len}; "
+                "truncate_prompt_tokens cuts what is longer",
+                param,
             )
         _check_priority(priority)
         return EngineRequest(

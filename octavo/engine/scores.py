@@ -54,11 +54,16 @@ async def score(
     def pool(prompt: str | tuple[str, str], name: str | tuple[str, str], wanted: PoolingParams) -> Any:
         return engine.pool(prompt, wanted, request_id=request_id, prompt_param=name, **options)
 
+    # What errors call each text: the field, and its place there if it is one of several.
+    names_1, names_2 = (
+        [param if len(texts) == 1 else f"{param}[{i}]" for i in range(len(texts))]
+        for param, texts in zip(prompt_params, (texts_1, texts_2), strict=True)
+    )
     if able is None or able.pairs or "embed" not in able.tasks:
-        found = await gather(pool((texts_1[i], texts_2[j]), prompt_params, params) for i, j in pairs)
+        found = await gather(pool((texts_1[i], texts_2[j]), (names_1[i], names_2[j]), params) for i, j in pairs)
         return [ScoringRequestOutput.from_base(output) for output in found]
     embed = PoolingParams(task="embed", use_activation=True)
-    each = [(text, name) for texts, name in zip((texts_1, texts_2), prompt_params, strict=True) for text in texts]
+    each = zip((*texts_1, *texts_2), (*names_1, *names_2), strict=True)
     found = await gather(pool(text, name, embed) for text, name in each)
     first, second = found[: len(texts_1)], found[len(texts_1) :]
     return [ScoringRequestOutput.from_embeddings(request_id, first[i], second[j]) for i, j in pairs]

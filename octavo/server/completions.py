@@ -95,7 +95,7 @@ def read_prompts(given: str | Sequence[str | int | list[int]], param: str, most:
         return [_prompt(given, param)]
     if len(given) > most:
         raise RequestError(f"{param} may be a list of {most}, got {len(given)}.", param)
-    return [_prompt(item, param) for item in given]
+    return [_prompt(item, f"{param}[{i}]") for i, item in enumerate(given)]
 
 
 def _between(service: Service, request: CompletionRequest, prompt: Prompt) -> str:

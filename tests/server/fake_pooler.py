@@ -55,7 +55,7 @@ class FakePooler(FakeLLM):
             ids, types = self.intake.read(texts, names, *cut, add_special_tokens)
         else:
             ids = self.intake.encode(texts, names[0])
-        self.intake.build_pooling(ids, params, token_types=types, priority=priority, param=names[0], tenant=tenant)
+        self.intake.build_pooling(ids, params, token_types=types, priority=priority, param=names[-1], tenant=tenant)
         self.seen.append(params)
         self.asked.append((prompt, params))
         self.priorities.append(priority)

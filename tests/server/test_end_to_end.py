@@ -29,10 +29,10 @@ MESSAGES: list[Any] = [{"role": "user", "content": "What is the capital of Franc
 
 
 class Served:
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, log: Path | None = None) -> None:
         command = [sys.executable, "-m", "octavo.cli.main", "serve", str(model), "--port", "0", "--device", "cpu"]
         env = {k: v for k, v in os.environ.items() if k != "OCTAVO_API_KEY"}
-        log = model / "log"
+        log = log or model / "log"
         with log.open("w") as stderr:
             self.process = subprocess.Popen([*command, "--dtype", "float32"], stderr=stderr, env=env)
         wait_for(lambda: "curl" in log.read_text() or self.process.poll() is not None, seconds=60)

@@ -173,8 +173,8 @@ def test_a_model_without_a_template(start_server: StartServer) -> None:
         *(
             ("", "input"),
             ([], "input"),
-            ([[]], "input"),
-            (["a", ""], "input"),
+            ([[]], "input[0]"),
+            (["a", ""], "input[1]"),
             (["a", 1], "input"),
             ([1.5], "input[0]"),
         ),
@@ -281,10 +281,23 @@ def test_ranks_of_cut_texts(server: Running) -> None:
     assert answer["usage"]["prompt_tokens"] == 12
 
 
+def test_which_text_is_too_long(server: Running, start_server: StartServer) -> None:
+    body = {"query": "a", "documents": ["b", "x" * 5000]}
+    for each in (server, start_server(FakePooler(EMBEDDER))):
+        error = error_of(each.post("/rerank", body), 400, "context_length_exceeded", "documents[1]")
+        assert "truncate_prompt_tokens" in error["message"]
+        assert each.post("/rerank", {**body, "truncate_prompt_tokens": -1}).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        *(({"query": None}, "query"), ({"documents": []}, "documents"), ({"documents": "x"}, "documents")),
+        *(
+            ({"query": None}, "query"),
+            ({"query": ""}, "query"),
+            ({"documents": []}, "documents"),
+            ({"documents": "x"}, "documents"),
+        ),
         *(({"documents": [{"title": "x"}]}, "documents[0].text"), ({"top_n": -1}, "top_n"), ({"top_n": "1"}, "top_n")),
         *(({"instruction": "x"}, "instruction"), ({"max_tokens_per_doc": 0}, "max_tokens_per_doc")),
         ({"documents": ["a"] * (MAX_INPUTS + 1)}, "documents"),

@@ -125,7 +125,7 @@ def test_bad_chats(server: Running, body: Any, param: str) -> None:
 @pytest.mark.parametrize(
     ("prompt", "param"),
     [
-        *(("", "prompt"), ([], "prompt"), ([[]], "prompt"), (["a", ""], "prompt"), ([1, "a"], "prompt")),
+        *(("", "prompt"), ([], "prompt"), ([[]], "prompt[0]"), (["a", ""], "prompt[1]"), ([1, "a"], "prompt")),
         *(([[1], [2, "a"]], "prompt[1][1]"), ([[1, True]], "prompt[0][1]"), ([-1], "prompt"), ([10**6], "prompt")),
         *((["x"] * 257, "prompt"), (["x"] * 100_000, "prompt"), (None, "prompt"), ({"a": 1}, "prompt")),
         *(([1, 2.5], "prompt[1]"), ([[[1]]], "prompt[0][0]"), (5, "prompt")),

@@ -78,7 +78,7 @@ class RerankDocument(Struct):
 class RerankRequest(ReadingRequest, kw_only=True):
     """`top_n` 0 or null: all. A limit of tokens cuts the end of what is longer."""
 
-    query: str
+    query: Annotated[str, Meta(min_length=1)]
     documents: Annotated[list[str | RerankDocument], Meta(min_length=1)]
     top_n: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     return_documents: bool | None = True
