@@ -263,6 +263,8 @@ class App:
             with exchange.watched():
                 await self._answer(exchange, answer)
         elif route.work is not None:
+            if exchange.header(b"x-data-parallel-rank") not in (None, b"0"):
+                raise RequestError("There is one engine here: its rank is 0.", "x-data-parallel-rank")
             with self._admitted(exchange) if route.queues else nullcontext():
                 await self._work(route.work, exchange)
 

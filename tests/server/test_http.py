@@ -545,3 +545,9 @@ def test_errors_say_what_there_is_to_choose(
     message = error_of(server.post(path, body), 400, "invalid_value", param)["message"]
     told = message.partition("it must be one of ")[2].split(", ")
     assert set(choices.split(", ")) <= set(told), message
+
+
+def test_the_engine_that_a_header_asks_for(server: Running) -> None:
+    assert server.complete(headers={"X-data-parallel-rank": "0"}).status_code == 200
+    other = server.complete(headers={"X-data-parallel-rank": "3"})
+    error_of(other, 400, "invalid_value", "x-data-parallel-rank")
