@@ -99,7 +99,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "How long the prompt would be", messages.TokenCount, messages.CountRequest, error=messages.ErrorAnswer,
         statuses=WORK),
     **{
-        ("POST", path): Operation(does, answer, request, statuses=WORK)
+        ("POST", path): Operation(
+            does if path == paths[0] else f"The same as {paths[0]}", answer, request, statuses=WORK)
         for paths, does, answer, request in (
             (("/v1/embeddings",), "Embed texts", pooling.EmbeddingList, pooling.EmbeddingRequest),
             (("/v1/score", "/score"), "How well two texts go together", pooling.ScoreList, pooling.ScoreRequest),

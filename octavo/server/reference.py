@@ -30,7 +30,8 @@ Fields of requests have one of three fates, and none is dropped in silence:
 
 Errors are `{"error": {"message", "type", "param", "code"}}`; `param` is the path of the field at fault. On
 `/v1/messages` they have Anthropic's form. After the first event of a stream, an error is its last event, and there is
-no `[DONE]`.
+no `[DONE]`. A route that the model cannot answer, as embeddings of one that generates, has status 400, the code
+`unsupported_task` and a message that says what the model can do, and where; `tasks` of `GET /v1/models` says so too.
 """
 NAMES = {
     "/v1/chat/completions": "chat",
