@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from octavo.kernels.cpu_int8 import PackedInt8
 from octavo.quant.pack import E4M3_MAX
 from octavo.quant.schemes import E4M3, Float8, Integers, Scheme
 
@@ -83,18 +84,18 @@ class Int8:
 
     def __init__(self, scheme: Scheme, dtype: torch.dtype) -> None:
         assert isinstance(scheme, Integers)
-        self.code_KN = scheme.code_NP.t()
-        self.scale_N = scheme.scale_NG[:, 0].contiguous()
+        self.packed = PackedInt8(scheme.code_NP, scheme.scale_NG[:, 0])
         self.input_scale = scheme.input_scale
         self.nbytes = scheme.nbytes
 
     def __call__(self, x_TK: Tensor) -> Tensor:
-        wide_TK = x_TK.float()
-        scale_T1 = self.input_scale
-        if scale_T1 is None:
-            scale_T1 = (wide_TK.abs().amax(1, keepdim=True) / 127).clamp_(min=1e-12)
-        code_TK = (wide_TK / scale_T1).round_().clamp_(-127, 127).to(torch.int8)
-        return (torch._int_mm(code_TK, self.code_KN).float() * scale_T1 * self.scale_N).to(x_TK.dtype)
+        if self.input_scale is None:
+            scale_T1 = x_TK.abs().amax(1, keepdim=True).float().mul_(1 / 127).clamp_(min=1e-12)
+            code_TK = x_TK.div(scale_T1).round_()
+        else:
+            scale_T1 = self.input_scale
+            code_TK = x_TK.float().div(scale_T1).round_().clamp_(-127, 127)
+        return self.packed(code_TK).mul_(scale_T1).to(x_TK.dtype)
 
 
 class ScaledProduct:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from octavo.kernels import cpu_int8
 from octavo.quant.methods import Int4OnCpu, Int8, select_method
 from octavo.quant.pack import pack_bits, quantize, to_fp8, to_int4, to_int8, unpack_bits
 from octavo.quant.schemes import Integers, Plain, Scheme, Table, join, pack_halves
@@ -55,6 +56,13 @@ def test_int8_sums_are_exact(rows: int) -> None:
     codes = torch.round(x / scale.float()).long()
     exact = (codes @ scheme.code_NP.t().long()).double() * scale * scheme.scale_NG.t().double()
     torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-6)
+
+
+def test_int8_without_packing(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheme, x = to_int8(matrix()), matrix(3)
+    packed = Int8(scheme, torch.float32)(x)
+    monkeypatch.setattr(cpu_int8, "_works", lambda: False)
+    assert torch.equal(Int8(scheme, torch.float32)(x), packed)
 
 
 def test_int8_with_a_measured_scale() -> None:
