@@ -96,6 +96,8 @@ FAMILIES = {
     "gemma3_whole": ("Gemma3Config", "Gemma3ForConditionalGeneration"),
     "mistral3_whole": ("Mistral3Config", "Mistral3ForConditionalGeneration"),
     "llama4_whole": ("Llama4Config", "Llama4ForConditionalGeneration"),
+    "afmoe": ("AfmoeConfig", "AfmoeForCausalLM"),
+    "hy_v3": ("HYV3Config", "HYV3ForCausalLM"),
     "internlm3": ("InternLM3Config", "LlamaForCausalLM"),  # as Llama; the hub's own configs say InternLM3ForCausalLM
 }
 # Of models that see images too: the kind of text model that is a part, and the smallest other side.

@@ -6,13 +6,14 @@ Legend: T tokens, H query heads, K key/value heads, J = H + K, D head size, E hi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from octavo import kernels
 from octavo.attention.base import AttendOptions, ForwardBatch
-from octavo.layers.linear import Linear, QKVLinear
+from octavo.layers.linear import Linear, MergedLinear, QKVLinear
 from octavo.layers.qk_norm import FullQKNorm, HeadLayerNorm, QKNorm
 from octavo.layers.rope import Rope, Rotation
 
@@ -37,6 +38,8 @@ class Attention:
     `order` puts the rows of `qkv`, as a checkpoint has them in one, in
     their order here: queries, keys, values.
     """
+
+    parts: ClassVar[tuple[str, ...]] = ("q", "k", "v")  # of `qkv`, where a checkpoint has them apart
 
     __slots__ = (
         "clip",
@@ -78,7 +81,7 @@ class Attention:
         self.scales_P: Tensor | None = None
         self.order: Callable[[Tensor], Tensor] | None = None
         self.kernels = kernels.elementwise_for(device)
-        self.qkv = QKVLinear(hidden_size, *heads, head_dim, biases[0], dtype, device)
+        self.qkv: MergedLinear = QKVLinear(hidden_size, *heads, head_dim, biases[0], dtype, device)
         self.o = Linear(heads[0] * head_dim, hidden_size, biases[1], dtype, device)
 
     def finish(self) -> None:
@@ -102,6 +105,10 @@ class Attention:
 
     def mix(self, qkv: Tensor, rotations: Rotations, batch: ForwardBatch) -> Tensor:
         """What follows the first projection."""
+        return self.o(self.attend(qkv, rotations, batch))
+
+    def attend(self, qkv: Tensor, rotations: Rotations, batch: ForwardBatch) -> Tensor:
+        """What lies between the two projections."""
         if self.norm is not None and not isinstance(self.norm, QKNorm):
             self.norm(qkv)
         if self.clip is not None:
@@ -109,7 +116,7 @@ class Attention:
         q_THD = self._fused(qkv, batch) if rotations is None else self._in_torch(qkv, rotations, batch)
         if self.scales_P is not None:
             q_THD = q_THD.mul_(self.scales_P.index_select(0, batch.positions_T).view(-1, 1, 1))
-        return self.o(batch.attention.attend(self.layer, q_THD, batch, self.options))
+        return batch.attention.attend(self.layer, q_THD, batch, self.options)
 
     def _fused(self, qkv: Tensor, batch: ForwardBatch) -> Tensor:
         """Queries, normed and turned; keys, likewise, and values go to the cache."""
@@ -145,9 +152,38 @@ class Attention:
 
     def names(self, at: Mapping[str, str]) -> dict[str, Tensor]:
         """`at` has the paths of q, k and v, or of qkv where a checkpoint has them in one; of o, q_norm, k_norm."""
-        found = Linear.names(self.qkv, at["qkv"]) if "qkv" in at else self.qkv.names(at["q"], at["k"], at["v"])
+        found = Linear.names(self.qkv, at["qkv"]) if "qkv" in at else self.qkv.names(*(at[p] for p in self.parts))
         if self.norm is not None:
             found |= self.norm.names(at["q_norm"], at["k_norm"])
         if self.options.sinks_H is not None:
             found[at["sinks"]] = self.options.sinks_H
         return found | self.o.names(at["o"])
+
+
+class GatedAttention(Attention):
+    """Its output is multiplied by the sigmoid of a projection of the token's state, which is a part of `qkv`."""
+
+    __slots__ = ()
+    parts = (*Attention.parts, "attention_gate")
+
+    def __init__(
+        self,
+        layer: int,
+        hidden_size: int,
+        heads: tuple[int, int],
+        head_dim: int,
+        rope: Rope | None,
+        options: AttendOptions,
+        biases: tuple[bool, bool],
+        norm: QKNorm | FullQKNorm | HeadLayerNorm | None,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__(layer, hidden_size, heads, head_dim, rope, options, biases, norm, dtype, device)
+        queries, kept = (count * head_dim for count in heads)
+        self.qkv = MergedLinear(hidden_size, (queries, kept, kept, queries), biases[0], dtype, device)
+
+    def mix(self, qkv: Tensor, rotations: Rotations, batch: ForwardBatch) -> Tensor:
+        size = self.heads[0] * self.head_dim
+        inner, gate = qkv.split_with_sizes((qkv.shape[1] - size, size), 1)
+        return self.o(self.attend(inner, rotations, batch) * torch.sigmoid(gate))

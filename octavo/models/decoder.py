@@ -75,6 +75,7 @@ class Decoder:
     paths: ClassVar[Mapping[str, str]] = PATHS
     ignored_suffixes: ClassVar[tuple[str, ...]] = IGNORED_SUFFIXES
     layer_class: ClassVar[type[Block]] = PreNorm
+    attention_class: ClassVar[type[Attention]] = Attention
     quantised: ClassVar[tuple[str, ...]] = ()  # methods of quantization_config that it can load
 
     def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device, max_len: int) -> None:
@@ -167,7 +168,7 @@ class Decoder:
         rope = spec.ropes[layer]
         sinks_H = torch.zeros(spec.num_heads, dtype=self.dtype, device=self.device) if spec.sinks else None
         slopes_H = None if spec.slopes is None else torch.tensor(spec.slopes, device=self.device)
-        attention = Attention(
+        attention = self.attention_class(
             layer,
             spec.hidden_size,
             (spec.num_heads, spec.num_kv_heads),

@@ -1,13 +1,13 @@
 """Llama with DeepSeek V3's experts: GLM-4.5, which rotates half of each head, Solar Open,
-and dots.llm1."""
+HunYuan 3 and dots.llm1."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from octavo.models.config import ConfigReader
-from octavo.models.decoder import Decoder
-from octavo.models.experts import beyond, read_sigmoid
+from octavo.models.decoder import PATHS, Decoder
+from octavo.models.experts import beyond, read_sigmoid, sparse_layers
 from octavo.models.spec import ModelSpec, layer_windows
 
 
@@ -46,3 +46,32 @@ class SolarOpen(Decoder):
         spec = replace(super().configure(config), qkv_bias=config.flag("attention_bias", False))
         experts = read_sigmoid(config.family(n_routed_experts=128, num_experts_per_tok=8), spec, 0, True, 1.0)
         return replace(spec, experts=replace(experts, layers=(True,) * spec.num_layers))
+
+
+class HunYuan3(Glm4Moe):
+    """Norms of heads, one dense layer, one switch for attention's biases."""
+
+    paths = {
+        **PATHS,
+        "router": "mlp.router.gate",
+        "correction": "mlp.expert_bias",
+        "shared_gate": "mlp.shared_mlp.gate_proj",
+        "shared_up": "mlp.shared_mlp.up_proj",
+        "shared_down": "mlp.shared_mlp.down_proj",
+    }
+
+    @classmethod
+    def configure(cls, config: ConfigReader) -> ModelSpec:
+        names = {
+            "n_routed_experts": "num_local_experts" if config.has("num_local_experts") else "num_experts",
+            "n_shared_experts": "num_shared_experts",
+            "routed_scaling_factor": "router_scaling_factor",
+        }
+        defaults = {"rms_norm_eps": 1e-5, "head_dim": 128, "rope_theta": 11158840.0, "num_experts_per_tok": 8}
+        config = config.family(names, **defaults, moe_intermediate_size=1536)
+        if config.flag("mlp_bias", False):
+            raise config.error("mlp_bias", "is not supported")
+        bias = config.flag("attention_bias", False)
+        spec = replace(ModelSpec.from_config(config), qk_norm="head", qkv_bias=bias, o_bias=bias)
+        experts = read_sigmoid(config, spec, 1, True, 2.826)
+        return replace(spec, experts=replace(experts, layers=sparse_layers(config, spec.num_layers, experts.layers)))

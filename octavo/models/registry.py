@@ -24,6 +24,12 @@ class Architecture:
 
 
 ARCHITECTURES = {
+    "AfmoeForCausalLM": Architecture(
+        "afmoe:Afmoe",
+        "Trinity (Arcee)",
+        "norms before and after each part, and of heads; gated attention; "
+        "windows but in every fourth layer, which sees no positions; experts as DeepSeek V3's",
+    ),
     "ApertusForCausalLM": Architecture(
         "apertus:Apertus",
         "Apertus",
@@ -164,6 +170,9 @@ ARCHITECTURES = {
     ),
     "HyperCLOVAXForCausalLM": Architecture(
         "granite:HyperCLOVAX", "HyperCLOVA X SEED Think", "as Granite; norms before and after each part"
+    ),
+    "HYV3ForCausalLM": Architecture(
+        "glm_moe:HunYuan3", "Hunyuan 3", "norms of query and key heads; experts as DeepSeek V3's"
     ),
     "InternLM3ForCausalLM": Architecture(
         "llama:InternLM3", "InternLM3", "`qkv_bias` and `bias` instead of Llama's switches"

@@ -395,6 +395,18 @@ CASES |= {
         },
     ),
     "llama4_whole": ("llama4_whole", {"num_local_experts": 4, "attention_chunk_size": 16, "intermediate_size_mlp": 56}),
+    "afmoe": (
+        "afmoe",
+        {
+            **EXPERTS,
+            "num_hidden_layers": 4,
+            "sliding_window": 8,
+            "mup_enabled": True,
+            "route_scale": 1.7,
+            "num_shared_experts": 1,
+        },
+    ),
+    "hy_v3": ("hy_v3", {**EXPERTS, "router_scaling_factor": 1.7, "num_shared_experts": 2}),
     "youtu": ("youtu", {**LATENT, "head_dim": 8}),
     "glm4_moe_lite": ("glm4_moe_lite", {**LATENT, **ROUTED, "first_k_dense_replace": None}),
     "granitemoeshared": (

@@ -190,6 +190,8 @@ def test_bad_values_are_named(tmp_path: Path, changes: dict[str, object], key: s
         ("ApertusForCausalLM", {"hidden_act": "relu"}, "hidden_act"),
         ("LlamaForCausalLM", {"hidden_act": "relu2"}, "hidden_act must be one of silu, gelu, gelu_tanh for a gate"),
         ("OlmoForCausalLM", {"clip_qkv": -1.0}, "clip_qkv"),
+        ("AfmoeForCausalLM", {"score_func": "softmax"}, "score_func"),
+        ("AfmoeForCausalLM", {"n_group": 2}, "n_group"),
         ("MptForCausalLM", {"attn_config": {"qk_ln": True}}, "attn_config: qk_ln"),
         ("MptForCausalLM", {"attn_config": {"alibi": False}}, "attn_config: alibi"),
         ("BloomForCausalLM", {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection"),
