@@ -61,9 +61,6 @@ class PoolingInfo(msgspec.Struct, array_like=True):
     dimensions: list[int] | None = None
     labels: list[str] = []  # of classes, in order
     pairs: bool = False  # `score` reads both texts at once (a cross-encoder)
-    # What sentence-transformers puts before texts, by name; the name of the one that it always does.
-    prompts: dict[str, str] = {}
-    default_prompt: str | None = None
 
     def check(self, params: PoolingParams) -> None:
         """RequestError for what the model cannot do."""
