@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from re import _constants as sre  # type: ignore[attr-defined]
 from re import _parser as sre_parser  # type: ignore[attr-defined]
@@ -106,8 +107,13 @@ class _Regex:
 
     def written(self) -> str:
         try:
-            return self._sequence(sre_parser.parse(self.pattern.replace(r"\/", "/")))
-        except (re.error, OverflowError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # what may mean a set of sets elsewhere
+                found = sre_parser.parse(self.pattern.replace(r"\/", "/"))
+            if found.state.flags & ~re.UNICODE:
+                raise GrammarError(f"/{self.pattern[:40]}/: flags in it are not supported")
+            return self._sequence(found)
+        except (re.error, OverflowError, Warning) as error:
             raise GrammarError(f"/{self.pattern[:40]}/: {error}") from None
 
     def _sequence(self, items: Any) -> str:
