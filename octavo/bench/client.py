@@ -35,6 +35,7 @@ class Outcome:
     latency: float = 0.0  # to the last token
     text: str = ""
     error: str = ""  # empty on success
+    whole: bool = False  # the answer came in one piece, which is no text: embeddings
 
     @property
     def success(self) -> bool:
@@ -83,7 +84,7 @@ class _Exchange(asyncio.Protocol):
         self.request, self.outcome, self.done = request, outcome, done
         self.parser = httptools.HttpResponseParser(self)
         self.rest = b""  # of a line that has not come whole
-        self.failure = b""  # body of an answer that is not a stream
+        self.body = bytearray()  # of an answer that is not a stream
         self.texts: list[str] = []
         self.chunks = 0
         self.last = outcome.start
@@ -107,8 +108,8 @@ class _Exchange(asyncio.Protocol):
     # The answer, called by the parser
 
     def on_body(self, body: bytes) -> None:
-        if self.parser.get_status_code() != 200:
-            self.failure += body
+        if self.outcome.whole or self.parser.get_status_code() != 200:
+            self.body += body
             return
         now = time.perf_counter()
         *lines, self.rest = (self.rest + body).split(b"\n")
@@ -139,7 +140,12 @@ class _Exchange(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         status = self.parser.get_status_code()
-        self.end("" if status == 200 else f"{status}: {self.failure[:300].decode(errors='replace')}")
+        if status == 200 and self.outcome.whole:
+            self.last = time.perf_counter()
+            self.chunks = 1
+            self.outcome.ttft = self.last - self.outcome.start
+            self.on_event(_EVENTS.decode(self.body), self.last)
+        self.end("" if status == 200 else f"{status}: {self.body[:300].decode(errors='replace')}")
 
     def end(self, error: str) -> None:
         if self.done.done():
@@ -199,9 +205,13 @@ async def send(
     prompt_len: int,
     headers: tuple[tuple[str, str], ...] = (),
     timeout: float = TIMEOUT,
+    whole: bool = False,
 ) -> Outcome:
-    """Sends a streaming request and reads its answer to the end. A failure is in the outcome, never raised."""
-    outcome = Outcome(prompt_len=prompt_len, start=time.perf_counter())
+    """Sends a request and reads its answer to the end: a stream, or, `whole`, what is none.
+
+    A failure is in the outcome, never raised.
+    """
+    outcome = Outcome(prompt_len=prompt_len, start=time.perf_counter(), whole=whole)
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
     request = target.encode(body, headers)

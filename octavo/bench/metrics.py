@@ -62,7 +62,9 @@ def parse_percentiles(text: str) -> list[float]:
 def output_lengths(outcomes: Sequence[Outcome], count: Callable[[str], int] | None) -> list[int]:
     """Tokens of each answer: as the server counted them, else as `count` finds in the text, else its chunks."""
     return [
-        0 if not o.success else o.output_len or (count(o.text) if count is not None else 0) or 1 + len(o.itls)
+        0
+        if not o.success or o.whole
+        else o.output_len or (count(o.text) if count is not None else 0) or 1 + len(o.itls)
         for o in outcomes
     ]
 
@@ -177,12 +179,15 @@ def report(result: dict[str, Any], rate: float, max_concurrency: int | None, per
         lines.append(line("Request rate configured (RPS):", float(rate)))
     lines.append(line("Benchmark duration (s):", result["duration"]))
     lines.append(line("Total input tokens:", result["total_input_tokens"]))
-    lines.append(line("Total generated tokens:", result["total_output_tokens"]))
+    generated = not result["completed"] or result["total_output_tokens"]
+    if generated:
+        lines.append(line("Total generated tokens:", result["total_output_tokens"]))
     lines.append(line("Request throughput (req/s):", result["request_throughput"]))
     if result["request_goodput"] is not None:
         lines.append(line("Request goodput (req/s):", result["request_goodput"]))
-    lines.append(line("Output token throughput (tok/s):", result["output_throughput"]))
-    lines.append(line("Peak output token throughput (tok/s):", result["max_output_tokens_per_s"]))
+    if generated:
+        lines.append(line("Output token throughput (tok/s):", result["output_throughput"]))
+        lines.append(line("Peak output token throughput (tok/s):", result["max_output_tokens_per_s"]))
     lines.append(line("Peak concurrent requests:", float(result["max_concurrent_requests"])))
     lines.append(line("Total token throughput (tok/s):", result["total_token_throughput"]))
     for name, (short, header) in HEADERS.items():

@@ -35,7 +35,12 @@ from octavo.core.hub import resolve_model
 from octavo.engine.async_llm import DEMO_NAME
 from octavo.text.tokenizer import Tokenizer, load_tokenizer
 
-ENDPOINTS = {"openai": "/v1/completions", "vllm": "/v1/completions", "openai-chat": "/v1/chat/completions"}
+ENDPOINTS = {
+    "openai": "/v1/completions",
+    "vllm": "/v1/completions",
+    "openai-chat": "/v1/chat/completions",
+    "openai-embeddings": "/v1/embeddings",
+}
 SAMPLING = ("top_p", "top_k", "min_p", "temperature", "frequency_penalty", "presence_penalty", "repetition_penalty")
 ERRORS_SHOWN = 10
 RETRY_SECONDS = 1.0
@@ -54,7 +59,15 @@ class Server:
     body: dict[str, Any] = field(default_factory=dict)
     timeout: float = 6 * 3600.0
 
+    @property
+    def reads(self) -> bool:
+        """Nothing is generated."""
+        return self.backend == "openai-embeddings"
+
     def encode(self, sample: Sample, name: str) -> bytes:
+        if self.reads:
+            asked = {"model": name, "input": sample.prompt, "encoding_format": "base64"}
+            return json.dumps(asked | self.body).encode()
         body: dict[str, Any] = {"model": name, "stream": True, "stream_options": {"include_usage": True}}
         if self.backend == "openai-chat":
             body |= {"messages": [{"role": "user", "content": sample.prompt}]}
@@ -65,7 +78,7 @@ class Server:
 
     async def ask(self, body: bytes, sample: Sample) -> Outcome:
         headers = (("X-Request-Id", sample.request_id),) if sample.request_id else ()
-        return await send(self.target, body, sample.prompt_len, headers, self.timeout)
+        return await send(self.target, body, sample.prompt_len, headers, self.timeout, self.reads)
 
     async def fetch(self, path: str, method: str = "GET") -> str:
         """A page of the server's; OSError if there is none."""
@@ -146,18 +159,20 @@ async def _prepare(options: argparse.Namespace) -> tuple[Server, str | None, Tok
     name = options.served_model_name or options.model
     if options.model is None:
         name, options.model_id = await _first_model(server, options.ready_check_timeout_sec)
-    body = {key: getattr(options, key) for key in SAMPLING if getattr(options, key) is not None}
-    if options.logprobs is not None:
+    if server.reads:
+        options.names = ["e2el"]  # there are no tokens to wait for
+    body = {key: getattr(options, key) for key in SAMPLING if getattr(options, key) is not None and not server.reads}
+    if options.logprobs is not None and not server.reads:
         chat = options.backend == "openai-chat"
         body |= {"logprobs": True, "top_logprobs": options.logprobs} if chat else {"logprobs": options.logprobs}
     ignore_eos = options.dataset_name == "random" if options.ignore_eos is None else options.ignore_eos
-    if ignore_eos:
+    if ignore_eos and not server.reads:
         body["ignore_eos"] = True
     body |= options.extra_body or {}
     server = Server(base, options.backend, target, tuple(options.lora_modules or [name]), body, server.timeout)
     named = options.device_name or options.device_bandwidth or options.device_flops
     options.device = Device.find(options.device_name or "", options.device_bandwidth, options.device_flops)
-    options.cost = Cost.of_folder(resolve_model(_place(options.model_id))) if named else None
+    options.cost = Cost.of_folder(resolve_model(_place(options.model_id))) if named and not server.reads else None
     if options.skip_tokenizer_init:
         return server, None, None
     place = options.tokenizer or options.model_id

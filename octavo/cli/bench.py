@@ -55,7 +55,7 @@ def add_bench(commands: Any) -> None:
 
 def _add_server(parser: Parser) -> None:
     group = parser.add_argument_group("server")
-    backends = ("openai", "vllm", "openai-chat")
+    backends = ("openai", "vllm", "openai-chat", "openai-embeddings")
     group.add_argument("--backend", default="openai", choices=backends, help="the API that is used (default: openai)")
     group.add_argument("--base-url", metavar="URL", help="http:// or https:// and a host, instead of --host and --port")
     group.add_argument("--host", default="127.0.0.1", metavar="TEXT", help="(default: 127.0.0.1)")

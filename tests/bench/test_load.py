@@ -17,7 +17,10 @@ from typing import Any
 import pytest
 
 from octavo.cli.main import main
-from tests.server.conftest import wait_for
+from octavo.core.config import EngineConfig
+from octavo.server.config import ServerConfig
+from tests.server.conftest import Running, wait_for
+from tests.server.fake_pooler import FakePooler
 
 DETAILED = ["--save-result", "--save-detailed", "--percentile-metrics", "ttft,tpot,itl,e2el"]
 LOAD = ["--skip-tokenizer-init", "--vocab-size", "100", "--input-len", "8", "--disable-tqdm"]
@@ -157,3 +160,24 @@ def test_our_server(octavo_server: str, tmp_path: Path) -> None:
     result = json.loads((tmp_path / "chat.json").read_text())
     assert (result["completed"], result["total_output_tokens"]) == (6, 30)
     assert all(length > 16 for length in result["input_lens"])  # the template's tokens are counted
+
+
+def test_embeddings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    llm = FakePooler(max_model_len=8)
+    server = Running(llm, ServerConfig(port=0, log_level="error"), EngineConfig())
+    server.start()
+    try:
+        result = tmp_path / "r.json"
+        flags = ["bench", "serve", "--backend", "openai-embeddings", "--base-url", server.url, "--num-prompts", "9"]
+        flags += [*LOAD, "--save-result", "--result-filename", str(result)]
+        assert main(flags) == 0
+        found = json.loads(result.read_text())
+        assert (found["completed"], found["failed"], found["total_input_tokens"]) == (9, 0, 72)
+        assert found["total_output_tokens"] == 0 and found["mean_e2el_ms"] > 0 and "mean_ttft_ms" not in found
+        assert all(len(prompt) == 8 for prompt, _ in llm.asked)
+        report = capsys.readouterr().out
+        assert "Mean E2EL (ms):" in report and "generated" not in report and "Output token" not in report
+        assert main([*flags, "--input-len", "9", "--ready-check-timeout-sec", "0"]) == 1
+        assert "context_length_exceeded" in capsys.readouterr().out
+    finally:
+        server.stop()

@@ -82,6 +82,8 @@ def test_bodies() -> None:
     }
     text = json.loads(Server("http://h", "vllm", target, ("m",)).encode(Sample([1, 2], 2, 7), "lora"))
     assert (text["model"], text["prompt"], text["max_tokens"]) == ("lora", [1, 2], 7)
+    read = json.loads(Server("http://h", "openai-embeddings", target, ("m",)).encode(Sample("Hi", 1, 7), "m"))
+    assert read == {"model": "m", "input": "Hi", "encoding_format": "base64"}
 
 
 class Counting(BaseHTTPRequestHandler):

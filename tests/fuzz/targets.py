@@ -25,6 +25,7 @@ from octavo.grammar.messages import Check, Checked, News
 from octavo.grammar.schema import GrammarError, prepare, subschemas
 from octavo.server import fields
 from octavo.server.http import error_body
+from octavo.server.pooling.protocol import EmbeddingRequest, RerankRequest, ScoreRequest
 from octavo.server.protocol import ChatRequest, CompletionRequest
 from octavo.text.detokenizer import Detokenizer
 from octavo.text.parsing.base import Parsed
@@ -100,7 +101,7 @@ def parsers(data: bytes) -> None:
 
 def bodies(data: bytes) -> None:
     """A request's body: a request, or an error that names its field."""
-    for kind in (CompletionRequest, ChatRequest):
+    for kind in (CompletionRequest, ChatRequest, EmbeddingRequest, ScoreRequest, RerankRequest):
         try:
             fields.decode(data, kind)
         except RequestError as error:
