@@ -37,6 +37,10 @@ class LateGrammars:
         self.due: dict[int, int] = {}  # polls until a row's state is told
 
     @property
+    def num_open(self) -> int:
+        return len(self.answers)
+
+    @property
     def pending(self) -> bool:
         return bool(self.due)
 
