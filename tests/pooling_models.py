@@ -2,8 +2,8 @@
 
     folder = make_pooling_model(tmp_path, "BertModel")
 
-The tokenizer is that of tests/builders.py with the template of an encoder: `<|im_start|> text <|im_end|>`, or of a
-pair `<|im_start|> first <|im_end|> second <|im_end|>`, whose second text is of type 1.
+The tokenizer is that of tests/builders.py with the template of an encoder: `<|endoftext|> text <|im_end|>`, or of a
+pair `<|endoftext|> first <|im_end|> second <|im_end|>`, whose second text is of type 1.
 """
 
 from __future__ import annotations
@@ -74,19 +74,19 @@ def make_pooling_model(tmp_path: Path, architecture: str, *, labels: int = 3, se
     model.save_pretrained(folder)
     save_tokenizer(folder)
     if name in CONFIGS:
-        _use_pair_template(folder)
+        use_pair_template(folder)
     return folder
 
 
-def _use_pair_template(folder: Path) -> None:
+def use_pair_template(folder: Path) -> None:
     from tokenizers import Tokenizer, processors
 
     path = str(folder / "tokenizer.json")
     tokenizer = Tokenizer.from_file(path)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|im_start|> $A <|im_end|>",
-        pair="<|im_start|> $A <|im_end|> $B:1 <|im_end|>:1",
-        special_tokens=[("<|im_start|>", 1), ("<|im_end|>", 2)],
+        single="<|endoftext|> $A <|im_end|>",
+        pair="<|endoftext|> $A <|im_end|> $B:1 <|im_end|>:1",
+        special_tokens=[("<|endoftext|>", 0), ("<|im_end|>", 2)],
     )
     tokenizer.save(path)
 

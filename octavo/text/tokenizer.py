@@ -104,8 +104,10 @@ class Tokenizer:
         chat_template: ChatTemplate,
         model_bos_id: int | None = None,
         model_eos_ids: Sequence[int] = (),
+        token_types: bool = True,
     ) -> None:
         self._backend = backend
+        self._token_types = token_types  # the model is told which of two texts a token is of
         self.chat_template = chat_template
         self.vocab_size = backend.size()
         self.added_tokens = backend.added_tokens()
@@ -133,10 +135,11 @@ class Tokenizer:
         """One text, or two as the model reads pairs, in at most `limit` tokens, special ones included.
 
         The longer text is cut first, at its end or (`keep_end`) at its beginning. Returns the ids, and for each one a
-        byte: which of the two texts it is of, as the tokenizer tells the model.
+        byte: which of the two texts it is of, as the tokenizer tells the model; none where all are of the first.
         """
         try:
-            return self._backend.encode_cut(list(texts), limit, keep_end, add_special_tokens)
+            ids, types = self._backend.encode_cut(list(texts), limit, keep_end, add_special_tokens)
+            return ids, types if self._token_types and any(types) else b""
         except Exception as error:
             raise _unreadable(texts) from error
 
@@ -206,12 +209,14 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         fast.encode_special_tokens = bool(config.get("split_special_tokens", False))
         backend = FastBackend(fast)
     bos_id, eos_ids = _model_ids(folder)
+    inputs = config.get("model_input_names")
     return Tokenizer(
         backend,
         special_tokens=special_tokens,
         chat_template=ChatTemplate(_read_templates(folder, config), special_tokens),
         model_bos_id=bos_id,
         model_eos_ids=eos_ids,
+        token_types=not isinstance(inputs, list) or "token_type_ids" in inputs,
     )
 
 

@@ -85,7 +85,9 @@ def test_dimensions(tmp_path: Path):
         LLM(str(folder), hf_overrides=listed).embed([[5]], pooling_params=PoolingParams(dimensions=32))
 
 
-@pytest.mark.parametrize("architecture", ["BertForSequenceClassification", "ModernBertForSequenceClassification"])
+@pytest.mark.parametrize(
+    "architecture", [f"{name}ForSequenceClassification" for name in ("Bert", "ModernBert", "Roberta")]
+)
 def test_pairs(architecture: str, tmp_path: Path):
     """A cross-encoder reads both texts, and BERT which of them a token is of."""
     folder = make_pooling_model(tmp_path, architecture, labels=1)
@@ -96,7 +98,7 @@ def test_pairs(architecture: str, tmp_path: Path):
     outputs = llm.score(queries, documents)
     for output, document in zip(outputs, documents, strict=True):
         first, second = (tokenizer.encode(text, False) for text in (queries[0], document))
-        ids = [1, *first, 2, *second, 2]
+        ids = [0, *first, 2, *second, 2]
         assert output.prompt_token_ids == ids
         given = {"input_ids": torch.tensor([ids])}
         if architecture.startswith("Bert"):

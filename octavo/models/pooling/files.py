@@ -160,11 +160,15 @@ def _activation(config: ConfigReader, path: str) -> str:
 
 
 def _max_length(folder: Path) -> int | None:
-    path = folder / "sentence_bert_config.json"
-    if not path.is_file():
-        return None
-    config = ConfigReader(read_json(path), str(path))
-    return config.integer("max_seq_length", high=2**30) if config.has("max_seq_length") else None
+    """sentence-transformers' own key; since its version 6 the tokenizer's."""
+    for name, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+        path = folder / name
+        if not path.is_file():
+            return None
+        config = ConfigReader(read_json(path), str(path))
+        if config.has(key) and not (isinstance(size := config.raw(key), (int, float)) and size > 2**30):  # no limit
+            return config.integer(key, high=2**30)
+    return None
 
 
 def _dimensions(config: ConfigReader) -> tuple[int, ...] | None:
