@@ -98,12 +98,19 @@ FAMILIES = {
     "llama4_whole": ("Llama4Config", "Llama4ForConditionalGeneration"),
     "afmoe": ("AfmoeConfig", "AfmoeForCausalLM"),
     "hy_v3": ("HYV3Config", "HYV3ForCausalLM"),
+    "qwen2_vl_whole": ("Qwen2VLConfig", "Qwen2VLForConditionalGeneration"),
+    "qwen2_5_vl_whole": ("Qwen2_5_VLConfig", "Qwen2_5_VLForConditionalGeneration"),
+    "qwen3_vl_whole": ("Qwen3VLConfig", "Qwen3VLForConditionalGeneration"),
     "internlm3": ("InternLM3Config", "LlamaForCausalLM"),  # as Llama; the hub's own configs say InternLM3ForCausalLM
 }
 # Of models that see images too: the kind of text model that is a part, and the smallest other side.
 SIDE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 SIDE |= {"image_size": 28, "patch_size": 14}
+QWEN_SIDE = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
 VISION: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen2_vl_whole": ("qwen2_vl_text", {"depth": 1, "embed_dim": 16, "num_heads": 2, "hidden_size": 64}),
+    "qwen2_5_vl_whole": ("qwen2_5_vl_text", {**QWEN_SIDE, "out_hidden_size": 64, "fullatt_block_indexes": [0]}),
+    "qwen3_vl_whole": ("qwen3_vl_text", {**QWEN_SIDE, "out_hidden_size": 64, "deepstack_visual_indexes": [0]}),
     "gemma3_whole": ("gemma3_text", SIDE),
     "mistral3_whole": ("mistral", {"model_type": "pixtral", **SIDE}),
     "llama4_whole": (

@@ -268,6 +268,9 @@ ARCHITECTURES = {
         "Phi-3.5-MoE",
         "as Mixtral; layer norms; biases, of the head too; longrope; experts by sparsemixer",
     ),
+    "Qwen2_5_VLForConditionalGeneration": Architecture(
+        "text_part:Qwen2VLText", "Qwen2.5-VL, without images", "the text model of one that sees images"
+    ),
     "Qwen2ForCausalLM": Architecture(
         "qwen2:Qwen2",
         "Qwen2, Qwen2.5",
@@ -278,11 +281,17 @@ ARCHITECTURES = {
         "Qwen1.5-MoE, Qwen2-57B-A14B",
         "as Qwen2; experts, in some layers or all, beside an MLP that is weighed by a sigmoid",
     ),
+    "Qwen2VLForConditionalGeneration": Architecture(
+        "text_part:Qwen2VLText", "Qwen2-VL, without images", "the text model of one that sees images"
+    ),
     "Qwen3ForCausalLM": Architecture(
         "qwen3:Qwen3", "Qwen3", "norms of query and key heads; own head size; windows as in Qwen2"
     ),
     "Qwen3MoeForCausalLM": Architecture(
         "qwen_moe:Qwen3Moe", "Qwen3-30B-A3B, 235B-A22B, Qwen3-Coder", "as Qwen3; experts, in some layers or all"
+    ),
+    "Qwen3VLForConditionalGeneration": Architecture(
+        "text_part:Qwen3VLText", "Qwen3-VL, without images", "the text model of one that sees images"
     ),
     "SeedOssForCausalLM": Architecture("llama:SeedOss", "Seed-OSS", "separate switches for q, k, v and output biases"),
     "SmolLM3ForCausalLM": Architecture("smollm3:SmolLM3", "SmolLM3", "every fourth layer sees no positions"),

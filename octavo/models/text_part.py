@@ -10,9 +10,12 @@ from octavo.models.decoder import Decoder
 from octavo.models.gemma import Gemma3
 from octavo.models.llama4 import Llama4
 from octavo.models.mistral import Ministral3, Mistral
+from octavo.models.qwen2 import Qwen2
+from octavo.models.qwen3 import Qwen3
+from octavo.models.rope import rope_section
 from octavo.models.spec import ModelSpec
 
-OTHER_SIDE = ("vision_tower.", "vision_model.", "multi_modal_projector.")
+OTHER_SIDE = ("vision_tower.", "vision_model.", "multi_modal_projector.", "visual.")
 
 
 class TextPart(Decoder):
@@ -50,10 +53,24 @@ class Mistral3Text(TextPart, Ministral3):
         return family.configure(text.family(rms_norm_eps=1e-5, head_dim=128))
 
 
+class Qwen2VLText(TextPart, Qwen2):
+    pass
+
+
+class Qwen3VLText(TextPart, Qwen3):
+    pass
+
+
 def text_config(config: ConfigReader) -> ConfigReader:
-    """The section, with what the whole says of both sides."""
-    text = config.section("text_config")
+    """The section, with what the whole says of both sides. The first Qwen VL have no section.
+
+    Text has the same position in all three dimensions in which they rotate (`mrope`), which is a usual rotation.
+    """
+    text = config.section("text_config") if config.has("text_config") else config
+    flat = {key: value for key, value in rope_section(text).values.items() if not key.startswith("mrope_")}
+    flat |= {key: "default" for key in ("type", "rope_type") if flat.get(key) == "mrope"}
     outer = {key: config.values.get(key) for key in ("architectures", "generation_config")}
     inner = {key: config.values.get(key) for key in ("eos_token_id", "dtype", "torch_dtype", "tie_word_embeddings")}
     inner = {key: value for key, value in inner.items() if text.values.get(key) is None}
-    return ConfigReader({**text.values, **inner, **outer}, text.where)
+    rope = {"rope_scaling": None, "rope_parameters": flat or None}
+    return ConfigReader({**text.values, **inner, **outer, **rope}, text.where)
