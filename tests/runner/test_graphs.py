@@ -114,7 +114,6 @@ def test_what_cannot_be_recorded_is_done_without(llama: Reference, unrecorded, m
     while llm._core.prepare():
         pass
     assert not graphs._ahead
-    six(llama, llm)
 
 
 def test_steps_that_fail_between_graphs(llama: Reference, unrecorded, monkeypatch):
