@@ -48,8 +48,8 @@ class Encoder(Decoder):
         x_TE = super().embed_tokens(batch)
         if self.types is not None:
             # Some tokenizers tell texts apart that the model does not.
-            several = batch.types_T is not None and self.spec.type_vocab_size > 1
-            x_TE += self.types(batch.types_T) if several else self.types.weight_VE[0]
+            types_T = batch.types_T if self.spec.type_vocab_size > 1 else None
+            x_TE += self.types.weight_VE[0] if types_T is None else self.types(types_T)
         if self.positions is not None:
             x_TE += self.positions(batch.positions_T + self.first_position)
         return self.embed_norm(x_TE)[0]

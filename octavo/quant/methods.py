@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from octavo import kernels
 from octavo.kernels.cpu_int8 import PackedInt8
 from octavo.quant.pack import E4M3_MAX
 from octavo.quant.schemes import E4M3, Float8, Integers, Scheme
+
+FEW_ROWS = 32  # of x, for which reading the weights is all that counts
 
 
 class LinearMethod(Protocol):
@@ -98,8 +101,47 @@ class Int8:
         return self.packed(code_TK).mul_(scale_T1).to(x_TK.dtype)
 
 
+class Codes:
+    """Our own kernel: reads codes and multiplies in the model's type; activations are not rounded."""
+
+    name = "codes in Triton"
+
+    @staticmethod
+    def supports(scheme: Scheme, dtype: torch.dtype, device: torch.device) -> str | None:
+        if not isinstance(scheme, Integers | Float8):
+            return "the weights are neither integers nor float8"
+        if device.type != "cuda":
+            return "it needs a GPU"
+        if kernels.elementwise_for(device) is None:
+            return "triton is not installed"
+        if isinstance(scheme, Float8) and _capability(device) < (8, 9):
+            return "the device does not know float8"
+        return None if scheme.group % 16 == 0 else f"groups of {scheme.group} columns are no multiples of 16"
+
+    def __init__(self, scheme: Scheme, dtype: torch.dtype) -> None:
+        from octavo.kernels.quant_linear import quant_linear
+
+        assert isinstance(scheme, Integers | Float8)
+        self.product = quant_linear
+        self.order_K: Tensor | None = None
+        if isinstance(scheme, Integers):
+            self.weights = scheme.code_NP, scheme.scale_NG, scheme.offset_NG, scheme.bits == 4
+            self.order_K = scheme.order_K
+        else:
+            self.weights = scheme.code_NK, scheme.scale_NG, None, False
+        self.nbytes = scheme.nbytes
+
+    def __call__(self, x_TK: Tensor) -> Tensor:
+        if self.order_K is not None:
+            x_TK = x_TK.index_select(1, self.order_K)
+        return self.product(x_TK, *self.weights)
+
+
 class ScaledProduct:
-    """Float8 on tensor cores, with a scale for each row of x and of W."""
+    """Float8 on tensor cores, with a scale for each row of x and of W.
+
+    Few rows cost what is read of W, so `Codes` computes them: that saves rounding x.
+    """
 
     name = "fp8 on tensor cores"
 
@@ -121,8 +163,12 @@ class ScaledProduct:
         self.scale_1N = scheme.scale_NG.t().contiguous()
         self.input_scale = scheme.input_scale
         self.nbytes = scheme.nbytes
+        alone = Codes.supports(scheme, dtype, scheme.code_NK.device) is None
+        self.few = Codes(scheme, dtype) if alone else None
 
     def __call__(self, x_TK: Tensor) -> Tensor:
+        if self.few is not None and len(x_TK) <= FEW_ROWS:
+            return self.few(x_TK)
         wide_TK = x_TK.float()
         if self.input_scale is None:
             scale_T1 = (wide_TK.abs().amax(1, keepdim=True) / E4M3_MAX).clamp_(min=1e-12)
@@ -149,7 +195,7 @@ class Decoding:
         return F.linear(x_TK, self.scheme.dequantize(x_TK.dtype))
 
 
-_METHODS: tuple[type[LinearMethod], ...] = (Int4OnCpu, Int8, ScaledProduct, Decoding)
+_METHODS: tuple[type[LinearMethod], ...] = (Int4OnCpu, Int8, ScaledProduct, Codes, Decoding)
 
 
 def select_method(

@@ -84,6 +84,10 @@ class Float8(Scheme):
     def shape(self) -> tuple[int, int]:
         return self.code_NK.shape[0], self.code_NK.shape[1]
 
+    @property
+    def group(self) -> int:
+        return self.shape[1] // self.scale_NG.shape[1]
+
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         return grouped(self.code_NK.float(), self.scale_NG).to(dtype)
 

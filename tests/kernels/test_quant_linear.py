@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from octavo.kernels.quant_linear import Form, choose, quant_linear
+from octavo.quant.methods import Codes, ScaledProduct, select_method
 from octavo.quant.pack import to_fp8, to_int4, to_int8
-from octavo.quant.schemes import Float8, Integers, Scheme
+from octavo.quant.schemes import Float8, Integers, Scheme, Table
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -84,6 +85,36 @@ def test_planted_errors_are_seen(spoil: str) -> None:
         "halves": dataclasses.replace(scheme, code_NP=(scheme.code_NP >> 4) | (scheme.code_NP << 4)),
     }[spoil]
     assert error(product(x, wrong), x, scheme) > 1e-2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_method_of_linear_layers(kind: str) -> None:
+    scheme, x = made(kind, 48, 64), draw(3, 64)
+    if isinstance(scheme, Integers):
+        scheme = dataclasses.replace(scheme, order_K=torch.randperm(64).to(DEVICE))
+    method = Codes(scheme, x.dtype)
+    assert error(method(x), x, scheme) < 1e-5
+    assert method.nbytes == scheme.nbytes
+
+
+def test_few_rows_of_float8_are_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheme, x = to_fp8(draw(48, 64)), draw(3, 64)
+    monkeypatch.setattr(Codes, "supports", lambda *asked: None)
+    product = ScaledProduct(scheme, x.dtype)
+    assert error(product(x), x, scheme) < 1e-5
+    assert product.few is not None and product.few.weights[0] is scheme.code_NK  # the codes are there once
+
+
+def test_why_not() -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    weight = torch.randn(16, 48)
+    assert "GPU" in str(Codes.supports(to_int8(weight), torch.bfloat16, cpu))
+    table = Table(torch.zeros(4, 8, dtype=torch.uint8), torch.ones(4, 1), torch.zeros(16))
+    assert "neither" in str(Codes.supports(table, torch.bfloat16, gpu))
+    if DEVICE == "cuda":
+        narrow = Integers(to_int8(weight).code_NP, torch.ones(16, 6))
+        assert "groups of 8" in str(Codes.supports(narrow, torch.bfloat16, gpu))
+        assert select_method(to_int8(weight), torch.bfloat16, gpu)[0] is Codes
 
 
 def test_forms() -> None:
