@@ -114,6 +114,16 @@ def test_bfloat16_is_rounded_to_even() -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+def test_what_is_of_messages_is_named(server: Running) -> None:
+    options = {"add_generation_prompt": True, "chat_template_kwargs": {"a": 1}}
+    answer = server.post("/v1/embeddings", {"input": "x", **options})
+    assert answer.headers["x-octavo-ignored"] == "add_generation_prompt,chat_template_kwargs"
+    messages = [{"role": "user", "content": "x"}]
+    assert "x-octavo-ignored" not in server.post("/v1/embeddings", {"messages": messages, **options}).headers
+    error = error_of(server.post("/v1/embeddings", {"inputs": ["x"], "texts": 1}), 400, "invalid_value", "input")
+    assert error["message"] == "Send either input or messages. There is no field inputs, texts."
+
+
 def test_what_says_nothing_of_numbers_is_named(server: Running) -> None:
     answer = server.post("/v1/embeddings", {"input": "x", "embed_dtype": "float16", "endianness": "big", "user": "u"})
     assert set(answer.headers["x-octavo-ignored"].split(",")) == {"user", "embed_dtype", "endianness"}

@@ -31,7 +31,7 @@ async def embeddings(service: Service, exchange: Exchange, body: bytes) -> Respo
     run = Reading(service, exchange, request, "embd")
     exchange.ignore(ignored(request))
     params = PoolingParams(task="embed", dimensions=request.dimensions, use_activation=request.use_activation)
-    outputs = await run.texts(await read_texts(service, request, tree, len(body)), params)
+    outputs = await run.texts(await read_texts(service, exchange, request, tree, len(body)), params)
 
     def answer() -> Response:
         data = [Embedding(i, encoded(output.outputs.data, request)) for i, output in enumerate(outputs)]
@@ -49,7 +49,7 @@ async def pooling(service: Service, exchange: Exchange, body: bytes) -> Response
     run = Reading(service, exchange, request, "pool")
     exchange.ignore(ignored(request))
     params = PoolingParams(task=task, dimensions=request.dimensions, use_activation=request.use_activation)
-    outputs = await run.texts(await read_texts(service, request, tree, len(body)), params)
+    outputs = await run.texts(await read_texts(service, exchange, request, tree, len(body)), params)
 
     def answer() -> Response:
         data = [Pooled(i, encoded(output.outputs.data, request)) for i, output in enumerate(outputs)]
@@ -63,7 +63,7 @@ async def classify(service: Service, exchange: Exchange, body: bytes) -> Respons
     service.require(request.model, "classify")
     run = Reading(service, exchange, request, "classify")
     params = PoolingParams(task="classify", use_activation=request.use_activation)
-    outputs = await run.texts(await read_texts(service, request, tree, len(body)), params)
+    outputs = await run.texts(await read_texts(service, exchange, request, tree, len(body)), params)
     names = run.info.pooling.labels if run.info.pooling is not None else []
 
     def answer() -> Response:

@@ -24,6 +24,9 @@ MAX_VALUES = 1 << 24
 # Texts of one request that the engine has at a time, in what runs at once: a step's and the next one's.
 STEPS_AHEAD = 2
 
+# Fields that say how messages become a text.
+OF_MESSAGES = ("add_generation_prompt", "continue_final_message", "chat_template_kwargs")
+
 Pooled = PoolingRequestOutput[PoolingOutput]
 
 
@@ -132,12 +135,16 @@ class Reading:
         return ReadingUsage(self.prompt_tokens, self.prompt_tokens)
 
 
-async def read_texts(service: Service, request: TextsRequest, tree: dict[str, Any], size: int) -> Texts:
+async def read_texts(
+    service: Service, exchange: Exchange, request: TextsRequest, tree: dict[str, Any], size: int
+) -> Texts:
     """The texts of a request, of which `tree` is the plain data and `size` the length of the body."""
     if (request.input is None) == (request.messages is None):
-        raise RequestError("Send either input or messages.", "input")
+        unknown = f" There is no field {exchange.ignored.replace(',', ', ')}." if exchange.ignored else ""
+        raise RequestError(f"Send either input or messages.{unknown}", "input")
     special = request.add_special_tokens
     if request.input is not None:
+        exchange.ignore([name for name in OF_MESSAGES if getattr(request, name)])
         return Texts(read_prompts(request.input, "input", MAX_INPUTS), "input", special is not False)
     assert request.messages is not None
     if len(request.messages) > service.llm.max_model_len:  # each takes a token at least; to render them takes long
