@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError
+from octavo.core.hub import tokenizer_folder
 from octavo.core.progress import Phase
 from octavo.engine.build import EngineInfo, Phases, open_ledger
 from octavo.models.config import ConfigReader
@@ -20,6 +21,7 @@ from octavo.models.pooling.files import Kind, PoolingSpec, is_for_pooling, read_
 from octavo.models.registry import POOLING
 from octavo.models.spec import read_config
 from octavo.scheduler.pooling import PoolingScheduler
+from octavo.text.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from octavo.runner.pooling import PoolingRunner
@@ -60,7 +62,11 @@ def _pooling(config: EngineConfig, folder: Path) -> PoolingSpec:
     encoder = issubclass(load_class(name), Encoder)
     if kind != "embed" and encoder and not name.endswith(CLASSIFIER):
         raise ConfigError(f"convert {config.convert}: {name} has no head that classifies")
-    return read_pooling(folder, values, kind, config.pooling_type, encoder)
+
+    def token_id(token: str) -> int | None:
+        return load_tokenizer(tokenizer_folder(config, folder)).token_to_id(token)
+
+    return read_pooling(folder, values, kind, config.pooling_type, encoder, token_id)
 
 
 def build_pooling(

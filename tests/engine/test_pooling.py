@@ -157,6 +157,23 @@ def test_decoders_that_were_made_to_generate(tmp_path: Path):
         pooling.generate([ids], SamplingParams())
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_answers_as_scores(tied: bool, tmp_path: Path):
+    """Qwen3-Reranker: how much likelier yes is than no, as the next token."""
+    folder = make_model(tmp_path, "qwen3", tie_word_embeddings=tied)
+    no, yes = 300, 301
+    tokens = [LLM(str(folder), runner="pooling").get_tokenizer().id_to_token(token) for token in (no, yes)]
+    changes = {"architectures": ["Qwen3ForSequenceClassification"], "classifier_from_token": tokens}
+    llm = LLM(str(folder), hf_overrides=changes)
+    (output,) = llm.score("a sheet", " folded three times")
+    with torch.no_grad():
+        logits = load_reference(folder)(torch.tensor([output.prompt_token_ids])).logits[0, -1]
+    assert output.prompt_token_ids == llm.get_tokenizer().encode("a sheet folded three times")
+    assert output.outputs.score == pytest.approx(float(logits[[no, yes]].softmax(-1)[1]), abs=TOLERANCE)
+    with pytest.raises(ConfigError, match="classifier_from_token must be two tokens of the vocabulary"):
+        LLM(str(folder), hf_overrides={**changes, "classifier_from_token": ["yes", "what?"]})
+
+
 def test_what_cannot_be(tmp_path: Path):
     folder = make_pooling_model(tmp_path, "BertModel")
     with pytest.raises(ConfigError, match="BertModel does not generate text"):

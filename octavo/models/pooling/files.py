@@ -7,6 +7,7 @@ it names is ever imported. Without that file an encoder's text is its first toke
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +48,8 @@ class PoolingSpec:
     labels: tuple[str, ...] = ()
     activation: str = "none"  # of classes: softmax, sigmoid or none
     score_activation: str = "sigmoid"  # of the one number for a pair
+    # A language model's answer as a class: ids of the tokens that mean no and yes, whose logits are compared.
+    answers: tuple[int, int] | None = None
     max_length: int | None = None  # tokens that the model was tuned for
     dimensions: tuple[int, ...] | None = None  # that an embedding can be cut to; (): any
 
@@ -68,12 +71,20 @@ def is_for_pooling(folder: Path) -> bool:
     return (folder / "modules.json").is_file()
 
 
-def read_pooling(folder: Path, config: ConfigReader, kind: Kind, method: str, encoder: bool) -> PoolingSpec:
-    """`method` other than auto is used in place of what the files say."""
+def read_pooling(
+    folder: Path,
+    config: ConfigReader,
+    kind: Kind,
+    method: str,
+    encoder: bool,
+    token_id: Callable[[str], int | None],
+) -> PoolingSpec:
+    """`method` other than auto is used in place of what the files say. `token_id` is the tokenizer's."""
     chosen: Any = None if method == "auto" else method
     if kind == "embed":
         return _read_modules(folder, config, chosen, encoder)
-    labels = _labels(config)
+    answers = None if encoder else _answers(config, token_id)
+    labels = _labels(config) if answers is None else ("LABEL_0",)
     several = config.text("problem_type", "") == "multi_label_classification"
     activation = "softmax" if len(labels) > 1 and not several else "sigmoid"
     return PoolingSpec(
@@ -82,6 +93,7 @@ def read_pooling(folder: Path, config: ConfigReader, kind: Kind, method: str, en
         labels=labels,
         activation=activation,
         score_activation=_score_activation(config, folder),
+        answers=answers,
         max_length=_max_length(folder),
     )
 
@@ -112,7 +124,12 @@ def _read_modules(folder: Path, config: ConfigReader, method: Method | None, enc
         if each.in_size != size:
             raise ModelError(f"{each.folder}: in_features is {each.in_size}, but what comes in has {size} values")
     return PoolingSpec(
-        "embed", method or found, normalize, tuple(dense), (), "none", "none", _max_length(folder), dimensions
+        "embed",
+        method or found,
+        normalize,
+        tuple(dense),
+        max_length=_max_length(folder),
+        dimensions=dimensions,
     )
 
 
@@ -192,6 +209,16 @@ def _labels(config: ConfigReader) -> tuple[str, ...]:
     if names:
         raise config.error("id2label", "must be an object of names")
     return tuple(f"LABEL_{i}" for i in range(config.integer("num_labels", 2, high=2**16)))
+
+
+def _answers(config: ConfigReader, token_id: Callable[[str], int | None]) -> tuple[int, int] | None:
+    if not config.has("classifier_from_token"):
+        return None
+    tokens = config.texts("classifier_from_token")
+    ids = [token_id(token) for token in tokens]
+    if len(ids) != 2 or ids[0] is None or ids[1] is None:
+        raise config.error("classifier_from_token", f"must be two tokens of the vocabulary, got {tokens!r:.80}")
+    return ids[0], ids[1]
 
 
 def _classifier_pooling(config: ConfigReader) -> Method:

@@ -55,7 +55,8 @@ class PoolingModel:
         self.backbone, self.pooling = backbone, pooling
         self.spec, self.dtype, self.device = backbone.spec, backbone.dtype, backbone.device
         self.num_bytes = 0  # of the weights; known after finish()
-        backbone.head = NoHead()  # type: ignore[assignment]
+        if pooling.answers is None:
+            backbone.head = NoHead()  # type: ignore[assignment]
         size, labels = self.spec.hidden_size, len(pooling.labels)
         self.dense = [
             Dense("linear", each.in_size, each.out_size, each.bias, each.activation, self.device)
@@ -71,7 +72,7 @@ class PoolingModel:
     @property
     def names(self) -> dict[str, Tensor]:
         found = self.backbone.names
-        for part in self.head:
+        for part in self.head if self.pooling.answers is None else ():
             found |= part.names()
         return found
 
@@ -82,9 +83,9 @@ class PoolingModel:
 
     def rename(self, name: str) -> str | None:
         """A model saved without its head has names without what they begin with in one saved with it."""
-        if name.startswith(UNUSED):
+        if name.startswith(UNUSED) and self.pooling.answers is None:
             return None
-        if not name.startswith((self.prefix, *HEADS)):
+        if not name.startswith((self.prefix, *HEADS, *UNUSED)):
             name = self.prefix + name
         if isinstance(self.backbone, Encoder) and not self.head and name.startswith(self.backbone.unused):
             return None
@@ -96,11 +97,21 @@ class PoolingModel:
 
     def finish(self) -> None:
         """Once, when all weights are in place."""
+        if self.pooling.answers is not None:
+            self._compare(*self.pooling.answers)
         self.backbone.finish()
         extra = [*self.head, *self.dense]
         self.num_bytes = self.backbone.num_bytes + sum(t.nbytes for part in extra for t in part.names().values())
         for part in extra:
             part.finish()
+
+    def _compare(self, no: int, yes: int) -> None:
+        """All that is needed of the backbone's head: by how much one token is likelier than the other."""
+        weight_VE = self.backbone.head.weight
+        (score,) = self.head
+        assert isinstance(score, Dense)
+        score.linear.weight.copy_(weight_VE[yes].float() - weight_VE[no].float())
+        self.backbone.head = NoHead()  # type: ignore[assignment]
 
     def forward(self, batch: ForwardBatch) -> Tensor:
         """The last hidden state of every token, [T, E]."""
