@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from octavo.quant.schemes import E4M3, Float8, Integers, Plain, Scheme, pack_halves
+from octavo.quant.schemes import E4M3, Float8, Integers, Plain, Scheme, pack_halves, unpack_halves
 
 E4M3_MAX = 448.0
 GROUPS = (128, 64, 32)  # of int4: the first that divides the row
@@ -51,7 +51,10 @@ def to_int4(weight_NK: Tensor, group: int) -> Integers:
 
 def unpack_bits(words: Tensor, bits: int) -> Tensor:
     """Numbers of so many bits along the last dimension of int32 words, which are one stream, least bits first."""
-    stream = words.contiguous().view(torch.uint8).long()
+    as_bytes = words.contiguous().view(torch.uint8)
+    if bits in (4, 8):
+        return (unpack_halves(as_bytes) if bits == 4 else as_bytes).int()
+    stream = as_bytes.long()
     count = stream.shape[-1] * 8 // bits
     at = torch.arange(count) * bits
     first = at // 8
@@ -63,6 +66,9 @@ def unpack_bits(words: Tensor, bits: int) -> Tensor:
 def pack_bits(codes: Tensor, bits: int) -> Tensor:
     """The reverse of `unpack_bits`; what is left of the last word is zero."""
     *rows, count = codes.shape
+    if bits in (4, 8):
+        whole = torch.nn.functional.pad(codes.to(torch.uint8), (0, -count % (32 // bits)))
+        return (pack_halves(whole) if bits == 4 else whole).reshape(-1).view(torch.int32).view(*rows, -1)
     bit = (codes.long()[..., None] >> torch.arange(bits)) & 1
     stream = torch.zeros(*rows, -(-count * bits // 32) * 32, dtype=torch.long)
     stream[..., : count * bits] = bit.flatten(-2)

@@ -162,7 +162,7 @@ def restore_order(weight_NK: Tensor, order_K: Tensor | None) -> Tensor:
 
 def pack_halves(code_NK: Tensor) -> Tensor:
     code_NK = code_NK.to(torch.uint8)
-    return code_NK[:, ::2] | code_NK[:, 1::2] << 4
+    return code_NK[..., ::2] | code_NK[..., 1::2] << 4
 
 
 def unpack_halves(code_NP: Tensor) -> Tensor:

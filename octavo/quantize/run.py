@@ -34,6 +34,7 @@ from octavo.quantize.rounding import Rounded
 from octavo.quantize.texts import read_pieces
 from octavo.text.tokenizer import load_tokenizer
 
+PAUSE = 5.0  # seconds between two lines of progress
 PLAIN = {"head": "the head", "router": "routers", "shared_router": "routers"}  # parts that are never rounded
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -194,6 +195,7 @@ class _Job:
     def rest(self, shapes: Decoder) -> None:
         """What calibration has not done: rounded to nearest, or copied."""
         files = checkpoint_files(self.source)
+        said = time.monotonic()
         for number, file in enumerate(files, 1):
             with opened(file) as checkpoint:
                 for name in checkpoint.keys():  # noqa: SIM118
@@ -211,6 +213,9 @@ class _Job:
                             f"the config asks for {list(expected)}"
                         )
                     self.put(name, self.recipe.grid.round(tensor.to(self.device), self.dtype))
+                    if time.monotonic() - said > PAUSE:
+                        said = time.monotonic()
+                        self.tell(f"{len(self.report.rounded)} of {len(self.chosen)} matrices are rounded")
             self.tell(f"file {number} of {len(files)}: {len(self.report.rounded)} matrices are rounded")
 
 
