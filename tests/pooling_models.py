@@ -30,6 +30,10 @@ ENCODER: dict[str, Any] = {
 # By what a name begins with: transformers' config class and what it is given, or the family of a decoder.
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "Bert": ("BertConfig", {"max_position_embeddings": 128, "pad_token_id": 0}),
+    "DistilBert": (
+        "DistilBertConfig",
+        {"max_position_embeddings": 128, "dim": 64, "hidden_dim": 96, "n_layers": 3, "n_heads": 4},
+    ),
     "Roberta": ("RobertaConfig", {"max_position_embeddings": 130, "type_vocab_size": 1, "pad_token_id": 1}),
     "XLMRoberta": ("XLMRobertaConfig", {"max_position_embeddings": 130, "type_vocab_size": 1, "pad_token_id": 1}),
     "ModernBert": (

@@ -1,5 +1,6 @@
 """BERT: layer norms after each sum, biases, learned positions and types, gelu. RoBERTa counts positions from its
-padding id on, and classifies by a layer of its own; XLM-RoBERTa is RoBERTa with another vocabulary."""
+padding id on, and classifies by a layer of its own; XLM-RoBERTa is RoBERTa with another vocabulary. DistilBERT is BERT
+without types, by other names."""
 
 from __future__ import annotations
 
@@ -96,4 +97,41 @@ class Roberta(Bert):
         return [
             Dense("classifier.dense", size, size, True, "tanh", self.device),
             Dense("classifier.out_proj", size, labels, True, "none", self.device),
+        ]
+
+
+class DistilBert(Bert):
+    paths = {
+        **PATHS,
+        "embed": "distilbert.embeddings.word_embeddings",
+        "positions": "distilbert.embeddings.position_embeddings",
+        "embed_norm": "distilbert.embeddings.LayerNorm",
+        "layer": "distilbert.transformer.layer.{}.",
+        "q": "attention.q_lin",
+        "k": "attention.k_lin",
+        "v": "attention.v_lin",
+        "o": "attention.out_lin",
+        "attention_out": "sa_layer_norm",
+        "up": "ffn.lin1",
+        "down": "ffn.lin2",
+        "mlp_out": "output_layer_norm",
+    }
+    unused = ("pre_classifier.", "classifier.")
+
+    @classmethod
+    def configure(cls, config: ConfigReader) -> ModelSpec:
+        names = {
+            "hidden_size": "dim",
+            "num_attention_heads": "n_heads",
+            "num_hidden_layers": "n_layers",
+            "intermediate_size": "hidden_dim",
+            "hidden_act": "activation",
+        }
+        return replace(super().configure(config.family(names, activation="gelu")), type_vocab_size=0)
+
+    def make_classifier(self, labels: int) -> Head:
+        size = self.spec.hidden_size
+        return [
+            Dense("pre_classifier", size, size, True, "relu", self.device),
+            Dense("classifier", size, labels, True, "none", self.device),
         ]

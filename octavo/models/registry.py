@@ -316,6 +316,10 @@ POOLING = {
         "bert:Bert", "cross-encoders (MS MARCO MiniLM), BERT classifiers", "–"
     ),
     "BertModel": Architecture("bert:Bert", "all-MiniLM, E5, BGE, GTE (first versions)", "–"),
+    "DistilBertForSequenceClassification": Architecture(
+        "bert:DistilBert", "distilbert-sst-2, DistilBERT classifiers", "as its base; a classifier of its own"
+    ),
+    "DistilBertModel": Architecture("bert:DistilBert", "multi-qa-distilbert, DistilBERT", "no types; other names"),
     "Gemma2ForSequenceClassification": Architecture("gemma:Gemma2", "reward models on Gemma 2", _SCORE),
     "GemmaForSequenceClassification": Architecture("gemma:Gemma", "classifiers on Gemma", _SCORE),
     "LlamaForSequenceClassification": Architecture("llama:Llama", "Skywork-Reward-Llama-3.1", _SCORE),

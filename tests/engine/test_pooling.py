@@ -14,7 +14,7 @@ from octavo import LLM, ConfigError, PoolingParams, RequestError, SamplingParams
 from octavo.core.errors import ContextLengthExceeded
 from octavo.models.registry import POOLING
 from tests.builders import edit_config, load_reference, make_model
-from tests.pooling_models import add_modules, load_pooling_reference, make_pooling_model
+from tests.pooling_models import add_modules, load_pooling_reference, make_pooling_model, write
 
 LENGTHS = (7, 1, 60, 33, 7, 2, 100, 34, 8)
 TOLERANCE = 2e-5
@@ -182,6 +182,17 @@ def test_what_cannot_be(tmp_path: Path):
         LLM(str(folder), convert="classify")
     with pytest.raises(ConfigError, match="knows no sinks, slopes or chunks"):
         LLM(str(make_model(tmp_path, "bloom")), runner="pooling")
+    with pytest.raises(ConfigError, match="in_features is 64, but 48 values come in"):
+        folder = make_pooling_model(tmp_path, "BertModel", hidden_size=48)
+        add_modules(folder, "cls_token", dense=8)
+        write(folder / "2_Dense" / "config.json", {"in_features": 64, "out_features": 8})
+        LLM(str(folder))
+    with pytest.raises(ConfigError, match="type is not supported: 'custom_st.Transformer' at 'custom'"):
+        write(folder / "modules.json", [{"type": "custom_st.Transformer", "path": "custom"}])
+        LLM(str(folder))
+    with pytest.raises(ConfigError, match="leads out of the model's folder"):
+        write(folder / "modules.json", [{"type": "a.Pooling", "path": "../elsewhere"}])
+        LLM(str(folder))
     with pytest.raises(ConfigError, match="one of .* must be true alone, got pooling_mode_max_tokens"):
         add_modules(folder, "max_tokens")
         LLM(str(folder))

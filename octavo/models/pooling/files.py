@@ -119,10 +119,6 @@ def _read_modules(folder: Path, config: ConfigReader, method: Method | None, enc
             raise module.error("type", f"is not supported: {module.text('type')!r:.80} at {path!r:.80}")
     if found is None:
         raise ModelError(f"{folder / 'modules.json'} has no Pooling module")
-    sizes = [config.integer("hidden_size"), *(each.out_size for each in dense)]
-    for each, size in zip(dense, sizes, strict=False):
-        if each.in_size != size:
-            raise ModelError(f"{each.folder}: in_features is {each.in_size}, but what comes in has {size} values")
     return PoolingSpec(
         "embed",
         method or found,

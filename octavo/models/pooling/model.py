@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from octavo.attention.base import ForwardBatch
+from octavo.core.errors import ModelError
 from octavo.core.pooling import PoolingParams
 from octavo.layers.linear import Linear
 from octavo.models.decoder import Decoder
@@ -20,7 +21,7 @@ from octavo.models.pooling.files import PoolingSpec
 from octavo.models.pooling.heads import ACTIVATIONS, Dense, Head, pool
 from octavo.models.spec import ModelSpec
 
-HEADS = ("classifier.", "score.", "head.")  # what names of heads begin with
+HEADS = ("classifier.", "pre_classifier.", "score.", "head.")  # what names of heads begin with
 UNUSED = ("lm_head.", "cls.")  # of those that predict words
 
 
@@ -58,6 +59,10 @@ class PoolingModel:
         if pooling.answers is None:
             backbone.head = NoHead()  # type: ignore[assignment]
         size, labels = self.spec.hidden_size, len(pooling.labels)
+        sizes = [size, *(each.out_size for each in pooling.dense)]
+        for each, given in zip(pooling.dense, sizes, strict=False):
+            if each.in_size != given:
+                raise ModelError(f"{each.folder}: in_features is {each.in_size}, but {given} values come in")
         self.dense = [
             Dense("linear", each.in_size, each.out_size, each.bias, each.activation, self.device)
             for each in pooling.dense
