@@ -25,7 +25,7 @@ TEXT = """an octavo is a sheet folded three times into eight leaves which makes 
 a printer who kept every page in its place what is the capital of france and how many people live there"""
 # Words of a text, from and to, and texts of a round.
 WORKLOADS = {"queries": (4, 16, 256), "mixed": (8, 200, 64), "passages": (180, 230, 32)}
-BATCHES = (8, 32, 128)
+BATCHES = (8, 32)
 
 
 def make_texts(low: int, high: int, count: int, seed: int) -> list[str]:

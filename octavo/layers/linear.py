@@ -24,7 +24,7 @@ class Linear:
     rows of W as schemes of octavo.quant, and `finish` chooses how to compute with them.
     """
 
-    __slots__ = ("bias", "methods", "on", "packed", "rows", "shape", "skinny", "weight")
+    __slots__ = ("bias", "many_rows", "methods", "on", "packed", "rows", "shape", "skinny", "weight")
     weight: Tensor
 
     def __init__(self, in_size: int, out_size: int, bias: bool, dtype: torch.dtype, device: torch.device) -> None:
@@ -34,6 +34,7 @@ class Linear:
         self.rows: dict[int, Scheme] | None = None  # by the first row of each
         self.bias = torch.zeros(out_size, dtype=dtype, device=device) if bias else None
         self.packed: PackedLinear | None = None
+        self.many_rows = False  # x has hundreds, always
         self.skinny: ModuleType | None = kernels.skinny_for(device)
 
     def __getattr__(self, name: str) -> Any:
@@ -120,7 +121,7 @@ class Linear:
                 self.methods, self.skinny = methods, None
                 return
             self.weight = torch.cat([scheme.dequantize(self.on[0]) for scheme in schemes])
-        self.packed = pack_linear(self.weight)
+        self.packed = pack_linear(self.weight, self.many_rows)
         if self.packed is not None:
             self.weight = self.weight.new_empty(0)
 

@@ -56,6 +56,8 @@ class PoolingModel:
         self.backbone, self.pooling = backbone, pooling
         self.spec, self.dtype, self.device = backbone.spec, backbone.dtype, backbone.device
         self.num_bytes = 0  # of the weights; known after finish()
+        for linear in backbone.linears():
+            linear.many_rows = True
         if pooling.answers is None:
             backbone.head = NoHead()  # type: ignore[assignment]
         size, labels = self.spec.hidden_size, len(pooling.labels)
