@@ -47,8 +47,8 @@ what safety costs that of `bench/safety.py` ([benchmarks](benchmarks.md#what-saf
 The longest soak so far: 2,400 s on 2026-11-23, 11,500 requests of which 30 % left, 380 preemptions, on a machine
 that had other work for all of its cores. Front and engine together (574 MiB after a tenth) gained at most 8 MiB.
 
-Of the slow tests these have not run yet: three times 10,000 requests with aborts (H1), a million stamped steps (F1), 200
-clients that do not read (I1), 900 streams at once (I8).
+Of the slow tests these have not run yet: three times 10,000 requests with aborts (H1), a million stamped steps (F1),
+200 clients that do not read (I1), 900 streams at once (I8).
 
 `scripts/test-fuzz` fuzzes what reads bytes of strangers (`tests/fuzz/targets.py`) with Atheris. Runs so far:
 
