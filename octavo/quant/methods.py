@@ -116,7 +116,8 @@ class Codes:
             return "triton is not installed"
         if isinstance(scheme, Float8) and _capability(device) < (8, 9):
             return "the device does not know float8"
-        return None if scheme.group % 16 == 0 else f"groups of {scheme.group} columns are no multiples of 16"
+        least = 32 if isinstance(scheme, Integers) and scheme.bits == 4 else 16  # tensor cores want 16 of each half
+        return None if scheme.group % least == 0 else f"groups of {scheme.group} columns are no multiples of {least}"
 
     def __init__(self, scheme: Scheme, dtype: torch.dtype) -> None:
         from octavo.kernels.quant_linear import quant_linear

@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 
+from octavo import kernels
 from octavo.kernels.quant_linear import Form, choose, quant_linear
 from octavo.quant.methods import Codes, ScaledProduct, select_method
 from octavo.quant.pack import to_fp8, to_int4, to_int8
@@ -115,6 +116,17 @@ def test_why_not() -> None:
         narrow = Integers(to_int8(weight).code_NP, torch.ones(16, 6))
         assert "groups of 8" in str(Codes.supports(narrow, torch.bfloat16, gpu))
         assert select_method(to_int8(weight), torch.bfloat16, gpu)[0] is Codes
+
+
+@pytest.mark.parametrize(("kind", "group", "reason"), [("int4", 16, "32"), ("int4", 32, ""), ("int8", 16, "")])
+def test_halves_of_a_group_fill_a_product(monkeypatch: pytest.MonkeyPatch, kind: str, group: int, reason: str) -> None:
+    """The interpreter multiplies any size; a GPU's compiler wants 16 columns, which are 32 of two codes a byte."""
+    monkeypatch.setattr(kernels, "elementwise_for", lambda device: kernels)
+    scheme = to_int4(draw(16, 96), group) if kind == "int4" else made(kind, 16, 96)
+    if kind == "int8":
+        scheme = dataclasses.replace(scheme, scale_NG=torch.ones(16, 96 // group))
+    why = Codes.supports(scheme, torch.bfloat16, torch.device("cuda"))
+    assert (reason in str(why)) if reason else why is None
 
 
 def test_forms() -> None:
