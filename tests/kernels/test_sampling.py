@@ -220,7 +220,7 @@ def test_a_wrong_logit_is_seen(at):
         check_scan(lambda x: x[0, at].add_(20))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["position", "turn"])
 def noise_kernel(keys_ptr, out_ptr, order_ptr, values_ptr, position, turn, N: tl.constexpr):
     i = tl.arange(0, N)
     stream = later(stream_of(tl.load(keys_ptr), position.to(tl.int64)), turn)
