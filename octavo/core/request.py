@@ -5,6 +5,8 @@ It crosses the process boundary as msgpack, so it holds plain data: token ids tr
 
 from __future__ import annotations
 
+import struct
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -43,4 +45,6 @@ class EngineRequest(msgspec.Struct, array_like=True):
 
 def pack_ids(ids: list[int] | IntArray) -> bytes:
     """Token ids as the bytes that `EngineRequest.prompt` holds."""
+    if isinstance(ids, list):
+        return struct.pack(f"<{len(ids)}i", *ids)  # half the time of an array's
     return np.asarray(ids, dtype=np.int32).tobytes()

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
 
 from octavo.core.errors import ContextLengthExceeded, ExceedsKVCapacity, RequestError
 from octavo.core.params import MAX_TOKEN_IDS, RequestOutputKind, SamplingParams
@@ -27,6 +30,7 @@ class Intake:
         self.tokenizer = tokenizer
         self.info = info
         self._uids = itertools.count(1)
+        self._ids = list[Annotated[int, msgspec.Meta(ge=0, lt=info.vocab_size)]]
 
     def encode(self, prompt: str | Sequence[int], param: str = "prompt", add_special_tokens: bool = True) -> list[int]:
         """Token ids of a prompt, which may already be ids. Errors name `param`."""
@@ -44,8 +48,10 @@ class Intake:
                 raise ContextLengthExceeded(
                     f"{param} has {len(ids)} tokens, the model's context {self.info.max_model_len}", param
                 )
-            if ids and (set(map(type, ids)) - {int} or min(ids) < 0 or max(ids) >= self.info.vocab_size):
-                raise RequestError(f"{param} holds a token id outside of [0, {self.info.vocab_size})", param)
+            try:
+                ids = msgspec.convert(ids, self._ids)  # one pass of compiled code: true is no number there
+            except msgspec.ValidationError:
+                raise RequestError(f"{param} holds a token id outside of [0, {self.info.vocab_size})", param) from None
         if not ids:
             raise RequestError(f"{param} is empty: at least one token is needed", param)
         return ids

@@ -96,7 +96,7 @@ def decode(body: bytes, kind: type[T]) -> tuple[T, dict[str, Any], str]:
     try:
         request: T = decoder.decode(body)
         # msgspec takes the last of two equal keys, and a proxy before us may have judged by the first.
-        tree: dict[str, Any] = json.loads(body, object_pairs_hook=_unique, parse_float=_finite)
+        tree: dict[str, Any] = _PLAIN.decode(body.decode())
     except msgspec.ValidationError as error:
         raise _explain(error, kind) from None
     except RequestError:
@@ -190,6 +190,9 @@ def _finite(text: str) -> float:
     if value in (math.inf, -math.inf):
         raise ValueError("a number without end")
     return value
+
+
+_PLAIN = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite)
 
 
 def _refuse(name: str, value: Any) -> bool:
