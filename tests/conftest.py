@@ -1,7 +1,7 @@
 """Without a GPU, Triton's kernels run in its interpreter. It must be told before triton is imported.
 
-Reports of the crashes that tests cause do not go to the user's folder. Under `python -O`, which is how the product has to
-work too, the asserts of tests and of what helps them hold all the same: pytest makes conditions of them.
+Reports of the crashes that tests cause do not go to the user's folder. Under `python -O`, where the product
+has to work too, the asserts of tests and of what helps them hold all the same: pytest makes conditions of them.
 """
 
 from __future__ import annotations
