@@ -9,7 +9,8 @@ Tokens go to experts by lot. The bytes are those of the experts that have a toke
 operations in one matrix product through cuBLAS.
 
 `--tune` measures every form that could serve each number of tokens, checks it against torch, and writes the fastest to
-octavo/moe/tuned/DEVICE.json, where the engine finds it. An entry is good for numbers of tokens up to its own.
+octavo/moe/tuned/DEVICE.json, where the engine finds it. An entry is good for numbers of tokens up to its own. Kernels
+are compiled by several processes first.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
@@ -46,15 +50,15 @@ DTYPE = torch.bfloat16
 class Layers:
     """As many layers of a model as no cache holds, with random weights."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, most: int = 48) -> None:
         routing, hidden, inner = MODELS[name]
         device = torch.device("cuda", torch.cuda.current_device())
         self.spec = MoeSpec(routing, hidden, inner, "silu", DTYPE, device)
         self.expert_bytes = 3 * hidden * inner * DTYPE.itemsize
         # One token reads `top_k` experts of a layer.
-        count = min(48, max(2, -(-CACHE_BYTES // (self.expert_bytes * routing.top_k))))
+        count = min(most, max(2, -(-CACHE_BYTES // (self.expert_bytes * routing.top_k))))
         shapes = (routing.num_experts, 2 * inner, hidden), (routing.num_experts, hidden, inner)
-        count = min(count, max(2, int(torch.cuda.mem_get_info()[0] * 0.7) // (self.expert_bytes * routing.num_experts)))
+        count = min(count, max(1, int(torch.cuda.mem_get_info()[0] * 0.7) // (self.expert_bytes * routing.num_experts)))
         self.weights = [ExpertWeights(*(self.draw(*shape) for shape in shapes)) for _ in range(count)]
         self.layers = [TritonExperts(self.spec, weights) for weights in self.weights]
 
@@ -118,11 +122,11 @@ def candidates(layers: Layers, tokens: int) -> Iterator[Form]:
     routing = layers.spec.routing
     rows = tokens * routing.top_k / routing.num_experts
     if tokens <= 16:
-        for outputs, block, warps, stages in itertools.product((2, 4, 8), (256, 512, 1024), (2, 4, 8), (1, 2, 3)):
-            if outputs * block <= 4096:
+        for outputs, block, warps, stages in itertools.product((2, 4, 8), (256, 512, 1024), (4, 8), (1, 2)):
+            if 1024 <= outputs * block <= 4096:
                 yield Pairs(outputs, block, warps, stages)
     for tile, outputs, block, warps, stages in itertools.product(
-        (16, 32, 64, 128), (32, 64, 128), (64, 128), (4, 8), (2, 3, 4, 5)
+        (16, 32, 64, 128), (64, 128), (64, 128), (4, 8), (3, 4)
     ):
         shared = stages * block * (2 * outputs + tile) * 2
         if shared <= 220 << 10 and outputs * tile <= 128 * 128 and (tile == 16 or rows / 4 <= tile <= 8 * rows):
@@ -145,7 +149,25 @@ def fastest(layers: Layers, tokens: int) -> tuple[Form, float]:
     return best[1], best[0]
 
 
+def compile_all(name: str, tokens: list[int], share: int, shares: int) -> None:
+    """Every form that may be tried, once: every `shares`-th is this process's."""
+    layers = Layers(name, most=1)
+    wanted = {(form, count) for count in tokens for form in candidates(layers, count)}
+    once = {str(form): (form, count) for form, count in sorted(wanted, key=str)}
+    for form, count in list(once.values())[share::shares]:
+        try:
+            layers.calls(count, form)[0]()
+        except Exception as error:
+            print(f"  {form}: {type(error).__name__}", flush=True)
+    torch.cuda.synchronize()
+
+
 def tune(names: list[str], tokens: list[int]) -> None:
+    shares = max(1, (os.cpu_count() or 1) - 2)
+    for name in names:
+        command = [sys.executable, "-m", "bench.moe", "--models", name, "--tokens", *map(str, tokens), "--compile"]
+        for process in [subprocess.Popen([*command, str(share), str(shares)]) for share in range(shares)]:
+            process.wait()
     path = forms.TUNED / f"{torch.cuda.get_device_name().replace(' ', '_')}.json"
     shapes: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in names:
@@ -168,7 +190,11 @@ def main() -> None:
     parser.add_argument("--tokens", nargs="+", type=int)
     parser.add_argument("--tune", action="store_true", help="write the fastest forms for this GPU")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--compile", nargs=2, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.compile:
+        compile_all(options.models[0], options.tokens, *options.compile)
+        return
     if options.tune:
         tune(options.models, options.tokens or TUNED)
         return

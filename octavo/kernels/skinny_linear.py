@@ -293,7 +293,7 @@ def use_skinny(m: int, n: int, k: int, dtype: torch.dtype, device: torch.device)
     """How to multiply m rows by a weight [n, k]; None where cuBLAS is faster, or nobody has measured."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or not 1 <= m <= MOST_ROWS or k % 8:
         return None
-    capability, sms = _gpu(device)
+    capability, sms = gpu(device)
     return choose(m, n, k, sms) if capability == (9, 0) else None
 
 
@@ -318,13 +318,13 @@ def choose(m: int, n: int, k: int, sms: int) -> Config | None:
 
 
 @cache
-def _gpu(device: torch.device) -> tuple[tuple[int, int], int]:
+def gpu(device: torch.device) -> tuple[tuple[int, int], int]:
     capability = torch.cuda.get_device_capability(device) if torch.version.hip is None else (0, 0)
     return capability, torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @cache
-def _counters(device: torch.device) -> Tensor:
+def counters(device: torch.device) -> Tensor:
     return torch.zeros(1 << 16, dtype=torch.int32, device=device)
 
 
@@ -384,7 +384,7 @@ def _vectors(
     new_ME = x_ME if stream_ME is None else torch.empty_like(x_ME)
     norm_E, eps, wide = norm if norm is not None else (None, 0.0, False)
     rows = max(config.rows, 2) if silu else config.rows
-    sms = _gpu(x_ME.device)[1] if x_ME.is_cuda else 1
+    sms = gpu(x_ME.device)[1] if x_ME.is_cuda else 1
     vectors_kernel[(min(triton.cdiv(f, rows), config.per_sm * sms),)](
         x_ME,
         stream_ME,
@@ -437,7 +437,7 @@ def _tiles(
         residual_MO,
         out_MO,
         partial,
-        _counters(x_ME.device) if split else None,
+        counters(x_ME.device) if split else None,
         m,
         f,
         K=k,

@@ -21,6 +21,7 @@ from octavo.quant.pack import E4M3_MAX
 from octavo.quant.schemes import E4M3, Float8, Integers, Scheme
 
 FEW_ROWS = 32  # of x, for which reading the weights is all that counts
+MANY_ROWS = 512  # of x, from which on decoding a matrix takes little beside multiplying with it
 
 
 class LinearMethod(Protocol):
@@ -38,8 +39,12 @@ class LinearMethod(Protocol):
     def __call__(self, x_TK: Tensor) -> Tensor:
         """x W^T, [T, N], in the type of x."""
 
+    def gated(self, x_TK: Tensor) -> Tensor | None:
+        """silu(gate) * up [T, N / 2] of a matrix of gate over up, if it takes no more than the product does."""
+        return None
 
-class Int4OnCpu:
+
+class Int4OnCpu(LinearMethod):
     """torch's own kernel for groups of 4 bits; scales and offsets are rounded to the model's type."""
 
     name = "int4 on CPU"
@@ -70,7 +75,7 @@ class Int4OnCpu:
         return y
 
 
-class Int8:
+class Int8(LinearMethod):
     """Rows of int8 times rows of x that are rounded to int8: sums are exact integers."""
 
     name = "int8 x int8"
@@ -101,7 +106,7 @@ class Int8:
         return self.packed(code_TK).mul_(scale_T1).to(x_TK.dtype)
 
 
-class Codes:
+class Codes(LinearMethod):
     """Our own kernel: reads codes and multiplies in the model's type; activations are not rounded."""
 
     name = "codes in Triton"
@@ -120,25 +125,42 @@ class Codes:
         return None if scheme.group % least == 0 else f"groups of {scheme.group} columns are no multiples of {least}"
 
     def __init__(self, scheme: Scheme, dtype: torch.dtype) -> None:
-        from octavo.kernels.quant_linear import quant_linear
+        from octavo.kernels import quant_linear, skinny_codes
+        from octavo.kernels.codes import CodeMatrix
 
         assert isinstance(scheme, Integers | Float8)
-        self.product = quant_linear
+        self.many, self.few = quant_linear, skinny_codes
         self.order_K: Tensor | None = None
         if isinstance(scheme, Integers):
-            self.weights = scheme.code_NP, scheme.scale_NG, scheme.offset_NG, scheme.bits == 4
+            self.codes = CodeMatrix.of(scheme.code_NP, scheme.scale_NG, scheme.offset_NG)
             self.order_K = scheme.order_K
         else:
-            self.weights = scheme.code_NK, scheme.scale_NG, None, False
-        self.nbytes = scheme.nbytes
+            self.codes = CodeMatrix.of(scheme.code_NK, scheme.scale_NG, None)
+        self.nbytes = self.codes.nbytes + (0 if self.order_K is None else self.order_K.nbytes)
 
     def __call__(self, x_TK: Tensor) -> Tensor:
-        if self.order_K is not None:
-            x_TK = x_TK.index_select(1, self.order_K)
-        return self.product(x_TK, *self.weights)
+        x_TK = self._ordered(x_TK)
+        if len(x_TK) > MANY_ROWS:
+            return F.linear(x_TK, self.many.decode(self.codes, x_TK.dtype))
+        found = self._product_of_few(x_TK, False)
+        return self.many.quant_linear(x_TK, self.codes) if found is None else found
+
+    def gated(self, x_TK: Tensor) -> Tensor | None:
+        return self._product_of_few(self._ordered(x_TK), True) if len(x_TK) <= FEW_ROWS else None
+
+    def _ordered(self, x_TK: Tensor) -> Tensor:
+        return x_TK if self.order_K is None else x_TK.index_select(1, self.order_K)
+
+    def _product_of_few(self, x_TK: Tensor, silu: bool) -> Tensor | None:
+        config = self.few.choose(len(x_TK), self.codes, x_TK.dtype, _processors(x_TK.device))
+        if config is None:
+            return None
+        chained = x_TK.is_cuda and torch.version.hip is None and _capability(x_TK.device) >= (9, 0)
+        y: Tensor = self.few.skinny_codes(x_TK.contiguous(), self.codes, config=config, silu=silu, chained=chained)
+        return y
 
 
-class ScaledProduct:
+class ScaledProduct(LinearMethod):
     """Float8 on tensor cores, with a scale for each row of x and of W.
 
     Few rows cost what is read of W, so `Codes` computes them: that saves rounding x.
@@ -167,6 +189,9 @@ class ScaledProduct:
         alone = Codes.supports(scheme, dtype, scheme.code_NK.device) is None
         self.few = Codes(scheme, dtype) if alone else None
 
+    def gated(self, x_TK: Tensor) -> Tensor | None:
+        return None if self.few is None else self.few.gated(x_TK)
+
     def __call__(self, x_TK: Tensor) -> Tensor:
         if self.few is not None and len(x_TK) <= FEW_ROWS:
             return self.few(x_TK)
@@ -179,7 +204,7 @@ class ScaledProduct:
         return torch._scaled_mm(code_TK, self.code_KN, scale_T1, self.scale_1N, out_dtype=torch.bfloat16)
 
 
-class Decoding:
+class Decoding(LinearMethod):
     """The reference: decodes the matrix in each step, and multiplies in the model's type."""
 
     name = "decoding in each step"
@@ -217,3 +242,8 @@ def select_method(
 @cache
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

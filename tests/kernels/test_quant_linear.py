@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from octavo import kernels
-from octavo.kernels.quant_linear import Form, choose, quant_linear
-from octavo.quant.methods import Codes, ScaledProduct, select_method
+from octavo.kernels.codes import CodeMatrix
+from octavo.kernels.quant_linear import Form, choose, decode, quant_linear
+from octavo.quant.methods import MANY_ROWS, Codes, ScaledProduct, select_method
 from octavo.quant.pack import to_fp8, to_int4, to_int8
 from octavo.quant.schemes import Float8, Integers, Scheme, Table
 
@@ -37,11 +38,15 @@ def made(kind: str, rows: int, columns: int) -> Scheme:
     }[kind](weight)
 
 
-def product(x: torch.Tensor, scheme: Scheme, form: Form | None = None) -> torch.Tensor:
+def matrix(scheme: Scheme) -> CodeMatrix:
     if isinstance(scheme, Float8):
-        return quant_linear(x, scheme.code_NK, scheme.scale_NG, None, False, form)
+        return CodeMatrix.of(scheme.code_NK, scheme.scale_NG, None)
     assert isinstance(scheme, Integers)
-    return quant_linear(x, scheme.code_NP, scheme.scale_NG, scheme.offset_NG, scheme.bits == 4, form)
+    return CodeMatrix.of(scheme.code_NP, scheme.scale_NG, scheme.offset_NG)
+
+
+def product(x: torch.Tensor, scheme: Scheme, form: Form | None = None) -> torch.Tensor:
+    return quant_linear(x, matrix(scheme), form)
 
 
 def error(got: torch.Tensor, x: torch.Tensor, scheme: Scheme) -> float:
@@ -95,7 +100,7 @@ def test_the_method_of_linear_layers(kind: str) -> None:
         scheme = dataclasses.replace(scheme, order_K=torch.randperm(64).to(DEVICE))
     method = Codes(scheme, x.dtype)
     assert error(method(x), x, scheme) < 1e-5
-    assert method.nbytes == scheme.nbytes
+    assert method.nbytes <= scheme.nbytes
 
 
 def test_few_rows_of_float8_are_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +108,7 @@ def test_few_rows_of_float8_are_not_rounded(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Codes, "supports", lambda *asked: None)
     product = ScaledProduct(scheme, x.dtype)
     assert error(product(x), x, scheme) < 1e-5
-    assert product.few is not None and product.few.weights[0] is scheme.code_NK  # the codes are there once
+    assert product.few is not None and product.few.codes.code_NP is scheme.code_NK  # the codes are there once
 
 
 def test_why_not() -> None:
@@ -130,10 +135,29 @@ def test_halves_of_a_group_fill_a_product(monkeypatch: pytest.MonkeyPatch, kind:
 
 
 def test_forms() -> None:
-    assert choose(1, 4096, 4096, 128, 132).splits > 1
-    assert choose(1, 28672, 4096, 4096, 132).splits == 1
-    assert choose(4096, 4096, 4096, 128, 132) == Form(128, 128, 64, 1, 8, 3)
-    assert choose(1, 64, 96, 32, 1).columns == 32
+    def form(inputs: int, rows: int, columns: int, group: int, processors: int = 132) -> Form:
+        code = torch.empty(rows, columns, dtype=torch.int8, device="meta")
+        return choose(inputs, CodeMatrix("int8", code, torch.empty(rows, columns // group), None, 0), processors)
+
+    assert form(1, 4096, 4096, 128).splits > 1
+    assert form(1, 28672, 4096, 4096).splits == 1
+    assert form(4096, 4096, 4096, 128) == Form(128, 128, 64, 1, 8, 3)
+    assert form(1, 64, 96, 32, 1).columns == 32
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decode(kind: str) -> None:
+    scheme = made(kind, 37, 192)
+    got = decode(matrix(scheme), torch.float32)
+    torch.testing.assert_close(got, scheme.dequantize(torch.float32), rtol=1e-6, atol=1e-6)
+    assert decode(matrix(scheme), torch.float16).dtype == torch.float16
+    wrong = matrix(dataclasses.replace(scheme, scale_NG=scheme.scale_NG.roll(1, 0)))
+    assert not torch.allclose(decode(wrong, torch.float32), got)
+
+
+def test_many_rows_are_multiplied_by_the_decoded_matrix() -> None:
+    scheme, x = made("int4", 48, 64), draw(MANY_ROWS + 1, 64)
+    assert error(Codes(scheme, x.dtype)(x), x, scheme) < 1e-5
 
 
 def test_kernels_compile_for_every_target(tmp_path) -> None:
@@ -142,27 +166,40 @@ def test_kernels_compile_for_every_target(tmp_path) -> None:
     code = "from tests.kernels.test_quant_linear import compile_all; compile_all()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.splitlines()) == 19
+    assert len(done.stdout.splitlines()) == 40
 
 
 def compile_all() -> None:
-    from octavo.kernels.quant_linear import quant_linear_kernel
+    from octavo.kernels import quant_linear, skinny_codes
     from tests.kernels import compile_all as targets
 
     few = {"ROWS": 64, "INPUTS": 16, "COLUMNS": 128}
-    many = {"ROWS": 128, "INPUTS": 128, "COLUMNS": 64}
-    types = {"code_ptr": "*u8", "scale_ptr": "*fp32", "offset_ptr": "*fp32"}
-    for halves, code, where in (
-        (True, "*u8", targets.TARGETS),
-        (False, "*i8", targets.NVIDIA),
-        (False, "*fp8e4nv", targets.NVIDIA[1:]),
+    many = {"ROWS": 128, "INPUTS": 128, "COLUMNS": 128}
+    row = {"K": 2048, "BIAS": True, "SILU": True, "RESIDUAL": False, "R": 4, "PARTS": 4, "W_P2": 512}
+    tile = row | {"R": 64, "M_P2": 16, "BLOCK": 128, "SPLITS": 2, "STAGES": 3, "EARLY": 2}
+    types = {"scale_ptr": "*fp32", "offset_ptr": "*fp32", "partial_ptr": "*fp32", "arrived_ptr": "*i32"}
+    for kind, code, where in (
+        ("int4", "*u8", targets.TARGETS),
+        ("int8", "*i8", targets.NVIDIA[1:2]),
+        ("fp8", "*fp8e4nv", targets.NVIDIA[1:]),
     ):
-        targets.TYPES.update(types | {"code_ptr": code})
-        for shape, warps, stages in ((few, 4, 4), (many, 8, 3)):
-            for target in where if halves or shape is few or code == "*i8" else where[:1]:
-                stages = 1 if target.backend == "hip" else stages
-                constants = shape | {"HALVES": halves, "OFFSET": halves}
-                targets.build(
-                    targets.ASTSource, quant_linear_kernel, constants, target, num_warps=warps, num_stages=stages,
-                    enable_fp_fusion=True,
-                )  # fmt: skip
+        targets.TYPES.update(types | {"code_ptr": code, "offset_ptr": "*u8" if kind == "int4" else "*fp32"})
+        halves = {"HALVES": kind == "int4", "OFFSET": kind == "int4"}
+        codes = {"KIND": kind, "OFFSET": kind == "int4", "GROUPS": 16 if kind == "int4" else 1}
+        for target in where:
+            amd = target.backend == "hip"
+            chained = target in targets.NVIDIA[1:]
+            kernels = [
+                (quant_linear.quant_linear_kernel, few | halves, 4, 1 if amd else 4),
+                (quant_linear.quant_linear_kernel, many | halves, 8, 1 if amd else 3),
+                (quant_linear.decode_kernel, halves | {"ROWS": 32, "COLUMNS": 128}, 4, 1),
+                (skinny_codes.vectors_kernel, row | codes | {"PARTS": skinny_codes.PARTS[kind]}, 4, 1),
+                (skinny_codes.tiles_kernel, tile | codes, 4, 1),
+            ]
+            for kernel, constants, warps, stages in kernels:
+                flags = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+                if "CHAINED" in kernel.arg_names:
+                    constants = constants | {"CHAINED": chained}
+                    flags |= {"launch_pdl": True} if chained else {}
+                given = {name: value for name, value in constants.items() if name in kernel.arg_names}
+                targets.build(targets.ASTSource, kernel, given, target, **flags)

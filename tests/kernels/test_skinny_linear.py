@@ -84,7 +84,7 @@ def test_norm_linear(config, wide, adds):
 
 def test_counters_of_split_products_are_left_at_zero():
     check(3, 64, 32, SPLIT)
-    assert not skinny._counters(DEVICE).any()
+    assert not skinny.counters(DEVICE).any()
     check(5, 64, 32, SPLIT, residual=True)
 
 
