@@ -1,11 +1,16 @@
-"""Quantised matrices as the Triton kernels read them.
+"""Quantised matrices, and rows of activations, as the Triton kernels read them.
 
-W = code * scale + offset, with a scale for each row and group of columns. Scales take 16 bits where that loses nothing,
-and an offset of a whole number of scales a byte. Two codes of 4 bits share a byte: in each
-block of columns the low halves of the bytes are its first columns, the high halves those behind, so that the inputs
-that meet a tile of bytes lie side by side in memory. (Checkpoints here have [even, odd] columns in a byte.)
+W = code * scale + offset, with a scale for each row and group of columns. All integers are signed: 4 bits are -8 to 7,
+as two's complement. Scales take 16 bits where that loses nothing, and an offset of a whole number of scales a byte.
+Two codes of 4 bits share a byte: in each block of columns the low halves of the bytes are its first columns, the high
+halves those behind, so that the inputs that meet a tile of bytes lie side by side in memory. (`octavo.quant.schemes`
+has 0 to 15, and [even, odd] columns in a byte.)
 
-Legend: N rows, K columns, G groups of a row, P bytes of a row.
+x = code * scale, with a scale for each row. Tensor cores multiply codes of 8 bits twice as fast as 16-bit floats, and
+need no conversion. A pair has a second code for what the first has lost, which makes 8 or 16 significant bits: as good
+as the floats that it stands for.
+
+Legend: N rows, K columns, G groups of a row, P bytes of a row; M rows of x, P parts of theirs (2 of a pair), E columns.
 """
 
 from __future__ import annotations
@@ -16,33 +21,38 @@ import torch
 from torch import Tensor
 
 LARGEST_BLOCK = 128
+FINER = {"fp8": 16, "int8": 256}  # a second part's unit, in the first's
+TYPES = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 
 
 @dataclass(frozen=True, slots=True)
 class CodeMatrix:
-    """`block` is 0 where codes are bytes. 4 bits without offsets stand for -8 to 7, with offsets for 0 to 15."""
+    """`block` is 0 where codes are bytes."""
 
     kind: str  # fp8, int8 or int4
     code_NP: Tensor  # float8_e4m3fn or int8 [N, K], uint8 [N, K / 2]
-    scale_NG: Tensor  # float32, float16 or bfloat16
-    offset_NG: Tensor | None  # float32; uint8: zeros, that is offset = -zero * scale
+    scale_GN: Tensor  # float32, float16 or bfloat16
+    offset_GN: Tensor | None  # float32; int8: zeros, that is offset = -zero * scale
     block: int
 
     @classmethod
     def of(cls, code_NP: Tensor, scale_NG: Tensor, offset_NG: Tensor | None) -> CodeMatrix:
         """Of codes as `octavo.quant.schemes` has them."""
-        if offset_NG is not None:
-            zero_NG = (-offset_NG / scale_NG).round_().clamp_(0, 255)
-            if torch.equal(-zero_NG * scale_NG, offset_NG):
-                offset_NG = zero_NG.to(torch.uint8)
         kind, block = "int8" if code_NP.dtype == torch.int8 else "fp8", 0
+        middle = 0
         if code_NP.dtype == torch.uint8:
             group = 2 * code_NP.shape[1] // scale_NG.shape[1]
-            kind, block = "int4", min(group & -group, LARGEST_BLOCK)
-            code_NP = repack(code_NP, block)
-            if offset_NG is not None and offset_NG.dtype == torch.uint8 and bool((offset_NG == 8).all()):
+            kind, block, middle = "int4", min(group & -group, LARGEST_BLOCK), 8
+            code_NP = repack(code_NP, block) ^ 0x88
+            assert offset_NG is not None
+        if offset_NG is not None:
+            zero_NG = (-offset_NG / scale_NG).round_().clamp_(middle - 128, middle + 127)
+            whole = torch.equal(-zero_NG * scale_NG, offset_NG)
+            offset_NG = (zero_NG - middle).to(torch.int8) if whole else offset_NG + middle * scale_NG
+            if whole and not offset_NG.any():
                 offset_NG = None
-        return cls(kind, code_NP, _narrow(scale_NG), offset_NG, block)
+        offset_GN = None if offset_NG is None else offset_NG.t().contiguous()
+        return cls(kind, code_NP, _narrow(scale_NG).t().contiguous(), offset_GN, block)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -50,27 +60,24 @@ class CodeMatrix:
 
     @property
     def group(self) -> int:
-        return self.shape[1] // self.scale_NG.shape[1]
+        return self.shape[1] // len(self.scale_GN)
 
     @property
     def nbytes(self) -> int:
-        offsets = 0 if self.offset_NG is None else self.offset_NG.nbytes
-        return self.code_NP.nbytes + self.scale_NG.nbytes + offsets
+        offsets = 0 if self.offset_GN is None else self.offset_GN.nbytes
+        return self.code_NP.nbytes + self.scale_GN.nbytes + offsets
 
     def dequantize(self) -> Tensor:
         """W in float32: the reference of the kernels."""
         code = self.code_NP
         if self.block:
-            parts = code.view(len(code), -1, self.block // 2)
-            code = torch.cat((parts & 15, parts >> 4), -1)
-        value = code.float().view(*self.scale_NG.shape, -1)
-        if self.block and self.offset_NG is None:
-            value -= 8
-        scale_NG1 = self.scale_NG.float()[..., None]
-        value *= scale_NG1
-        if self.offset_NG is not None:
-            zeros = self.offset_NG.dtype == torch.uint8
-            value += -scale_NG1 * self.offset_NG[..., None] if zeros else self.offset_NG[..., None]
+            parts = (code ^ 0x88).view(len(code), -1, self.block // 2)
+            code = torch.cat((parts & 15, parts >> 4), -1).to(torch.int8) - 8
+        scale_NG1 = self.scale_GN.t().float()[..., None]
+        value = code.float().view(*scale_NG1.shape[:2], -1) * scale_NG1
+        if self.offset_GN is not None:
+            offset_NG1 = self.offset_GN.t()[..., None]
+            value += -scale_NG1 * offset_NG1 if offset_NG1.dtype == torch.int8 else offset_NG1
         return value.flatten(1)
 
 
@@ -86,3 +93,39 @@ def repack(code_NP: Tensor, block: int) -> Tensor:
     """Bytes of (even column, odd column) as bytes of (column p, column p + block / 2) of each block."""
     code = torch.stack((code_NP & 15, code_NP >> 4), -1).view(len(code_NP), -1, 2, block // 2)
     return (code[:, :, 0] | code[:, :, 1] << 4).flatten(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """How rows are to be rounded. `scale` is float32 [1], or each row's own is found."""
+
+    kind: str  # fp8 or int8
+    pair: bool = False
+    scale: Tensor | None = None
+
+    @property
+    def parts(self) -> int:
+        return 2 if self.pair else 1
+
+
+@dataclass(frozen=True, slots=True)
+class RowCodes:
+    kind: str
+    code_MPE: Tensor  # float8_e4m3fn or int8
+    scale_M: Tensor  # float32
+    dtype: torch.dtype  # of the rows before, and of what comes of them
+
+    @classmethod
+    def empty(cls, rounding: Rounding, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> RowCodes:
+        code_MPE = torch.empty(rows, rounding.parts, columns, dtype=TYPES[rounding.kind], device=device)
+        own = rounding.scale is None
+        scale_M = torch.empty(rows, device=device) if rounding.scale is None else rounding.scale.float().expand(rows)
+        return cls(rounding.kind, code_MPE, scale_M if own else scale_M.contiguous(), dtype)
+
+    def __len__(self) -> int:
+        return len(self.scale_M)
+
+    def dequantize(self) -> Tensor:
+        """In float32: what the kernels multiply."""
+        unit = torch.tensor([1, 1 / FINER[self.kind]], device=self.scale_M.device)[: self.code_MPE.shape[1]]
+        return (self.code_MPE.float() * unit[:, None]).sum(1) * self.scale_M[:, None]

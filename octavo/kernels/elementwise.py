@@ -5,16 +5,11 @@ torch code of `octavo.layers` does (its reference), reading and writing every va
 round where the models' own code rounds: a norm before it is weighted (unless it is `wide`: then after), an activation
 before it is multiplied. Nothing is read on the host, and grids follow from shapes.
 
-Where a GPU has programmatic dependent launch (NVIDIA from 9.0), the kernels are `CHAINED`: each is launched while its
-predecessor still runs and waits for it itself, and lets its successor do the same, which saves about a microsecond.
-
 Legend: T tokens, E hidden, F inner size, H query heads, K key/value heads, J = H + K + K, D head size, P positions,
 S sampled rows, V vocabulary.
 """
 
 from __future__ import annotations
-
-import functools
 
 import torch
 import triton
@@ -22,20 +17,12 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo.kernels import kv_cache
+from octavo.kernels.chain import chain
 from octavo.kernels.paged_attention import quantise
+from octavo.kernels.row_codes import Rounding, RowCodes, flags, store_codes
 
 HEADS_PER_PROGRAM = 8  # of rotate_and_write: a small batch still fills several SMs
 COLUMNS_PER_PROGRAM = 1024  # of gate and cap
-# Launch options with and without. Other platforms do not know them.
-CHAIN: dict[bool, dict[str, bool]] = {True: {"CHAINED": True, "launch_pdl": True}, False: {"CHAINED": False}}
-
-
-@functools.cache
-def chain(device: torch.device) -> dict[str, bool]:
-    """The launch options for a device."""
-    if device.type != "cuda" or torch.version.hip is not None:
-        return CHAIN[False]
-    return CHAIN[torch.cuda.get_device_capability(device) >= (9, 0)]
 
 
 @triton.jit
@@ -51,6 +38,8 @@ def norm_kernel(
     bias_ptr,
     next_weight_ptr,
     out_ptr,  # like x
+    code_ptr,  # with ROUND the result goes here, see octavo.kernels.row_codes
+    code_scale_ptr,
     stride,
     size,
     eps,
@@ -61,6 +50,10 @@ def norm_kernel(
     CENTER: tl.constexpr,  # a layer norm
     BIAS: tl.constexpr,
     WIDE: tl.constexpr,  # the norm is rounded only when it is weighted
+    ROUND: tl.constexpr,
+    INTEGER: tl.constexpr,
+    PAIR: tl.constexpr,
+    STATIC: tl.constexpr,
     SIZE_P2: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
@@ -93,7 +86,10 @@ def norm_kernel(
             x = rounded.to(tl.float32)
             weight = tl.load(next_weight_ptr + offset, mask=inside, other=0.0).to(tl.float32)
             normed = weighted(x * tl.rsqrt(tl.sum(x * x, 0) / size + eps), weight, kind, WIDE)
-    if NEXT or not AFTER:
+    if ROUND:
+        value = normed.to(kind).to(tl.float32)
+        store_codes(value, token, size, offset, inside, code_ptr, code_scale_ptr, INTEGER, PAIR, STATIC)
+    elif NEXT or not AFTER:
         tl.store(out_ptr + token * stride + offset, normed.to(kind), mask=inside)
 
 
@@ -198,17 +194,11 @@ def rotate_and_write_kernel(
 
 
 @triton.jit
-def gate_kernel(gate_up_ptr, out_ptr, size, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr, CHAINED: tl.constexpr):
-    """A program a token and a block of columns: activation(gate) * up."""
-    if CHAINED:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
-    token = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < size
-    gate = tl.load(gate_up_ptr + token * 2 * size + column, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(gate_up_ptr + token * 2 * size + size + column, mask=inside, other=0.0).to(tl.float32)
-    kind = out_ptr.dtype.element_ty
+def gated(gate_ptr, up_ptr, inside, ACTIVATION: tl.constexpr):
+    """activation(gate) * up, rounded where the operations round."""
+    gate = tl.load(gate_ptr, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(up_ptr, mask=inside, other=0.0).to(tl.float32)
+    kind = gate_ptr.dtype.element_ty
     if ACTIVATION == "silu":
         activated = gate * tl.sigmoid(gate)
     elif ACTIVATION == "gelu":
@@ -217,7 +207,45 @@ def gate_kernel(gate_up_ptr, out_ptr, size, ACTIVATION: tl.constexpr, BLOCK: tl.
         tl.static_assert(ACTIVATION == "gelu_tanh")
         # (1 + tanh(z)) / 2 = sigmoid(2 z), and 2 z = 2 sqrt(2 / pi) (x + 0.044715 x^3)
         activated = gate * tl.sigmoid(1.5957691216057308 * gate * (1 + 0.044715 * gate * gate))
-    tl.store(out_ptr + token * size + column, (activated.to(kind).to(tl.float32) * up).to(kind), mask=inside)
+    return (activated.to(kind).to(tl.float32) * up).to(kind)
+
+
+@triton.jit
+def gate_kernel(gate_up_ptr, out_ptr, size, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr, CHAINED: tl.constexpr):
+    """A program a token and a block of columns."""
+    if CHAINED:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < size
+    gate = gate_up_ptr + token * 2 * size + column
+    tl.store(out_ptr + token * size + column, gated(gate, gate + size, inside, ACTIVATION), mask=inside)
+
+
+@triton.jit
+def gate_codes_kernel(
+    gate_up_ptr,
+    code_ptr,
+    scale_ptr,
+    size,
+    ACTIVATION: tl.constexpr,
+    INTEGER: tl.constexpr,
+    PAIR: tl.constexpr,
+    STATIC: tl.constexpr,
+    SIZE_P2: tl.constexpr,
+    CHAINED: tl.constexpr,
+):
+    """A program a token: codes have a scale for all of a row."""
+    if CHAINED:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, SIZE_P2)
+    inside = column < size
+    gate = gate_up_ptr + token * 2 * size + column
+    value = gated(gate, gate + size, inside, ACTIVATION).to(tl.float32)
+    store_codes(value, token, size, column, inside, code_ptr, scale_ptr, INTEGER, PAIR, STATIC)
 
 
 @triton.jit
@@ -244,6 +272,8 @@ def _norm(
     center: bool = False,
     after: bool = False,
     next_weight: Tensor | None = None,
+    codes: RowCodes | None = None,
+    rounding: Rounding | None = None,
 ) -> None:
     size = x.shape[-1]
     block = triton.next_power_of_2(size)
@@ -254,6 +284,8 @@ def _norm(
         weight if bias is None else bias,
         weight if next_weight is None else next_weight,
         out,
+        None if codes is None else codes.code_MPE,
+        None if codes is None else codes.scale_M,
         x.stride(0),
         size,
         eps,
@@ -264,6 +296,8 @@ def _norm(
         CENTER=center,
         BIAS=bias is not None,
         WIDE=wide,
+        ROUND=codes is not None,
+        **flags(rounding),
         SIZE_P2=block,
         num_warps=min(16, max(1, block // 512)),
         **chain(x.device),
@@ -282,6 +316,21 @@ def add_rms_norm(
     out_TE = torch.empty_like(x_TE)
     _norm(x_TE, residual_TE, weight_E, None, out_TE, eps, scale, wide)
     return out_TE, x_TE if residual_TE is None else residual_TE
+
+
+def add_rms_norm_codes(
+    x_TE: Tensor,
+    residual_TE: Tensor | None,
+    weight_E: Tensor,
+    eps: float,
+    scale: float,
+    wide: bool,
+    rounding: Rounding,
+) -> tuple[RowCodes, Tensor]:
+    """`add_rms_norm` with the norm in codes."""
+    codes = RowCodes.empty(rounding, *x_TE.shape, x_TE.dtype, x_TE.device)
+    _norm(x_TE, residual_TE, weight_E, None, x_TE, eps, scale, wide, codes=codes, rounding=rounding)
+    return codes, x_TE if residual_TE is None else residual_TE
 
 
 def add_layer_norm(
@@ -377,6 +426,18 @@ def gate(gate_up_TF: Tensor, activation: str) -> Tensor:
     options = {"BLOCK": COLUMNS_PER_PROGRAM, "num_warps": 4, **chain(out_TF.device)}
     gate_kernel[grid](gate_up_TF, out_TF, size, ACTIVATION=activation, **options)
     return out_TF
+
+
+def gate_codes(gate_up_TF: Tensor, activation: str, rounding: Rounding) -> RowCodes:
+    """`gate` in codes."""
+    tokens, size = len(gate_up_TF), gate_up_TF.shape[-1] // 2
+    codes = RowCodes.empty(rounding, tokens, size, gate_up_TF.dtype, gate_up_TF.device)
+    block = triton.next_power_of_2(size)
+    options = {"SIZE_P2": block, "num_warps": min(16, max(1, block // 256)), **chain(gate_up_TF.device)}
+    gate_codes_kernel[(tokens,)](
+        gate_up_TF, codes.code_MPE, codes.scale_M, size, ACTIVATION=activation, **flags(rounding), **options
+    )
+    return codes
 
 
 def cap(logits_SV: Tensor, scale: float, softcap: float | None) -> Tensor:

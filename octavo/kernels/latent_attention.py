@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo.kernels.elementwise import chain
+from octavo.kernels.chain import chain
 from octavo.kernels.paged_attention import LOWEST
 from octavo.kernels.paged_attention_decode import FIELDS
 

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo.kernels.elementwise import chain
+from octavo.kernels.chain import chain
 
 MOST_EXPERTS = 1024
 PAIRS = 256  # pairs that are sorted at a time

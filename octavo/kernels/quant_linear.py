@@ -35,24 +35,24 @@ class Form:
 
 
 @triton.jit
-def halves(code, ZERO: tl.constexpr, kind: tl.constexpr):
-    """The two codes of bytes, less ZERO, as floats. In 16 bits without a conversion, of which hardware can do few."""
+def halves(code, kind: tl.constexpr):
+    """The two codes of bytes as floats. In 16 bits without a conversion, of which hardware can do few."""
     if kind == tl.float32:
-        low = (code & 15).to(kind) - ZERO
-        high = (code >> 4).to(kind) - ZERO
-    else:  # 128 or 1024, whose last four bits count ones
-        magic: tl.constexpr = 0x4300 if kind == tl.bfloat16 else 0x6400
-        zero: tl.constexpr = (128 if kind == tl.bfloat16 else 1024) + ZERO
+        low = ((code & 15) ^ 8).to(kind) - 8
+        high = ((code >> 4) ^ 8).to(kind) - 8
+    else:  # 128 or 1024, whose last four bits count ones, and 8
+        magic: tl.constexpr = 0x4308 if kind == tl.bfloat16 else 0x6408
+        middle: tl.constexpr = 136 if kind == tl.bfloat16 else 1032
         bits = code.to(tl.int16)
-        low = ((bits & 15) | magic).to(kind, bitcast=True) - zero
-        high = (((bits >> 4) & 15) | magic).to(kind, bitcast=True) - zero
+        low = ((bits & 15) ^ magic).to(kind, bitcast=True) - middle
+        high = (((bits >> 4) & 15) ^ magic).to(kind, bitcast=True) - middle
     return low, high
 
 
 @triton.jit
 def offset_of(value, scale):
     """An offset, or what a zero stands for."""
-    if value.dtype == tl.uint8:
+    if value.dtype == tl.int8:
         return -scale * value.to(tl.float32)
     else:
         return value
@@ -62,13 +62,12 @@ def offset_of(value, scale):
 def quant_linear_kernel(
     x_ptr,
     code_ptr,  # [N, K], or [N, K / 2] of two codes a byte
-    scale_ptr,  # [N, G]
+    scale_ptr,  # [G, N]
     offset_ptr,  # likewise, if OFFSET
     y_ptr,  # [splits, M, N]
     num_inputs,
     num_rows,
     num_columns,
-    num_groups,
     x_stride,
     steps,  # of a split
     group,  # columns
@@ -97,13 +96,13 @@ def quant_linear_kernel(
         x = tl.load(x_row + start, mask=mask, other=0.0)
         if HALVES:
             far = tl.load(x_row + (start + BYTES), mask=mask, other=0.0)
-            low, high = halves(code, 0 if OFFSET else 8, x.dtype)
+            low, high = halves(code, x.dtype)
             part = tl.dot(low, x, input_precision="ieee")
             part = tl.dot(high, far, part, input_precision="ieee")
         else:
             part = tl.dot(code.to(x.dtype), x, input_precision="ieee")
         of_group = of_n & (start + tl.zeros_like(n) < num_columns)
-        index = n * num_groups + start // group
+        index = start // group * num_rows + n
         scale = tl.load(scale_ptr + index, mask=of_group, other=0.0).to(tl.float32)
         acc += part * scale[:, None]
         if OFFSET:
@@ -139,14 +138,14 @@ def decode_kernel(
     there = (row < num_rows) & (column < num_columns)
     place = row * (num_columns // EACH) + tl.program_id(0) * BYTES + tl.arange(0, BYTES)[None, :]
     code = tl.load(code_ptr + place, mask=there, other=0.0)
-    index = row * (num_columns // group) + column // group
+    index = column // group * num_rows + row
     scale = tl.load(scale_ptr + index, mask=there, other=0.0).to(tl.float32)
     shift = tl.zeros_like(scale)
     if OFFSET:
         shift = offset_of(tl.load(offset_ptr + index, mask=there, other=0), scale)
     weight = weight_ptr + row * num_columns + column
     if HALVES:
-        low, high = halves(code, 0 if OFFSET else 8, tl.float32)
+        low, high = halves(code, tl.float32)
         tl.store(weight, (low * scale + shift).to(kind), mask=there)
         tl.store(weight + BYTES, (high * scale + shift).to(kind), mask=there)
     else:
@@ -181,18 +180,17 @@ def quant_linear(x_MK: Tensor, codes: CodeMatrix, form: Form | None = None) -> T
     quant_linear_kernel[(triton.cdiv(rows, form.rows), triton.cdiv(inputs, form.inputs), form.splits)](
         x_MK,
         codes.code_NP,
-        codes.scale_NG,
-        codes.offset_NG,
+        codes.scale_GN,
+        codes.offset_GN,
         y_SMN,
         inputs,
         rows,
         columns,
-        codes.scale_NG.shape[1],
         x_MK.stride(0),
         steps,
         codes.group,
         HALVES=bool(codes.block),
-        OFFSET=codes.offset_NG is not None,
+        OFFSET=codes.offset_GN is not None,
         ROWS=form.rows,
         INPUTS=form.inputs,
         COLUMNS=form.columns,
@@ -209,14 +207,14 @@ def decode(codes: CodeMatrix, dtype: torch.dtype) -> Tensor:
     size = codes.block or 128
     decode_kernel[(triton.cdiv(columns, size), triton.cdiv(rows, 32))](
         codes.code_NP,
-        codes.scale_NG,
-        codes.offset_NG,
+        codes.scale_GN,
+        codes.offset_GN,
         weight_NK,
         rows,
         columns,
         codes.group,
         HALVES=bool(codes.block),
-        OFFSET=codes.offset_NG is not None,
+        OFFSET=codes.offset_GN is not None,
         ROWS=32,
         COLUMNS=size,
         num_warps=4,

@@ -30,6 +30,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
+from octavo.kernels.chain import CHAIN
 from octavo.kernels.elementwise import add_rms_norm
 
 TILE_ROWS = 64  # of the weight; Hopper's matrix instruction takes as many
@@ -53,9 +54,6 @@ class Tiles:
 
 
 Config = Vectors | Tiles
-
-# Launch options of a kernel that waits for its predecessor itself. Other platforms do not know them.
-CHAIN: dict[bool, dict[str, bool]] = {True: {"launch_pdl": True}, False: {}}
 
 
 @triton.jit
@@ -406,7 +404,6 @@ def _vectors(
         BIAS=bias_F is not None,
         SILU=silu,
         RESIDUAL=residual_MO is not None,
-        CHAINED=chained,
         num_warps=config.warps,
         num_stages=1,
         **CHAIN[chained],
@@ -450,7 +447,6 @@ def _tiles(
         BIAS=bias_F is not None,
         SILU=silu,
         RESIDUAL=residual_MO is not None,
-        CHAINED=chained,
         num_warps=config.warps,
         **CHAIN[chained],
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from octavo import kernels
+from octavo.kernels.codes import Rounding, RowCodes
 from octavo.kernels.cpu_linear import PackedLinear, pack_linear
 from octavo.layers.norm import Norm, RMSNorm
 from octavo.quant.methods import LinearMethod, select_method
@@ -54,30 +55,40 @@ class Linear:
             return y
         return F.linear(x, self.weight, self.bias)
 
-    def after(self, norm: Norm, x_TE: Tensor, stream_TE: Tensor | None, silu: bool = False) -> tuple[Tensor, Tensor]:
-        """(y of the norm of the stream that grows by x, stream): `norm(x, stream)` and the product, perhaps as one.
+    def rounding(self, tokens: int) -> Rounding | None:
+        """How the layer rounds so many rows, if a kernel before it may do it in passing: then comes `of_codes`."""
+        return self.methods[0].rounding(tokens) if len(self.methods) == 1 else None
 
-        With `silu` the rows of W are gate over up, and y is silu(gate) * up.
-        """
-        found = self.skinny_config(x_TE)
-        if found is not None and isinstance(norm, RMSNorm) and norm.scale == 1.0 and not norm.wide:
-            skinny, config = found
-            weights = (norm.weight_E, norm.eps, norm.wide)
-            fused: tuple[Tensor, Tensor] = skinny.norm_linear(
-                x_TE, stream_TE, weights, self.weight, self.bias, config=config, silu=silu, chained=True
-            )
-            return fused
+    def of_codes(self, x: RowCodes) -> Tensor:
+        y_TF = self.methods[0].of_codes(x)
+        return y_TF if self.bias is None else y_TF.add_(self.bias)
+
+    def after(self, norm: Norm, x_TE: Tensor, stream_TE: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(y of the norm of the stream that grows by x, stream): `norm(x, stream)` and the product, perhaps as one."""
+        found = self.fused_after(norm, x_TE, stream_TE, silu=False)
+        if found is not None:
+            return found
+        rounding = self.rounding(len(x_TE))
+        if rounding is not None and isinstance(norm, RMSNorm):
+            codes, stream_TE = norm.rounded(x_TE, stream_TE, rounding)
+            return self.of_codes(codes), stream_TE
         x_TE, stream_TE = norm(x_TE, stream_TE)
-        if silu and self.bias is None and len(self.methods) == 1:
-            gated = self.methods[0].gated(x_TE)
-            if gated is not None:
-                return gated, stream_TE
-        y = self(x_TE)
-        if silu:
-            elementwise = kernels.elementwise_for(y.device)
-            assert elementwise is not None
-            y = elementwise.gate(y, "silu")
-        return y, stream_TE
+        return self(x_TE), stream_TE
+
+    def fused_after(
+        self, norm: Norm, x_TE: Tensor, stream_TE: Tensor | None, silu: bool
+    ) -> tuple[Tensor, Tensor] | None:
+        """`after` in a kernel for few rows, if there is one. With `silu` the rows of W are gate over up, and y is
+        silu(gate) * up."""
+        found = self.skinny_config(x_TE)
+        if found is None or not isinstance(norm, RMSNorm) or norm.scale != 1.0 or norm.wide:
+            return None
+        skinny, config = found
+        weights = (norm.weight_E, norm.eps, norm.wide)
+        fused: tuple[Tensor, Tensor] = skinny.norm_linear(
+            x_TE, stream_TE, weights, self.weight, self.bias, config=config, silu=silu, chained=True
+        )
+        return fused
 
     def skinny_config(self, x: Tensor) -> tuple[ModuleType, Any] | None:
         """The kernels for few rows and how to launch them, if they are to be used for x."""

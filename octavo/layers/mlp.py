@@ -45,18 +45,24 @@ class GatedMLP:
         self.down.finish()
 
     def __call__(self, x_TE: Tensor) -> Tensor:
-        gate_up_TF = self.gate_up(x_TE)
-        if self.kernels is not None:
-            return self.down(self.kernels.gate(gate_up_TF, self.activation))
-        gate, up = gate_up_TF.chunk(2, -1)
-        return self.down(self.activate(gate).mul_(up))
+        return self.behind(self.gate_up(x_TE))
 
     def after(self, norm: Norm, x_TE: Tensor, stream_TE: Tensor | None) -> tuple[Tensor, Tensor]:
-        if self.kernels is not None and self.activation == "silu":
-            gated_TF, stream_TE = self.gate_up.after(norm, x_TE, stream_TE, silu=True)
-            return self.down(gated_TF), stream_TE
-        x_TE, stream_TE = norm(x_TE, stream_TE)
-        return self(x_TE), stream_TE
+        if self.activation == "silu":
+            fused = self.gate_up.fused_after(norm, x_TE, stream_TE, silu=True)
+            if fused is not None:
+                return self.down(fused[0]), fused[1]
+        gate_up_TF, stream_TE = self.gate_up.after(norm, x_TE, stream_TE)
+        return self.behind(gate_up_TF), stream_TE
+
+    def behind(self, gate_up_TF: Tensor) -> Tensor:
+        if self.kernels is None:
+            gate, up = gate_up_TF.chunk(2, -1)
+            return self.down(self.activate(gate).mul_(up))
+        rounding = self.down.rounding(len(gate_up_TF))
+        if rounding is not None:
+            return self.down.of_codes(self.kernels.gate_codes(gate_up_TF, self.activation, rounding))
+        return self.down(self.kernels.gate(gate_up_TF, self.activation))
 
     def linears(self) -> tuple[Linear, ...]:
         """Whose weights may be quantised."""

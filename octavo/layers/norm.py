@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from octavo import kernels
+from octavo.kernels.codes import Rounding, RowCodes
 
 MANY = 1 << 17  # values of a stream from which a CPU is slow at rms_norm
 
@@ -61,6 +62,14 @@ class RMSNorm:
             return fused
         stream_TE = x_TE if residual_TE is None else residual_TE.add_(x_TE, alpha=self.scale)
         return self.norm(stream_TE), stream_TE
+
+    def rounded(self, x_TE: Tensor, residual_TE: Tensor | None, rounding: Rounding) -> tuple[RowCodes, Tensor]:
+        """Likewise, with the norm in codes; on a GPU."""
+        assert self.kernels is not None
+        fused: tuple[RowCodes, Tensor] = self.kernels.add_rms_norm_codes(
+            x_TE, residual_TE, self.weight_E, self.eps, self.scale, self.wide, rounding
+        )
+        return fused
 
     def add(self, x_TE: Tensor, stream_TE: Tensor) -> Tensor:
         if self.kernels is not None:

@@ -63,7 +63,7 @@ class TritonExperts:
         self, form: Pairs, x_TE: Tensor, logits_TX: Tensor, bias_X: Tensor | None, shared_TE: Tensor | None
     ) -> Tensor:
         from octavo.kernels import moe_experts, moe_route
-        from octavo.kernels.elementwise import chain
+        from octavo.kernels.chain import chain
 
         spec, weights = self.spec, self.weights
         routed = moe_route.route(logits_TX, bias_X, spec.routing, aligned=False)
@@ -110,7 +110,7 @@ class TritonExperts:
         self, form: Tiles, x_TE: Tensor, logits_TX: Tensor, bias_X: Tensor | None, shared_TE: Tensor | None
     ) -> Tensor:
         from octavo.kernels import moe_experts, moe_route
-        from octavo.kernels.elementwise import chain
+        from octavo.kernels.chain import chain
 
         spec, weights = self.spec, self.weights
         routed = moe_route.route(logits_TX, bias_X, spec.routing, aligned=True, rows=form.tile)
@@ -155,7 +155,8 @@ class TritonExperts:
 
     def _grouped(self, x_TE: Tensor, logits_TX: Tensor, bias_X: Tensor | None, shared_TE: Tensor | None) -> Tensor:
         from octavo.kernels import moe_experts, moe_route
-        from octavo.kernels.elementwise import chain, gate
+        from octavo.kernels.chain import chain
+        from octavo.kernels.elementwise import gate
 
         spec, weights = self.spec, self.weights
         routed = moe_route.route(logits_TX, bias_X, spec.routing, aligned=True)
@@ -178,7 +179,7 @@ class TritonExperts:
 
     def _combine(self, y_PE: Tensor, routed: Any, shared_TE: Tensor | None, by_expert: bool) -> Tensor:
         from octavo.kernels import moe_experts
-        from octavo.kernels.elementwise import chain
+        from octavo.kernels.chain import chain
 
         tokens, top_k = routed.experts_TK.shape
         out_TE = y_PE.new_empty(tokens, self.spec.hidden_size)

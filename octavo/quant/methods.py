@@ -9,18 +9,17 @@ Legend: T tokens, N rows (out), K columns (in), G groups of a row.
 from __future__ import annotations
 
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from octavo import kernels
+from octavo.kernels.codes import CodeMatrix, Rounding, RowCodes
 from octavo.kernels.cpu_int8 import PackedInt8
-from octavo.quant.pack import E4M3_MAX
-from octavo.quant.schemes import E4M3, Float8, Integers, Scheme
+from octavo.quant.schemes import Float8, Integers, Scheme
 
-FEW_ROWS = 32  # of x, for which reading the weights is all that counts
 MANY_ROWS = 512  # of x, from which on decoding a matrix takes little beside multiplying with it
 
 
@@ -36,12 +35,16 @@ class LinearMethod(Protocol):
 
     def __init__(self, scheme: Scheme, dtype: torch.dtype) -> None: ...
 
+    def rounding(self, tokens: int) -> Rounding | None:
+        """How so many rows of x are rounded before the product, where a kernel before it may as well do it."""
+        return None
+
     def __call__(self, x_TK: Tensor) -> Tensor:
         """x W^T, [T, N], in the type of x."""
 
-    def gated(self, x_TK: Tensor) -> Tensor | None:
-        """silu(gate) * up [T, N / 2] of a matrix of gate over up, if it takes no more than the product does."""
-        return None
+    def of_codes(self, x: RowCodes) -> Tensor:
+        """Likewise, of rows that have been rounded as `rounding` says."""
+        raise NotImplementedError
 
 
 class Int4OnCpu(LinearMethod):
@@ -107,7 +110,7 @@ class Int8(LinearMethod):
 
 
 class Codes(LinearMethod):
-    """Our own kernel: reads codes and multiplies in the model's type; activations are not rounded."""
+    """Our own kernels: what is read is codes, and activations are not rounded, or to 16 bits."""
 
     name = "codes in Triton"
 
@@ -125,46 +128,65 @@ class Codes(LinearMethod):
         return None if scheme.group % least == 0 else f"groups of {scheme.group} columns are no multiples of {least}"
 
     def __init__(self, scheme: Scheme, dtype: torch.dtype) -> None:
-        from octavo.kernels import quant_linear, skinny_codes
-        from octavo.kernels.codes import CodeMatrix
+        from octavo.kernels import quant_linear
 
         assert isinstance(scheme, Integers | Float8)
-        self.many, self.few = quant_linear, skinny_codes
+        self.many = quant_linear
         self.order_K: Tensor | None = None
         if isinstance(scheme, Integers):
             self.codes = CodeMatrix.of(scheme.code_NP, scheme.scale_NG, scheme.offset_NG)
             self.order_K = scheme.order_K
         else:
             self.codes = CodeMatrix.of(scheme.code_NK, scheme.scale_NG, None)
+        self.few = FewRows(self.codes)
         self.nbytes = self.codes.nbytes + (0 if self.order_K is None else self.order_K.nbytes)
+        self.pair = Rounding("fp8" if self.codes.kind == "fp8" else "int8", pair=True)
+
+    def rounding(self, tokens: int) -> Rounding | None:
+        return self.pair if self.order_K is None and self.few.config(tokens) is not None else None
+
+    def of_codes(self, x: RowCodes) -> Tensor:
+        return self.few(x)
 
     def __call__(self, x_TK: Tensor) -> Tensor:
-        x_TK = self._ordered(x_TK)
+        if self.order_K is not None:
+            x_TK = x_TK.index_select(1, self.order_K)
+        if self.few.config(len(x_TK)) is not None:
+            return self.few(self.few.round_rows(x_TK, self.pair))
         if len(x_TK) > MANY_ROWS:
             return F.linear(x_TK, self.many.decode(self.codes, x_TK.dtype))
-        found = self._product_of_few(x_TK, False)
-        return self.many.quant_linear(x_TK, self.codes) if found is None else found
+        return self.many.quant_linear(x_TK, self.codes)
 
-    def gated(self, x_TK: Tensor) -> Tensor | None:
-        return self._product_of_few(self._ordered(x_TK), True) if len(x_TK) <= FEW_ROWS else None
 
-    def _ordered(self, x_TK: Tensor) -> Tensor:
-        return x_TK if self.order_K is None else x_TK.index_select(1, self.order_K)
+class FewRows:
+    """Rows in codes times a matrix in codes: `octavo.kernels.skinny_codes`, where it can."""
 
-    def _product_of_few(self, x_TK: Tensor, silu: bool) -> Tensor | None:
-        config = self.few.choose(len(x_TK), self.codes, x_TK.dtype, _processors(x_TK.device))
-        if config is None:
-            return None
-        chained = x_TK.is_cuda and torch.version.hip is None and _capability(x_TK.device) >= (9, 0)
-        y: Tensor = self.few.skinny_codes(x_TK.contiguous(), self.codes, config=config, silu=silu, chained=chained)
+    def __init__(self, codes: CodeMatrix) -> None:
+        from octavo.kernels import row_codes, skinny_codes
+
+        self.product, self.choose, self.round_rows = (
+            skinny_codes.skinny_codes,
+            skinny_codes.choose,
+            row_codes.round_rows,
+        )
+        self.codes = codes
+        device = codes.code_NP.device
+        self.serves = device.type == "cuda" and torch.version.hip is None
+        self.chained = self.serves and _capability(device) >= (9, 0)
+        self.processors = torch.cuda.get_device_properties(device).multi_processor_count if self.serves else 1
+
+    def config(self, tokens: int) -> Any:
+        return self.choose(tokens, self.codes, self.processors) if self.serves else None
+
+    def __call__(self, x: RowCodes) -> Tensor:
+        config = self.config(len(x))
+        assert config is not None
+        y: Tensor = self.product(x, self.codes, config=config, chained=self.chained)
         return y
 
 
 class ScaledProduct(LinearMethod):
-    """Float8 on tensor cores, with a scale for each row of x and of W.
-
-    Few rows cost what is read of W, so `Codes` computes them: that saves rounding x.
-    """
+    """Float8 on tensor cores, with a scale for each row of x and of W."""
 
     name = "fp8 on tensor cores"
 
@@ -178,29 +200,28 @@ class ScaledProduct(LinearMethod):
             return "results are bfloat16"
         if any(size % 16 for size in scheme.shape):
             return "sizes must be multiples of 16"
-        return None if device.type == "cuda" and _capability(device) >= (9, 0) else "the device has no such product"
+        if kernels.elementwise_for(device) is None:
+            return "it needs a GPU and triton"
+        return None if _capability(device) >= (9, 0) else "the device has no such product"
 
     def __init__(self, scheme: Scheme, dtype: torch.dtype) -> None:
         assert isinstance(scheme, Float8)
         self.code_KN = scheme.code_NK.t()
         self.scale_1N = scheme.scale_NG.t().contiguous()
-        self.input_scale = scheme.input_scale
+        self.rounded = Rounding("fp8", scale=scheme.input_scale)
         self.nbytes = scheme.nbytes
-        alone = Codes.supports(scheme, dtype, scheme.code_NK.device) is None
-        self.few = Codes(scheme, dtype) if alone else None
+        self.few = FewRows(CodeMatrix.of(scheme.code_NK, scheme.scale_NG, None))
 
-    def gated(self, x_TK: Tensor) -> Tensor | None:
-        return None if self.few is None else self.few.gated(x_TK)
+    def rounding(self, tokens: int) -> Rounding | None:
+        return self.rounded
 
     def __call__(self, x_TK: Tensor) -> Tensor:
-        if self.few is not None and len(x_TK) <= FEW_ROWS:
-            return self.few(x_TK)
-        wide_TK = x_TK.float()
-        if self.input_scale is None:
-            scale_T1 = (wide_TK.abs().amax(1, keepdim=True) / E4M3_MAX).clamp_(min=1e-12)
-        else:
-            scale_T1 = self.input_scale.expand(len(x_TK), 1).contiguous()
-        code_TK = (wide_TK / scale_T1).clamp_(-E4M3_MAX, E4M3_MAX).to(E4M3)
+        return self.of_codes(self.few.round_rows(x_TK, self.rounded))
+
+    def of_codes(self, x: RowCodes) -> Tensor:
+        if self.few.config(len(x)) is not None:
+            return self.few(x)
+        code_TK, scale_T1 = x.code_MPE[:, 0], x.scale_M[:, None]
         return torch._scaled_mm(code_TK, self.code_KN, scale_T1, self.scale_1N, out_dtype=torch.bfloat16)
 
 
@@ -242,8 +263,3 @@ def select_method(
 @cache
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
-
-
-@cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

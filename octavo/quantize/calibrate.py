@@ -23,12 +23,13 @@ from octavo.models.decoder import Decoder
 from octavo.models.loader import checkpoint_files, fill_from, resolve_dtype
 from octavo.models.registry import load_class
 from octavo.models.spec import ModelSpec
+from octavo.quant.methods import LinearMethod
 from octavo.quant.schemes import Plain, Scheme
 
 BLOCK_SIZE = 16
 
 
-class Watched:
+class Watched(LinearMethod):
     """A plain product that looks at its inputs while it is `open`: the sum of x x^T, and the largest |x|."""
 
     name = "watched"

@@ -103,12 +103,14 @@ def test_the_method_of_linear_layers(kind: str) -> None:
     assert method.nbytes <= scheme.nbytes
 
 
-def test_few_rows_of_float8_are_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    scheme, x = to_fp8(draw(48, 64)), draw(3, 64)
-    monkeypatch.setattr(Codes, "supports", lambda *asked: None)
-    product = ScaledProduct(scheme, x.dtype)
-    assert error(product(x), x, scheme) < 1e-5
-    assert product.few is not None and product.few.codes.code_NP is scheme.code_NK  # the codes are there once
+@pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter rounds to float8 in its own way")
+def test_float8_is_rounded_once_for_few_rows_and_for_many() -> None:
+    scheme = to_fp8(draw(64, 128))
+    product = ScaledProduct(scheme, torch.bfloat16)
+    x = draw(100, 128, dtype=torch.bfloat16)
+    assert product.few.config(3) is not None and product.few.config(100) is None
+    assert error(product(x), x, scheme) < 0.04
+    torch.testing.assert_close(product(x[:3]), product(x)[:3], rtol=0.02, atol=0.02)
 
 
 def test_why_not() -> None:
@@ -137,7 +139,7 @@ def test_halves_of_a_group_fill_a_product(monkeypatch: pytest.MonkeyPatch, kind:
 def test_forms() -> None:
     def form(inputs: int, rows: int, columns: int, group: int, processors: int = 132) -> Form:
         code = torch.empty(rows, columns, dtype=torch.int8, device="meta")
-        return choose(inputs, CodeMatrix("int8", code, torch.empty(rows, columns // group), None, 0), processors)
+        return choose(inputs, CodeMatrix("int8", code, torch.empty(columns // group, rows), None, 0), processors)
 
     assert form(1, 4096, 4096, 128).splits > 1
     assert form(1, 28672, 4096, 4096).splits == 1
@@ -166,26 +168,27 @@ def test_kernels_compile_for_every_target(tmp_path) -> None:
     code = "from tests.kernels.test_quant_linear import compile_all; compile_all()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.splitlines()) == 40
+    assert len(done.stdout.splitlines()) == 48
 
 
 def compile_all() -> None:
-    from octavo.kernels import quant_linear, skinny_codes
+    from octavo.kernels import elementwise, quant_linear, row_codes, skinny_codes
     from tests.kernels import compile_all as targets
 
     few = {"ROWS": 64, "INPUTS": 16, "COLUMNS": 128}
     many = {"ROWS": 128, "INPUTS": 128, "COLUMNS": 128}
-    row = {"K": 2048, "BIAS": True, "SILU": True, "RESIDUAL": False, "R": 4, "PARTS": 4, "W_P2": 512}
-    tile = row | {"R": 64, "M_P2": 16, "BLOCK": 128, "SPLITS": 2, "STAGES": 3, "EARLY": 2}
-    types = {"scale_ptr": "*fp32", "offset_ptr": "*fp32", "partial_ptr": "*fp32", "arrived_ptr": "*i32"}
+    tile = {"K": 2048, "M_P2": 16, "PARTS": 2, "R": 64, "BLOCK": 128, "SPLITS": 2, "STAGES": 3, "EARLY": 2}
+    rounds = {"PAIR": True, "STATIC": False, "SIZE_P2": 4096, "ACTIVATION": "silu"}
+    types = {"scale_ptr": "*fp32", "x_scale_ptr": "*fp32", "partial_ptr": "*fp32", "arrived_ptr": "*i32"}
     for kind, code, where in (
         ("int4", "*u8", targets.TARGETS),
         ("int8", "*i8", targets.NVIDIA[1:2]),
         ("fp8", "*fp8e4nv", targets.NVIDIA[1:]),
     ):
-        targets.TYPES.update(types | {"code_ptr": code, "offset_ptr": "*u8" if kind == "int4" else "*fp32"})
+        targets.TYPES.update(types | {"code_ptr": code, "offset_ptr": "*i8" if kind == "int4" else "*fp32"})
         halves = {"HALVES": kind == "int4", "OFFSET": kind == "int4"}
-        codes = {"KIND": kind, "OFFSET": kind == "int4", "GROUPS": 16 if kind == "int4" else 1}
+        rounded = {"code_ptr": "*fp8e4nv" if kind == "fp8" else "*i8", "x_ptr": "*bf16"}
+        codes = halves | {"GROUPS": 16 if kind == "int4" else 1}
         for target in where:
             amd = target.backend == "hip"
             chained = target in targets.NVIDIA[1:]
@@ -193,11 +196,20 @@ def compile_all() -> None:
                 (quant_linear.quant_linear_kernel, few | halves, 4, 1 if amd else 4),
                 (quant_linear.quant_linear_kernel, many | halves, 8, 1 if amd else 3),
                 (quant_linear.decode_kernel, halves | {"ROWS": 32, "COLUMNS": 128}, 4, 1),
-                (skinny_codes.vectors_kernel, row | codes | {"PARTS": skinny_codes.PARTS[kind]}, 4, 1),
-                (skinny_codes.tiles_kernel, tile | codes, 4, 1),
+                (skinny_codes.tiles_kernel, tile | codes | {"PTX": not amd}, 4, 1),
+                (row_codes.round_rows_kernel, rounds | {"INTEGER": kind != "fp8"}, 8, 1),
+                (elementwise.gate_codes_kernel, rounds | {"INTEGER": kind != "fp8"}, 8, 1),
             ]
             for kernel, constants, warps, stages in kernels:
                 flags = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+                if kernel is skinny_codes.tiles_kernel:
+                    targets.TYPES.update(code_ptr=code, x_ptr=rounded["code_ptr"])
+                else:
+                    targets.TYPES.update(
+                        rounded
+                        if kernel.arg_names[1] == "code_ptr" and "INTEGER" in kernel.arg_names
+                        else {"code_ptr": code, "x_ptr": "*bf16"}
+                    )
                 if "CHAINED" in kernel.arg_names:
                     constants = constants | {"CHAINED": chained}
                     flags |= {"launch_pdl": True} if chained else {}
