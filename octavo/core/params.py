@@ -98,7 +98,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
         _integer(self.n, "n", 1, MAX_N)
         _number(self.presence_penalty, "presence_penalty", -2.0, 2.0)
         _number(self.frequency_penalty, "frequency_penalty", -2.0, 2.0)
-        _number(self.repetition_penalty, "repetition_penalty", 0.0, 100.0, open_low=True)
+        _number(self.repetition_penalty, "repetition_penalty", 0.01, 100.0)  # logits over less would overflow
         _number(self.temperature, "temperature", 0.0, 100.0)
         if self.temperature < 1e-5:  # logits divided by less overflow float32: it is greedy for any purpose
             self.temperature = 0.0
