@@ -8,19 +8,23 @@ from pathlib import Path
 
 from octavo.bench.datasets import (
     Sample,
+    Trace,
     Vocabulary,
+    batched,
     custom_samples,
     numbered,
     oversample,
     prefix_samples,
     random_samples,
     sharegpt_samples,
+    spec_bench_samples,
+    trace_samples,
 )
 from octavo.core.errors import ConfigError
 from octavo.text.tokenizer import Tokenizer
 
 ID_LIMIT = 10_000  # random ids are below it where nobody says how large the vocabulary is
-INPUT_LEN, OUTPUT_LEN = 1024, 128
+INPUT_LEN, OUTPUT_LEN, SPEC_OUTPUT_LEN = 1024, 128, 256
 
 
 def choose_samples(
@@ -42,6 +46,11 @@ def choose_samples(
             raise ConfigError("skip-tokenizer-init: a chat needs texts, and random ones need a tokenizer")
         words = Vocabulary(tokenizer, vocab_size or _vocab_size(options), seed)
         samples = _drawn(options, words, count)
+        if options.random_batch_size > 1:
+            samples = batched(samples, options.random_batch_size)
+    elif name == "timed_trace":
+        words = Vocabulary(tokenizer, vocab_size or _vocab_size(options), seed)
+        samples = trace_samples(_path(options), words, count, _trace(options))
     else:
         samples = _read(options, tokenizer, seed, count, chat)
         if not options.no_oversample:
@@ -75,18 +84,43 @@ def _drawn(options: argparse.Namespace, words: Vocabulary, count: int) -> list[S
     )
 
 
-def _read(options: argparse.Namespace, tokenizer: Tokenizer | None, seed: int, count: int, chat: bool) -> list[Sample]:
+def _path(options: argparse.Namespace) -> Path:
     if options.dataset_path is None:
         raise ConfigError(f"dataset-path: {options.dataset_name} needs a file")
-    path, shuffle = Path(options.dataset_path), not options.disable_shuffle
+    return Path(options.dataset_path)
+
+
+def _trace(options: argparse.Namespace) -> Trace:
+    return Trace(
+        options.timed_trace_chunk_hash_size,
+        options.timed_trace_sec_multiplier,
+        options.timed_trace_label_timestamp,
+        options.timed_trace_label_input_length,
+        options.timed_trace_label_output_length,
+        options.timed_trace_label_hash_ids,
+    )
+
+
+def _read(options: argparse.Namespace, tokenizer: Tokenizer | None, seed: int, count: int, chat: bool) -> list[Sample]:
+    path, shuffle = _path(options), not options.disable_shuffle
     if options.dataset_name == "sharegpt":
         if tokenizer is None:
             raise ConfigError("skip-tokenizer-init: the lengths of a sharegpt file are counted with a tokenizer")
         wanted = options.sharegpt_output_len if options.sharegpt_output_len is not None else options.output_len
         return sharegpt_samples(path, tokenizer, count, wanted, seed, shuffle)
-    wanted = options.custom_output_len if options.custom_output_len is not None else options.output_len
     template = not (options.skip_chat_template or chat)
     variables = options.chat_template_kwargs
+    if options.dataset_name == "spec_bench":
+        given = (options.spec_bench_output_len, options.output_len, SPEC_OUTPUT_LEN)
+        wanted = next(value for value in given if value is not None)
+        return spec_bench_samples(
+            *(path, tokenizer, count, wanted, seed),
+            category=options.spec_bench_category,
+            shuffle=shuffle,
+            template=template,
+            variables=variables,
+        )
+    wanted = options.custom_output_len if options.custom_output_len is not None else options.output_len
     return custom_samples(path, tokenizer, count, wanted, seed, shuffle=shuffle, template=template, variables=variables)
 
 

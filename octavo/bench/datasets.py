@@ -1,4 +1,4 @@
-"""Prompts for benchmarks: random, with shared prefixes, of a ShareGPT file, of JSON lines. Equal seeds, equal prompts.
+"""Prompts for benchmarks: random, with shared prefixes, of files of several forms. Equal seeds, equal prompts.
 
 Random prompts are texts that the tokenizer turns into the wanted number of tokens, or, without a tokenizer, token ids.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from octavo.core.errors import ConfigError
 from octavo.text.tokenizer import Tokenizer
 
-NAMES = ("random", "sharegpt", "prefix_repetition", "custom")
+NAMES = ("random", "sharegpt", "prefix_repetition", "custom", "spec_bench", "timed_trace")
 ROUNDS = 10  # of making a random text shorter or longer until it has the wanted number of tokens
 OUTPUT_LEN = 256  # of a custom prompt that does not say
 # Conversations outside of these are left out of a ShareGPT file, as everyone who measures with it does.
@@ -31,6 +31,8 @@ class Sample:
     prompt_len: int  # tokens without special ones; 0 if unknown
     output_len: int
     request_id: str = ""
+    due: float | None = None  # seconds after the start at which a trace sends it
+    more: tuple[str | list[int], ...] = ()  # prompts that the same request has, where it only reads
 
 
 class Vocabulary:
@@ -179,7 +181,19 @@ def custom_samples(
 
     `template`: a prompt is what a user says, and the tokenizer's chat template makes the text.
     """
-    found = _read_lines(path, output_len)
+    return _said(_read_lines(path, output_len), tokenizer, count, seed, shuffle, template, variables)
+
+
+def _said(
+    found: list[tuple[str, int]],
+    tokenizer: Tokenizer | None,
+    count: int,
+    seed: int,
+    shuffle: bool,
+    template: bool,
+    variables: dict[str, Any] | None,
+) -> list[Sample]:
+    """(what a user says, tokens of the answer) as prompts."""
     if shuffle:
         random.Random(seed).shuffle(found)
     samples = []
@@ -195,6 +209,19 @@ def custom_samples(
 def _read_lines(path: Path, output_len: int | None) -> list[tuple[str, int]]:
     """(prompt, tokens of its answer)."""
     found = []
+    for number, item in _json_lines(path):
+        prompt, own = item.get("prompt"), item.get("output_tokens")
+        length = own if output_len in (None, -1) else output_len
+        if length is None and output_len is None:
+            length = OUTPUT_LEN
+        if not isinstance(prompt, str) or type(length) is not int or length < 1:
+            raise ConfigError(f'{path}, line {number} is not {{"prompt": TEXT, "output_tokens": N}}')
+        found.append((prompt, length))
+    return found
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file, each with the number of its line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -204,16 +231,103 @@ def _read_lines(path: Path, output_len: int | None) -> list[tuple[str, int]]:
             continue
         try:
             item = json.loads(line)
-            prompt, own = item["prompt"], item.get("output_tokens")
-        except (ValueError, TypeError, KeyError, AttributeError):
-            prompt, own = None, None
-        length = own if output_len in (None, -1) else output_len
-        if length is None and output_len is None:
-            length = OUTPUT_LEN
-        if not isinstance(prompt, str) or type(length) is not int or length < 1:
-            raise ConfigError(f'{path}, line {number} is not {{"prompt": TEXT, "output_tokens": N}}')
-        found.append((prompt, length))
-    return found
+        except ValueError:
+            item = None
+        if not isinstance(item, dict):
+            raise ConfigError(f"{path}, line {number} is not a JSON object")
+        yield number, item
+
+
+def spec_bench_samples(
+    path: Path,
+    tokenizer: Tokenizer | None,
+    count: int,
+    output_len: int,
+    seed: int,
+    *,
+    category: str | None = None,
+    shuffle: bool = True,
+    template: bool = True,
+    variables: dict[str, Any] | None = None,
+) -> list[Sample]:
+    """First turns of Spec-Bench's questions: lines of {"category": TEXT, "turns": [TEXT, ...]}."""
+    found, categories = [], set()
+    for number, item in _json_lines(path):
+        turns, kind = item.get("turns"), item.get("category")
+        if not isinstance(turns, list) or not turns or not isinstance(turns[0], str):
+            raise ConfigError(f'{path}, line {number} is not {{"category": TEXT, "turns": [TEXT, ...]}}')
+        categories.add(str(kind))
+        if category is None or kind == category:
+            found.append((turns[0], output_len))
+    if not found and categories:
+        raise ConfigError(f"spec-bench-category {category}: the file has {', '.join(sorted(categories))}")
+    return _said(found, tokenizer, count, seed, shuffle, template, variables)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """How a trace says what it says. Prompts with equal `hash_ids` begin with equal chunks of `chunk` tokens."""
+
+    chunk: int = 16
+    seconds: float = 1.0  # that a unit of its timestamps takes
+    timestamp: str = "timestamp"
+    input_length: str = "input_length"
+    output_length: str = "output_length"
+    hash_ids: str = "hash_ids"
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1 or not self.seconds > 0:
+            raise ConfigError(
+                "timed-trace-chunk-hash-size and timed-trace-sec-multiplier must be above 0, "
+                f"got {self.chunk} and {self.seconds:g}"
+            )
+
+
+def trace_samples(path: Path, words: Vocabulary, count: int, trace: Trace) -> list[Sample]:
+    """Requests of a trace, in its order: the first of them is sent at the start.
+
+    Its texts are not known, only which chunks they share: each hash stands for tokens of its own.
+    """
+    found: list[tuple[float, int, int, list[Any]]] = []
+    for number, item in _json_lines(path):
+        when, own, out = (item.get(name) for name in (trace.timestamp, trace.input_length, trace.output_length))
+        hashes = item.get(trace.hash_ids, [])
+        whole = type(own) is int and own > 0 and type(out) is int and out > 0
+        timed = type(when) in (int, float) and (not found or when >= found[-1][0])  # type: ignore[operator]
+        if not (whole and timed and isinstance(hashes, list)):
+            raise ConfigError(
+                f"{path}, line {number}: {trace.timestamp}, which never falls, {trace.input_length}, "
+                f"{trace.output_length} and a list {trace.hash_ids} are expected"
+            )
+        found.append((float(when), own, out, hashes))  # type: ignore[arg-type]
+        if len(found) == count:
+            break
+    chunks: dict[Any, list[int]] = {}
+    prompts = []
+    for _, length, _, hashes in found:
+        ids: list[int] = []
+        for mark in hashes[: -(-length // trace.chunk)]:
+            key = json.dumps(mark)
+            if key not in chunks:
+                chunks[key] = words.draw(trace.chunk)
+            ids += chunks[key]
+        prompts.append((ids + words.draw(max(0, length - len(ids))))[:length])
+    samples = words.samples(prompts, [out for _, _, out, _ in found])
+    start = found[0][0] if found else 0.0
+    return [
+        dataclasses.replace(sample, due=(when - start) * trace.seconds)
+        for sample, (when, *_) in zip(samples, found, strict=True)
+    ]
+
+
+def batched(samples: list[Sample], size: int) -> list[Sample]:
+    """So many prompts to a request; the last has what is left."""
+    groups = [samples[i : i + size] for i in range(0, len(samples), size)]
+    return [
+        dataclasses.replace(first, prompt_len=sum(s.prompt_len for s in group), more=tuple(s.prompt for s in rest))
+        for group in groups
+        for first, *rest in (group,)
+    ]
 
 
 def oversample(samples: list[Sample], count: int, seed: int) -> list[Sample]:

@@ -137,6 +137,20 @@ def plot_anatomy(steps: dict[str, dict[str, Any]], timeline: dict[str, list[floa
     _save(figure, path)
 
 
+def plot_lengths(result: dict[str, Any], path: str) -> None:
+    """How long prompts and answers were."""
+    from matplotlib import pyplot
+
+    ins, outs = result["input_lens"], result["output_lens"]
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.6))
+    both = [a + b for a, b in zip(ins, outs, strict=True)]
+    for axis, values, label in zip(axes, (ins, outs, both), ("prompt", "answer", "both"), strict=True):
+        axis.hist(values, bins=40, color=COLOURS["schedule"])
+        axis.set(xlabel=f"tokens: {label}", ylabel="requests")
+    figure.suptitle(f"{result.get('model_id') or ''}: lengths of {len(ins)} requests")
+    _save(figure, path)
+
+
 def _save(figure: Any, path: str) -> None:
     from matplotlib import pyplot
 

@@ -29,6 +29,7 @@ from octavo.bench.client import Outcome, Target, send
 from octavo.bench.datasets import Sample
 from octavo.bench.hardware import Cost, Device, Use
 from octavo.bench.output import progress, write_json
+from octavo.bench.timeline import parse_thresholds, write_timeline
 from octavo.bench.traffic import Ramp, arrival_times
 from octavo.core.errors import ConfigError, ModelError
 from octavo.core.hub import resolve_model
@@ -66,7 +67,8 @@ class Server:
 
     def encode(self, sample: Sample, name: str) -> bytes:
         if self.reads:
-            asked = {"model": name, "input": sample.prompt, "encoding_format": "base64"}
+            given = [sample.prompt, *sample.more] if sample.more else sample.prompt
+            asked = {"model": name, "input": given, "encoding_format": "base64"}
             return json.dumps(asked | self.body).encode()
         body: dict[str, Any] = {"model": name, "stream": True, "stream_options": {"include_usage": True}}
         if self.backend == "openai-chat":
@@ -106,6 +108,7 @@ def bench_serve(options: argparse.Namespace) -> int:
             result = runner.run(_measure(options, server, tokenizer, samples, rate))
             record = _record(options, server, tokenizer_id, rate, len(samples)) | result
             _save(options, record, rate)
+            _draw(options, record, rate)
             results.append(record)
     if options.plot is not None:
         from octavo.bench.plots import plot_load
@@ -132,7 +135,20 @@ def _check(options: argparse.Namespace) -> None:
         if options.ramp_up_start_rps is None or options.ramp_up_end_rps is None:
             raise ConfigError("ramp-up-strategy needs --ramp-up-start-rps and --ramp-up-end-rps")
         options.ramp = Ramp(options.ramp_up_strategy, options.ramp_up_start_rps, options.ramp_up_end_rps)
-    if options.plot is not None:
+    if options.self_timed:
+        if options.dataset_name != "timed_trace":
+            raise ConfigError("self-timed: only --dataset-name timed_trace says when its requests leave")
+        if options.ramp is not None or options.request_rate != [math.inf]:
+            raise ConfigError("self-timed: the trace sets the rate: leave out --request-rate and --ramp-up-strategy")
+    reads = options.backend == "openai-embeddings"
+    if options.random_batch_size != 1 and not (reads and options.dataset_name == "random"):
+        raise ConfigError("random-batch-size is for random prompts of --backend openai-embeddings")
+    if options.random_batch_size < 1:
+        raise ConfigError(f"random-batch-size must be at least 1, got {options.random_batch_size}")
+    options.thresholds = parse_thresholds(options.timeline_itl_thresholds)
+    if options.plot_timeline and reads:
+        raise ConfigError("plot-timeline shows when tokens come, and --backend openai-embeddings makes none")
+    if options.plot is not None or options.plot_dataset_stats:
         from octavo.bench.plots import check_matplotlib
 
         check_matplotlib()
@@ -215,7 +231,7 @@ async def _measure(
         print(f"Traffic ramp-up strategy: {options.ramp.strategy}.")
         print(f"Will increase RPS from {options.ramp.start:g} to {options.ramp.end:g} RPS over the run.")
     else:
-        print(f"Traffic request rate: {rate}")
+        print(f"Traffic request rate: {'as the trace says' if options.self_timed else rate}")
     form = "Poisson process" if options.burstiness == 1.0 else "Gamma distribution"
     print(f"Burstiness factor: {options.burstiness} ({form})")
     print(f"Maximum request concurrency: {options.max_concurrency}", flush=True)
@@ -267,6 +283,8 @@ class _Load:
 async def _run(options: argparse.Namespace, server: Server, samples: list[Sample], rate: float, show: bool) -> _Load:
     rng = np.random.default_rng(options.seed)
     times, rates = arrival_times(len(samples), rate, options.burstiness, rng, options.ramp)
+    if options.self_timed:
+        times = np.array([sample.due for sample in samples], np.float64)
     names = _names(server.names, len(samples), options.lora_assignment, options.seed)
     bodies = [server.encode(sample, name) for sample, name in zip(samples, names, strict=True)]
     gate: Any = asyncio.Semaphore(options.max_concurrency) if options.max_concurrency else contextlib.nullcontext()
@@ -462,6 +480,8 @@ def _record(
         "burstiness": options.burstiness,
         "max_concurrency": options.max_concurrency,
     }
+    if options.self_timed:
+        record["self_timed"] = True
     if options.ramp is not None:
         record |= {"ramp_up_strategy": options.ramp.strategy}
         record |= {"ramp_up_start_rps": options.ramp.start, "ramp_up_end_rps": options.ramp.end}
@@ -471,16 +491,37 @@ def _record(
 def _save(options: argparse.Namespace, record: dict[str, Any], rate: float) -> None:
     if not (options.save_result or options.append_result):
         return
-    name = options.result_filename
+    kept = record if options.save_detailed else {k: v for k, v in record.items() if k not in metrics.DETAILS}
+    # One name for several rates: a line for each.
+    append = options.append_result or rate != options.request_rate[0]
+    write_json(_place_of(options, record, rate), kept, append=append)
+
+
+def _draw(options: argparse.Namespace, record: dict[str, Any], rate: float) -> None:
+    """The pictures that are asked for, beside the result."""
+    base = _place_of(options, record, rate)
+    if options.result_filename is not None and len(options.request_rate) > 1:
+        base = base.with_stem(f"{base.stem}-{rate:g}qps")
+    if options.plot_timeline:
+        path = base.with_suffix(".timeline.html")
+        write_timeline(record, path, options.thresholds)
+        print(f"Timeline: {path}")
+    if options.plot_dataset_stats:
+        from octavo.bench.plots import plot_lengths
+
+        path = base.with_suffix(".dataset_stats.png")
+        plot_lengths(record, str(path))
+        print(f"Lengths of prompts and answers: {path}")
+
+
+def _place_of(options: argparse.Namespace, record: dict[str, Any], rate: float) -> Path:
+    name: str | None = options.result_filename
     if name is None:
         load = f"{rate}qps" if options.ramp is None else _ramp_name(options.ramp)
         limit = "" if options.max_concurrency is None else f"-concurrency{options.max_concurrency}"
         model = str(options.model_id).split("/")[-1]
         name = f"{options.label or options.backend}-{load}{limit}-{model}-{record['date']}.json"
-    kept = record if options.save_detailed else {k: v for k, v in record.items() if k not in metrics.DETAILS}
-    # One name for several rates: a line for each.
-    append = options.append_result or rate != options.request_rate[0]
-    write_json(Path(options.result_dir or ".") / name, kept, append=append)
+    return Path(options.result_dir or ".") / name
 
 
 def _ramp_name(ramp: Ramp) -> str:

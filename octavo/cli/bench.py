@@ -6,7 +6,7 @@ import argparse
 import json
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from octavo.core import foreign
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError
 
-DATASETS = ("random", "sharegpt", "prefix_repetition", "custom")
+DATASETS = ("random", "sharegpt", "prefix_repetition", "custom", "spec_bench", "timed_trace")
+BACKENDS = ("openai", "vllm", "openai-chat", "openai-embeddings")
 
 
 def add_bench(commands: Any) -> None:
@@ -28,6 +29,7 @@ def add_bench(commands: Any) -> None:
     _add_sampling(serve)
     _add_result(serve)
     _add_dataset(serve, "random")
+    add_foreign(serve, foreign.BENCH_SERVE)
     serve.set_defaults(action=_serve)
 
     throughput = kinds.add_parser("throughput", help="many prompts at once, without a server")
@@ -55,8 +57,9 @@ def add_bench(commands: Any) -> None:
 
 def _add_server(parser: Parser) -> None:
     group = parser.add_argument_group("server")
-    backends = ("openai", "vllm", "openai-chat", "openai-embeddings")
-    group.add_argument("--backend", default="openai", choices=backends, help="the API that is used (default: openai)")
+    one = _one_of(BACKENDS, foreign.BACKENDS)
+    told = f"the API that is used: {', '.join(BACKENDS)} (default: openai)"
+    group.add_argument("--backend", default="openai", type=one, metavar="NAME", help=told)
     group.add_argument("--base-url", metavar="URL", help="http:// or https:// and a host, instead of --host and --port")
     group.add_argument("--host", default="127.0.0.1", metavar="TEXT", help="(default: 127.0.0.1)")
     group.add_argument("--port", type=number, default=8000, metavar="N", help="(default: 8000)")
@@ -89,6 +92,12 @@ def _add_load(parser: Parser) -> None:
         help="requests a second; several are measured one after the other (default: inf, all at once)",
     )
     group.add_argument("--burstiness", type=float, default=1.0, metavar="X", help="shape of the gaps; 1 is Poisson's")
+    group.add_argument(
+        "--self-timed",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="requests leave when the trace of --dataset-name timed_trace says (default: at --request-rate)",
+    )
     group.add_argument("--max-concurrency", type=number, metavar="N", help="requests that run at once, at most")
     group.add_argument("--ramp-up-strategy", choices=("linear", "exponential"), help="how the rate grows over the run")
     group.add_argument("--ramp-up-start-rps", type=float, metavar="X", help="requests a second at the start")
@@ -134,19 +143,26 @@ def _add_result(parser: Parser) -> None:
     group.add_argument("--label", metavar="TEXT", help="name of the run (default: the backend)")
     group.add_argument("--metadata", nargs="*", metavar="KEY=VALUE", help="more to remember in the result")
     group.add_argument("--plot", metavar="FILE.png", help="draw latency against load")
+    group.add_argument("--plot-timeline", action="store_true", help="a page of when tokens came, beside the result")
+    group.add_argument(
+        "--timeline-itl-thresholds", nargs="+", default=["25,50"], metavar="MS", help="of its colours (default: 25,50)"
+    )
+    group.add_argument("--plot-dataset-stats", action="store_true", help="draw how long prompts and answers were")
     group.add_argument("--device-name", metavar="TEXT", help="the server's GPU, such as H200: its use is reported")
     _add_device(group)
 
 
 def _add_dataset(parser: Parser, name: str) -> None:
     group = parser.add_argument_group("dataset")
-    group.add_argument("--dataset-name", default=name, choices=DATASETS, help=f"(default: {name})")
-    group.add_argument("--dataset-path", metavar="FILE", help="of sharegpt and custom prompts")
+    one, told = _one_of(DATASETS, foreign.DATASETS), f"{', '.join(DATASETS)} (default: {name})"
+    group.add_argument("--dataset-name", default=name, type=one, metavar="NAME", help=told)
+    group.add_argument("--dataset-path", metavar="FILE", help="of all but random and prefix_repetition")
     group.add_argument("--num-prompts", type=number, default=1000, metavar="N", help="(default: 1000)")
     group.add_argument("--input-len", type=number, metavar="N", help="tokens of a random prompt (default: 1024)")
     group.add_argument("--output-len", type=number, metavar="N", help="tokens of an answer (default: the dataset's)")
     if name == "random":
         group.add_argument("--seed", type=int, default=0, metavar="N", help="of prompts and times (default: 0)")
+    group.add_argument("--no-stream", action="store_true", help="read the data set whole: always so")
     group.add_argument("--no-oversample", action="store_true", help="use no prompt of a small file twice")
     group.add_argument("--disable-shuffle", action="store_true", help="keep the order of the file")
     group.add_argument("--skip-chat-template", action="store_true", help="custom prompts are texts, not messages")
@@ -157,6 +173,7 @@ def _add_dataset(parser: Parser, name: str) -> None:
         ("sharegpt-output-len", "tokens of an answer (default: as long as the one in the file)"),
         ("random-input-len", "--input-len of random prompts alone"),
         ("random-output-len", "--output-len of random prompts alone (default: 128)"),
+        ("spec-bench-output-len", "--output-len of spec_bench alone (default: 256)"),
     ):
         group.add_argument(f"--{flag}", type=int, metavar="N", help=text)
     group.add_argument(
@@ -176,6 +193,17 @@ def _add_dataset(parser: Parser, name: str) -> None:
     ):
         told = f"{text} (default: {default or 128})"
         group.add_argument(f"--prefix-repetition-{flag}", type=number, default=default, metavar="N", help=told)
+
+    size = "prompts of a request, of openai-embeddings (default: 1)"
+    group.add_argument("--random-batch-size", type=number, default=1, metavar="N", help=size)
+    group.add_argument("--spec-bench-category", metavar="TEXT", help="of its questions (default: all)")
+    chunk = "tokens that a hash of a trace stands for (default: 16)"
+    group.add_argument("--timed-trace-chunk-hash-size", type=number, default=16, metavar="N", help=chunk)
+    unit = "seconds that a unit of its timestamps takes (default: 1)"
+    group.add_argument("--timed-trace-sec-multiplier", type=float, default=1.0, metavar="X", help=unit)
+    for field in ("timestamp", "input_length", "output_length", "hash_ids"):
+        flag = f"--timed-trace-label-{field.replace('_', '-')}"
+        group.add_argument(flag, default=field, metavar="KEY", help=f"what a trace calls it (default: {field})")
 
 
 def _add_throughput(parser: Parser) -> None:
@@ -220,6 +248,18 @@ def _add_engine(parser: Parser) -> None:
 def _add_device(group: Any) -> None:
     group.add_argument("--device-bandwidth", type=float, metavar="X", help="bytes a second that the device can move")
     group.add_argument("--device-flops", type=float, metavar="X", help="operations a second in matrix products")
+
+
+def _one_of(names: Sequence[str], others: Mapping[str, str]) -> Callable[[str], str]:
+    """A name; why not, for one that other benchmarks know."""
+
+    def check(text: str) -> str:
+        if text in names:
+            return text
+        why = f"{others[text]}; " if text in others else ""
+        raise argparse.ArgumentTypeError(f"{text!r}: {why}choose from {', '.join(names)}")
+
+    return check
 
 
 def _json_object(text: str) -> dict[str, Any]:

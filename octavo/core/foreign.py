@@ -114,3 +114,35 @@ SERVER: Mapping[str, Foreign] = {
     "ssl_ca_certs": Foreign("clients are known by their API key, not by certificates"),
     "ssl_cert_reqs": Foreign("clients are known by their API key, not by certificates", ("0",)),
 }
+_NO_HUB = "data sets of the hub are not read here: --dataset-name custom takes lines of JSON"
+_NO_MEDIA_LOAD = "prompts are texts and token ids only so far"
+BENCH_SERVE: Mapping[str, Foreign] = {
+    "use_beam_search": switch("requests are streams, and beam search cannot be: octavo bench latency has it", False),
+    "enable_multimodal_chat": switch(_NO_MEDIA_LOAD, False),
+    "custom_ensure_client_side_data": switch(_NO_MEDIA_LOAD, False),
+    "no_reranker": switch("random prompts for rerankers are not there", False),
+    **{f"hf_{name}": Foreign(_NO_HUB) for name in ("name", "subset", "split", "output_len")},
+    **{f"speed_bench_{name}": Foreign(_NO_HUB) for name in ("dataset_subset", "output_len", "category")},
+    **{f"blazedit_{name}": Foreign(_NO_HUB) for name in ("min_distance", "max_distance")},
+    "bfcl_categories": Foreign(_NO_HUB),
+    **{
+        f"random_mm_{name}": Foreign(_NO_MEDIA_LOAD)
+        for name in ("base_items_per_request", "num_mm_items_range_ratio", "limit_mm_per_prompt", "bucket_config")
+    },
+    **{f"asr_{name}": Foreign(_NO_MEDIA_LOAD) for name in ("min_audio_len_sec", "max_audio_len_sec")},
+}
+DATASETS: Mapping[str, str] = {
+    **dict.fromkeys(("hf", "speed_bench", "sonnet"), _NO_HUB),
+    "burstgpt": "its rows are requests of a trace: write them as lines for timed_trace",
+    "random-rerank": "octavo bench serve sends rerankers nothing; --backend openai-embeddings measures reading",
+    **dict.fromkeys(("random-mm", "custom_mm", "custom_image", "custom_audio"), _NO_MEDIA_LOAD),
+}
+_ONLY_TEXT = "completions, chats and embeddings are measured here"
+BACKENDS: Mapping[str, str] = dict.fromkeys(
+    (
+        *("openai-responses", "openai-audio", "openai-embeddings-chat", "openai-embeddings-clip"),
+        *("openai-embeddings-vlm2vec", "infinity-embeddings", "infinity-embeddings-clip", "vllm-pooling"),
+        *("vllm-rerank", "tgi", "lmdeploy", "sglang", "llama.cpp", "deepspeed-mii", "scalellm", "tensorrt-llm"),
+    ),
+    _ONLY_TEXT,
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import ClassVar
 
 import msgspec
 
@@ -116,6 +117,10 @@ class RequestMetrics:
 class CompletionOutput:
     """One answer to a prompt: `n` of them have the indices 0 … n - 1."""
 
+    # Names that callers of vLLM's read; what they stand for is not here.
+    lora_request: ClassVar[None] = None
+    routed_experts: ClassVar[None] = None
+
     index: int
     text: str
     token_ids: list[int]
@@ -130,6 +135,11 @@ class CompletionOutput:
 
 @dataclass(slots=True)
 class RequestOutput:
+    lora_request: ClassVar[None] = None
+    encoder_prompt: ClassVar[None] = None
+    encoder_prompt_token_ids: ClassVar[None] = None
+    num_cache_creation_tokens: ClassVar[None] = None
+
     request_id: str
     prompt: str | None
     prompt_token_ids: list[int]

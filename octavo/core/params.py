@@ -18,8 +18,9 @@ from octavo.core.structured import StructuredOutputs
 MAX_N = 128
 MAX_LOGPROBS = 128  # OpenAI's clients may ask for 20; beam search for twice its width
 MAX_BEAMS = MAX_LOGPROBS // 2
-MAX_STOPS = 32
+MAX_STOPS = 1024
 MAX_STOP_LENGTH = 256
+MAX_STOP_TOTAL = 8192  # characters of all stops: the automaton that finds them takes a state for each
 MAX_TOKEN_IDS = 1024  # entries in logit_bias, stop_token_ids and bad_words
 _INT64 = 2**63
 
@@ -97,7 +98,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
         _integer(self.n, "n", 1, MAX_N)
         _number(self.presence_penalty, "presence_penalty", -2.0, 2.0)
         _number(self.frequency_penalty, "frequency_penalty", -2.0, 2.0)
-        _number(self.repetition_penalty, "repetition_penalty", 0.0, 100.0, open_low=True)
+        _number(self.repetition_penalty, "repetition_penalty", 0.01, 100.0)  # logits over less would overflow
         _number(self.temperature, "temperature", 0.0, 100.0)
         if self.temperature < 1e-5:  # logits divided by less overflow float32: it is greedy for any purpose
             self.temperature = 0.0
@@ -146,6 +147,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
                 raise RequestError(f"each stop must be a string of 1 to {MAX_STOP_LENGTH} characters", "stop")
             if any(0xD800 <= ord(c) <= 0xDFFF for c in text):
                 raise RequestError("stop holds half a character (a lone surrogate)", "stop")
+        if sum(map(len, stop)) > MAX_STOP_TOTAL:
+            raise RequestError(f"all stop strings together may have {MAX_STOP_TOTAL} characters", "stop")
         return stop
 
     def _token_ids(self, name: str) -> None:
@@ -187,7 +190,11 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class BeamSearchParams(msgspec.Struct, kw_only=True):
-    """Beam search: keep the `beam_width` best continuations, ranked by logprob / length ** length_penalty."""
+    """Beam search: keep the `beam_width` best continuations, ranked by logprob / length ** length_penalty.
+
+    Logprobs are the model's own, so that `temperature` changes nothing. With `allowed_token_ids` a beam goes on with
+    those of them that are among the 128 likeliest tokens at its place, and always with the likeliest of them.
+    """
 
     beam_width: int
     max_tokens: int
@@ -196,6 +203,8 @@ class BeamSearchParams(msgspec.Struct, kw_only=True):
     length_penalty: float = 1.0
     include_stop_str_in_output: bool = False
     structured_outputs: None = None
+    skip_special_tokens: bool = True
+    allowed_token_ids: list[int] | None = None
 
     def __post_init__(self) -> None:
         if self.structured_outputs is not None:

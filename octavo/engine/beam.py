@@ -7,7 +7,7 @@ more than one token a beam.
 from __future__ import annotations
 
 from octavo.core.outputs import BeamSearchOutput, BeamSearchSequence, RequestOutput
-from octavo.core.params import BeamSearchParams, SamplingParams
+from octavo.core.params import MAX_LOGPROBS, BeamSearchParams, SamplingParams
 from octavo.text.detokenizer import Detokenizer
 from octavo.text.tokenizer import Tokenizer
 
@@ -21,9 +21,15 @@ class Beams:
         self._prompt_len = len(prompt)
         self._live = [BeamSearchSequence(prompt)]
         self._ended: list[BeamSearchSequence] = []
-        # Twice the width: even if half of them end, enough go on.
+        self._allowed = None if params.allowed_token_ids is None else frozenset(params.allowed_token_ids)
+        # Twice the width: even if half of them end, enough go on. Logprobs know nothing of what is allowed.
         self.step_params = SamplingParams(
-            max_tokens=1, temperature=0.0, logprobs=2 * params.beam_width, ignore_eos=True, detokenize=False
+            max_tokens=1,
+            temperature=0.0,
+            logprobs=2 * params.beam_width if self._allowed is None else MAX_LOGPROBS,
+            ignore_eos=True,
+            detokenize=False,
+            allowed_token_ids=params.allowed_token_ids,
         )
 
     @property
@@ -41,6 +47,8 @@ class Beams:
             logprobs = output.outputs[0].logprobs
             assert logprobs is not None and len(logprobs) == 1, "a step of a beam gives one token's candidates"
             for token, found in logprobs[0].items():
+                if self._allowed is not None and token not in self._allowed:
+                    continue
                 total = beam.cum_logprob + found.logprob
                 candidates.append(BeamSearchSequence([*beam.tokens, token], cum_logprob=total))
         candidates.sort(key=lambda beam: -beam.cum_logprob)
@@ -63,7 +71,7 @@ class Beams:
         elif len(self._ended) >= width:
             # No live beam can still get among them once its score now is below theirs.
             self._ended = sorted(self._ended, key=self._score, reverse=True)[:width]
-            if self._score(self._live[0]) <= self._score(self._ended[-1]):
+            if not self._live or self._score(self._live[0]) <= self._score(self._ended[-1]):
                 self._live = []
 
     def result(self) -> BeamSearchOutput:
@@ -72,7 +80,8 @@ class Beams:
             answer = beam.tokens[self._prompt_len :]
             if beam.finish_reason == "stop" and not self.params.include_stop_str_in_output:
                 answer = answer[:-1]
-            detokenizer = Detokenizer(self.tokenizer, beam.tokens[: self._prompt_len])
+            prompt, skip = beam.tokens[: self._prompt_len], self.params.skip_special_tokens
+            detokenizer = Detokenizer(self.tokenizer, prompt, skip_special_tokens=skip)
             beam.text = detokenizer.push(answer) + detokenizer.finish()
         return BeamSearchOutput(best)
 

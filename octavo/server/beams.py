@@ -17,7 +17,8 @@ from octavo.text.tokenizer import Tokenizer
 # What chooses tokens by chance, or otherwise than by their logprobs, has no meaning when the best answers are sought.
 _WITHOUT = (
     *("top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed", "stop"),
-    *("stop_token_ids", "min_tokens", "logit_bias", "allowed_token_ids", "bad_words", "logprobs", "prompt_logprobs"),
+    *("stop_token_ids", "min_tokens", "logit_bias", "bad_words", "logprobs", "prompt_logprobs"),
+    *("spaces_between_special_tokens", "thinking_token_budget"),
 )
 
 Generate = Callable[[list[int], SamplingParams], AsyncGenerator[RequestOutput, None]]
@@ -34,7 +35,8 @@ def beam_params(request: GenerationRequest, params: SamplingParams) -> BeamSearc
     plain = SamplingParams()
     for name in _WITHOUT:
         asked = getattr(request, name, None)
-        if asked not in (None, False, [], {}) and asked != getattr(plain, name):
+        nothing = asked is None or asked in ([], {}) or (name == "logprobs" and asked is False)
+        if not nothing and asked != getattr(plain, name):
             raise RequestError(f"{name} has no meaning with use_beam_search.", name)
     if params.structured_outputs is not None:
         raise RequestError("use_beam_search cannot follow a form of the answer.", params.structured_outputs.param)
@@ -46,6 +48,8 @@ def beam_params(request: GenerationRequest, params: SamplingParams) -> BeamSearc
             ignore_eos=params.ignore_eos,
             length_penalty=penalty,
             include_stop_str_in_output=params.include_stop_str_in_output,
+            skip_special_tokens=params.skip_special_tokens,
+            allowed_token_ids=params.allowed_token_ids,
         )
     except RequestError as error:
         error.param = "n" if error.param == "beam_width" else error.param

@@ -78,6 +78,8 @@ class Generation:
     ) -> None:
         service.check_priority(request.priority)
         self.beams = beam_params(request, params)
+        if self.beams is not None and request.temperature:
+            exchange.ignore(["temperature"])  # beams are ranked by the model's own logprobs
         self.id = f"{kind}-{uuid.uuid4().hex}"
         self.created = int(time.time())
         self.model = service.model(request.model)

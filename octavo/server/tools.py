@@ -105,7 +105,7 @@ def _choose(request: ChatRequest, names: Sequence[str], auto: bool) -> tuple[set
     else:
         told, called, required = every, every, True
     for name in sorted(called - every):
-        raise RequestError(f"{param} names {name}, which is none of the request's tools.", param)
+        raise RequestError(f"{param} names {name!r}, which is none of the request's tools.", param)
     if not called:
         raise RequestError(f"{param} needs a tool to choose.", param)
     return told, called, required

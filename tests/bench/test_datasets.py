@@ -118,6 +118,48 @@ def test_custom_lines(tokenizer: Tokenizer, tmp_path: Path) -> None:
             read(path, None, 5, output_len, 0)
 
 
+def test_spec_bench(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "question.jsonl"
+    lines = [{"category": name, "turns": [f"{name} {i}", "and then?"]} for name in ("math", "rag") for i in range(3)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    read = datasets.spec_bench_samples
+    samples = read(path, tokenizer, 9, 64, 0, shuffle=False, template=False)
+    assert [(s.prompt, s.output_len) for s in samples] == [(line["turns"][0], 64) for line in lines]
+    some = read(path, None, 2, 5, 1, category="rag")
+    assert len(some) == 2 and all(str(s.prompt).startswith("rag ") for s in some)
+    with pytest.raises(ConfigError, match="spec-bench-category code: the file has math, rag"):
+        read(path, None, 2, 5, 0, category="code")
+    path.write_text('{"category": "math"}')
+    with pytest.raises(ConfigError, match="line 1 is not"):
+        read(path, None, 2, 5, 0)
+
+
+def test_traces(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    rows = [(500, 10, 3, [1, 2, 3]), (500, 7, 4, [1, 2]), (1500, 12, 5, [1, 9, 3]), (2500, 3, 1, [])]
+    names = ("timestamp", "input_length", "out", "hash_ids")
+    path.write_text("\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in rows))
+    trace = datasets.Trace(4, 0.001, output_length="out")
+    samples = datasets.trace_samples(path, Vocabulary(None, 999, 0), 4, trace)
+    assert [s.due for s in samples] == [0.0, 0.0, 1.0, 2.0]
+    assert [(s.prompt_len, s.output_len) for s in samples] == [(10, 3), (7, 4), (12, 5), (3, 1)]
+    first, second, third, _ = [list(s.prompt) for s in samples]
+    assert first[:7] == second and first[:4] == third[:4] and first[4:8] != third[4:8] and first[8:] == third[8:10]
+    assert len(datasets.trace_samples(path, Vocabulary(None, 999, 0), 2, trace)) == 2
+    for bad in ('{"timestamp": 1}', json.dumps(dict(zip(names, (100, 1, 1, []), strict=True))), "[]"):
+        path.write_text(json.dumps(dict(zip(names, rows[0], strict=True))) + "\n" + bad)
+        with pytest.raises(ConfigError, match="line 2"):
+            datasets.trace_samples(path, Vocabulary(None, 999, 0), 4, trace)
+    with pytest.raises(ConfigError, match="above 0"):
+        datasets.Trace(0)
+
+
+def test_batches_of_prompts() -> None:
+    first, second = datasets.batched([Sample(f"p{i}", i, 1) for i in range(1, 4)], 2)
+    assert (first.prompt, first.more, first.prompt_len) == ("p1", ("p2",), 3)
+    assert (second.prompt, second.more, second.prompt_len) == ("p3", (), 3)
+
+
 def test_oversampling_and_names() -> None:
     few = [Sample("a", 1, 1), Sample("b", 1, 1)]
     many = datasets.oversample(few, 7, 3)

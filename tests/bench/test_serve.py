@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -16,6 +18,8 @@ from octavo.bench.client import Outcome, Target
 from octavo.bench.datasets import Sample
 from octavo.bench.serve import Server, draft_figures, probe_figures
 from octavo.bench.shapes import write_shape
+from octavo.bench.timeline import COLOURS, FAILED, WAITING, parse_thresholds
+from octavo.bench.timeline import page as page_of
 from octavo.cli.main import main
 
 PAGE = """# HELP vllm:spec_decode_num_drafts_total x
@@ -84,6 +88,8 @@ def test_bodies() -> None:
     assert (text["model"], text["prompt"], text["max_tokens"]) == ("lora", [1, 2], 7)
     read = json.loads(Server("http://h", "openai-embeddings", target, ("m",)).encode(Sample("Hi", 1, 7), "m"))
     assert read == {"model": "m", "input": "Hi", "encoding_format": "base64"}
+    several = Server("http://h", "openai-embeddings", target, ("m",)).encode(Sample("a", 2, 1, more=("b",)), "m")
+    assert json.loads(several)["input"] == ["a", "b"]
 
 
 class Counting(BaseHTTPRequestHandler):
@@ -137,9 +143,69 @@ def test_use_of_the_servers_device(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "Bandwidth use: " in capsys.readouterr().out
 
 
+def test_a_trace_and_its_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Requests leave when the trace says, and the pictures lie beside the result."""
+    rows = [{"t": 10 * i, "input_length": 4 + i, "output_length": 2, "hash_ids": [1]} for i in range(4)]
+    (tmp_path / "trace.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Counting) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        flags = ["bench", "serve", "--port", str(server.server_port), "--model", "m<b>", "--skip-tokenizer-init"]
+        flags += [
+            "--dataset-name",
+            "timed_trace",
+            "--dataset-path",
+            str(tmp_path / "trace.jsonl"),
+            "--num-prompts",
+            "4",
+        ]
+        flags += ["--self-timed", "--timed-trace-label-timestamp", "t", "--timed-trace-sec-multiplier", "0.03"]
+        flags += ["--plot-timeline", "--timeline-itl-thresholds", "2", "5", "--no-stream"]
+        flags += ["--plot-dataset-stats"] if find_spec("matplotlib") else []
+        assert main([*flags, "--save-result", "--save-detailed", "--result-dir", str(tmp_path)]) == 0
+        server.shutdown()
+    (saved,) = tmp_path.glob("*.json")
+    result = json.loads(saved.read_text())
+    assert result["self_timed"] is True and result["completed"] == 4
+    starts = result["start_times"]
+    assert all(start - starts[0] >= 0.3 * i - 0.05 for i, start in enumerate(starts))
+    page = (tmp_path / f"{saved.stem}.timeline.html").read_text()
+    assert (
+        page.count("<g>") == 4 and "m&lt;b&gt;" in page and "gaps below 2 ms" in page and "16 tokens in, 2 out" in page
+    )
+    if find_spec("matplotlib"):
+        assert (tmp_path / f"{saved.stem}.dataset_stats.png").read_bytes()[:4] == b"\x89PNG"
+    assert "Timeline: " in capsys.readouterr().out
+
+
+def test_timelines() -> None:
+    result = {
+        "start_times": [5.0, 5.0],
+        "latencies": [0.2, 0.1],
+        "ttfts": [0.1, 0.0],
+        "itls": [[0.01, 0.01, 0.03, 0.05], []],
+        "input_lens": [3, 3],
+        "output_lens": [5, 0],
+        "errors": ["", "503: full"],
+    }
+    text = page_of(result, (25.0, 50.0))
+    found = re.findall(r'x="([\d.]+)" y="\d+" width="([\d.]+)" height="12" fill="(#\w+)"', text)
+    widths = [(float(width), colour) for _, width, colour in found]
+    assert widths == [(600, WAITING), (120, COLOURS[0]), (180, COLOURS[1]), (300, COLOURS[2]), (600, FAILED)]
+    assert "request 1: 503: full" in text and "longest gap 50.0 ms" in text
+    assert parse_thresholds(["25,50"]) == parse_thresholds(["25", "50"]) == (25.0, 50.0)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--self-timed"], "self-timed: only --dataset-name timed_trace says"),
+        (
+            ["--self-timed", "--dataset-name", "timed_trace", "--request-rate", "2"],
+            "self-timed: the trace sets the rate",
+        ),
+        (["--random-batch-size", "2"], "random-batch-size is for random prompts of --backend openai-embeddings"),
+        (["--timeline-itl-thresholds", "50,25"], "timeline-itl-thresholds: '50,25' must be two rising"),
+        (["--dataset-name", "timed_trace", "--model", "m"], "dataset-path: timed_trace needs a file"),
         (["--request-rate", "0"], "request-rate must be above 0, got 0"),
         (["--max-concurrency", "0"], "max-concurrency must be at least 1, got 0"),
         (["--ramp-up-strategy", "linear"], "ramp-up-strategy needs --ramp-up-start-rps and --ramp-up-end-rps"),
@@ -161,6 +227,24 @@ def test_refused_flags(flags: list[str], message: str, capsys: pytest.CaptureFix
     assert main(["bench", "serve", "--skip-tokenizer-init", *flags]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"octavo: {message}") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--use-beam-search"], "requests are streams, and beam search cannot be"),
+        (["--dataset-name", "hf"], "data sets of the hub are not read here"),
+        (["--dataset-name", "random-mm"], "prompts are texts and token ids only so far"),
+        (["--dataset-name", "nothing"], "choose from random, sharegpt"),
+        (["--backend", "openai-responses"], "completions, chats and embeddings are measured here"),
+        (["--hf-split", "train"], "data sets of the hub"),
+        (["--plot-timelines"], "did you mean --plot-timeline?"),
+    ],
+)
+def test_flags_of_what_is_not_here(flags: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "serve", *flags])
+    assert end.value.code == 2 and reason in capsys.readouterr().err
 
 
 def test_a_server_that_never_becomes_ready(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,9 @@ def test_a_chat_template_of_ones_own(llama: Reference, tmp_path: Path) -> None:
 
 def test_what_methods_do_not_take(llama: Reference) -> None:
     llm = LLM(str(llama.folder), num_kv_blocks=64)
-    assert llm.generate("a", ONE, lora_request=None, tokenization_kwargs={})[0].finished
+    (output,) = llm.generate("a", ONE, lora_request=None, tokenization_kwargs={})
+    assert output.finished and output.lora_request is output.outputs[0].lora_request is None
+    assert output.encoder_prompt is output.encoder_prompt_token_ids is None
     assert llm.beam_search("a", BeamSearchParams(beam_width=1, max_tokens=1), concurrency_limit=None)
     for call in (
         lambda **other: llm.generate("a", ONE, **other),

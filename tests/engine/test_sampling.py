@@ -144,6 +144,35 @@ def test_beam_search_equals_transformers(llm: LLM, llama: Reference):
         assert [s.tokens for s in ours.sequences] == theirs.tolist()
 
 
+def test_beam_search_with_allowed_tokens(llm: LLM, llama: Reference):
+    import torch
+
+    prompt, even = llama.prompts[0], list(range(0, 512, 2))
+    params = BeamSearchParams(beam_width=3, max_tokens=6, ignore_eos=True, allowed_token_ids=even)
+    theirs = load_reference(llama.folder).generate(
+        torch.tensor([prompt]),
+        **{"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 6, "do_sample": False, "eos_token_id": -1},
+        prefix_allowed_tokens_fn=lambda batch, ids: even,
+    )
+    assert [s.tokens for s in llm.beam_search([prompt], params)[0].sequences] == theirs.tolist()
+    (only,) = llm.beam_search([prompt], BeamSearchParams(beam_width=3, max_tokens=4, allowed_token_ids=[7]))[
+        0
+    ].sequences
+    assert only.tokens == prompt + [7] * 4
+    with pytest.raises(RequestError, match="allowed_token_ids"):
+        llm.beam_search([prompt], BeamSearchParams(beam_width=1, max_tokens=1, allowed_token_ids=[512]))
+
+
+def test_beam_search_shows_special_tokens(llm: LLM, llama: Reference):
+    tokenizer = llm.get_tokenizer()
+    special = min(tokenizer.all_special_ids - set(tokenizer.eos_ids), default=min(tokenizer.all_special_ids))
+    params = {"beam_width": 1, "max_tokens": 2, "ignore_eos": True, "allowed_token_ids": [special]}
+    for skip in (True, False):
+        (output,) = llm.beam_search([llama.prompts[0]], BeamSearchParams(**params, skip_special_tokens=skip))
+        shown = tokenizer.id_to_token(special) in (output.sequences[0].text or "")
+        assert shown is not skip
+
+
 @pytest.mark.parametrize(
     ("prompt", "params", "param"),
     [

@@ -121,8 +121,10 @@ def test_suffix(start_server: StartServer, server: Running) -> None:
         ({"stream": True}, "stream"),
         ({"n": 65}, "n"),
         ({"top_p": 0.5}, "top_p"),
-        ({"logprobs": 1}, "logprobs"),
+        ({"logprobs": 0}, "logprobs"),
         ({"stop": "x"}, "stop"),
+        ({"spaces_between_special_tokens": False}, "spaces_between_special_tokens"),
+        ({"thinking_token_budget": 5}, "thinking_token_budget"),
         ({"max_tokens": 5000}, "max_tokens"),
         ({"length_penalty": 11}, "length_penalty"),
         ({"use_beam_search": False, "length_penalty": 0.5}, "length_penalty"),
@@ -131,6 +133,11 @@ def test_suffix(start_server: StartServer, server: Running) -> None:
 def test_beam_search_refuses(server: Running, fields: dict[str, Any], param: str) -> None:
     response = server.complete(**{"use_beam_search": True, **fields})
     assert (response.status_code, response.json()["error"]["param"]) == (400, param), response.text
+
+
+def test_beam_search_ignores_temperature(server: Running) -> None:
+    response = server.complete("a", use_beam_search=True, max_tokens=2, temperature=0.7)
+    assert (response.status_code, response.headers["x-octavo-ignored"]) == (200, "temperature")
 
 
 # Every field that clients of OpenAI, vLLM and Anthropic know, by the route that they send it to.

@@ -61,7 +61,7 @@ SAMPLING = [
     *(("max_tokens", value) for value in (-1, 0, 2**63, 10**9, 10**30, 4096, "5")),
     ("min_tokens", 100),
     *(("seed", value) for value in (2**63, "1", 1.5)),
-    *(("stop", value) for value in (["x"] * 33, "x" * 257, "", [""], [1], {}, 5)),
+    *(("stop", value) for value in (["x"] * 1025, ["x" * 256] * 33, "x" * 257, "", [""], [1], {}, 5)),
     *(("stop_token_ids", value) for value in ([-1], [2**40], ["a"], 5, [100_000])),
     *(
         ("logit_bias", value)
