@@ -1,15 +1,22 @@
-"""Products of few rows of input with quantised weights, in Triton: `tiles_kernel` of `octavo.kernels.skinny_linear`,
-for codes.
+"""Products of rows of input with quantised weights, in Triton, for up to some hundred rows.
 
-y = x W^T with W = code * scale + offset, a scale for each row and group of columns. What is read is the codes, and to
-make floats of them costs more than to read them. So x comes in codes as well (`octavo.kernels.row_codes`), tensor cores
-multiply 8-bit by 8-bit numbers, and 4 bits become the upper half of a byte by a shift.
+y = x W^T with W = code * scale + offset, a scale for each row and group of columns. What is read of W is its codes, and
+with few rows of x that is nearly all that is read: then making floats of the codes costs more than reading them. So x
+comes in codes as well (`octavo.kernels.row_codes`), tensor cores multiply 8-bit by 8-bit numbers, and 4 bits become the
+upper half of a byte by a shift. With many rows tensor cores are what counts: a pair of codes is twice the work, and
+integers are made floats of 16 bits, for each product once.
+
+Weights are the left operand: 64 rows of them are what Hopper's instruction wants, however few rows x has. Where blocks
+of weight rows are too few for the GPU, K is split; the program that arrives last at a block adds the parts in their
+order, so that a result never varies.
 
 Legend: M rows of input, E input size (K in a kernel), O output size: rows of the weight, G groups of a row, P bytes of
-a row of W, rows C = M * parts of codes of x. N and K in `CodeMatrix` are O and E.
+a row of W, rows C = M * parts of x. N and K in `CodeMatrix` are O and E.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -18,71 +25,139 @@ from torch import Tensor
 
 from octavo.kernels.chain import CHAIN
 from octavo.kernels.codes import CodeMatrix
-from octavo.kernels.quant_linear import offset_of
+from octavo.kernels.quant_linear import halves, offset_of
 from octavo.kernels.row_codes import RowCodes
-from octavo.kernels.skinny_linear import TILE_ROWS, Tiles, counters
+from octavo.kernels.skinny_linear import TILE_ROWS, counters
 
-MOST_ROWS = 32
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    tokens: int  # rows of x of a program, as many as there are if these are fewer
+    rows: int  # of W of a program
+    block: int  # of K, all of one group
+    unroll: int  # blocks of a step of the pipeline
+    splits: int  # of K
+    stages: int
+    early: int = 0  # blocks whose weights are asked for before the wait of a chained launch
+    warps: int = 4
+
+
+# Four bytes at a time, which compilers miss: in the order of the bytes, the low halves and the high ones.
+BYTES_OF_HALVES = tl.constexpr("shl.b32 $0, $2, 4; and.b32 $0, $0, 0xF0F0F0F0; and.b32 $1, $2, 0xF0F0F0F0;")
+FLOATS_OF_HALVES = """
+{
+    .reg .b32 a, b, c, d, one, less;
+    mov.b32 one, ONE;
+    mov.b32 less, LESS;
+    prmt.b32 a, $4, 0, 0x4140;
+    prmt.b32 b, $4, 0, 0x4342;
+    shr.u32 c, a, 4;
+    shr.u32 d, b, 4;
+    lop3.b32 a, a, 0x000F000F, MAGIC, 0x6A;
+    lop3.b32 b, b, 0x000F000F, MAGIC, 0x6A;
+    lop3.b32 c, c, 0x000F000F, MAGIC, 0x6A;
+    lop3.b32 d, d, 0x000F000F, MAGIC, 0x6A;
+    fma.rn.KIND $0, a, one, less;
+    fma.rn.KIND $1, b, one, less;
+    fma.rn.KIND $2, c, one, less;
+    fma.rn.KIND $3, d, one, less;
+}
+"""
+
+
+def _filled(**words: str) -> tl.constexpr:
+    text = FLOATS_OF_HALVES
+    for name, word in words.items():
+        text = text.replace(name, word)
+    return tl.constexpr(text)
+
+
+# A half goes to the last bits of 128 or 1024, whose last four count ones, plus 8; then that is taken off again.
+BFLOATS = _filled(MAGIC="0x43084308", KIND="bf16x2", ONE="0x3F803F80", LESS="0xC308C308")
+FLOATS = _filled(MAGIC="0x64086408", KIND="f16x2", ONE="0x3C003C00", LESS="0xE408E408")
 
 
 @triton.jit
-def halves(code, PTX: tl.constexpr):
-    """The codes of bytes, 16 times: low halves and high ones. With PTX four bytes at a time, which compilers miss."""
-    if PTX:
+def parts(code, kind: tl.constexpr, PTX: tl.constexpr):
+    """The codes of bytes, low halves and high ones: as int8 16 times, else as floats of 16 bits."""
+    if not PTX:
+        if kind != tl.int8:
+            return halves(code, kind)
+        return (code << 4).to(tl.int8, bitcast=True), (code & 0xF0).to(tl.int8, bitcast=True)
+    elif kind == tl.int8:
         return tl.inline_asm_elementwise(
-            "shl.b32 $0, $2, 4; and.b32 $0, $0, 0xF0F0F0F0; and.b32 $1, $2, 0xF0F0F0F0;",
-            "=&r,=r,r",
-            [code],
-            dtype=(tl.int8, tl.int8),
-            is_pure=True,
-            pack=4,
+            BYTES_OF_HALVES, "=&r,=r,r", [code], dtype=(tl.int8, tl.int8), is_pure=True, pack=4
+        )
+    elif kind == tl.bfloat16:
+        return tl.inline_asm_elementwise(
+            BFLOATS, "=&r,=&r,=&r,=&r,r", [code], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4
         )
     else:
-        return (code << 4).to(tl.int8, bitcast=True), (code & 0xF0).to(tl.int8, bitcast=True)
+        return tl.inline_asm_elementwise(
+            FLOATS, "=&r,=&r,=&r,=&r,r", [code], dtype=(tl.float16, tl.float16), is_pure=True, pack=4
+        )
+
+
+@triton.jit
+def scaled(weight, factor, shift, OFFSET: tl.constexpr):
+    """In the weight's own 16 bits: as far off as a matrix that is decoded first."""
+    weight = weight * factor.to(weight.dtype)[:, None]
+    if OFFSET:
+        weight += shift.to(weight.dtype)[:, None]
+    return weight
 
 
 @triton.jit
 def add_tile(
     sums, x_tile, code, scale, offset, inside,
-    HALVES: tl.constexpr, INTEGER: tl.constexpr, BLOCK: tl.constexpr, GROUPED: tl.constexpr, OFFSET: tl.constexpr,
-    PTX: tl.constexpr,
+    HALVES: tl.constexpr, BLOCK: tl.constexpr, GROUPED: tl.constexpr, OFFSET: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """Goes on with the sums [R, C] over BLOCK columns, all of one group."""
     x = tl.load(x_tile, mask=inside, other=0.0)
-    kind: tl.constexpr = tl.int32 if INTEGER else tl.float32
+    CODES: tl.constexpr = x.dtype == tl.int8 or x.dtype == tl.float8e4nv
+    kind: tl.constexpr = tl.int32 if x.dtype == tl.int8 else tl.float32
+    factor = scale.to(tl.float32)
+    shift = factor
+    if OFFSET:
+        shift = offset_of(offset, factor)
     into = sums
-    if GROUPED:
+    if GROUPED and CODES:
         into = tl.zeros(sums.shape, kind)
     if HALVES:
         far = tl.load(x_tile + BLOCK // 2, mask=inside, other=0.0)
-        low, high = halves(code, PTX)
+        low, high = parts(code, x.dtype, PTX)
+        if GROUPED and not CODES:
+            low = scaled(low, factor, shift, OFFSET)
+            high = scaled(high, factor, shift, OFFSET)
         into = tl.dot(low, tl.trans(x), into, out_dtype=kind)
         into = tl.dot(high, tl.trans(far), into, out_dtype=kind)
-    elif INTEGER:
-        into = tl.dot(code, tl.trans(x), into, out_dtype=kind)
-    else:  # the accumulators of Hopper's tensor cores lack bits
+    elif x.dtype == tl.float8e4nv:  # the accumulators of Hopper's tensor cores lack bits
         into = tl.dot(code, tl.trans(x), into, max_num_imprecise_acc=BLOCK)
-    if GROUPED:
-        scale = scale.to(tl.float32)
-        into = sums + into.to(tl.float32) * (scale * 0.0625 if HALVES else scale)[:, None]
+    else:
+        weight = code.to(x.dtype)
+        if GROUPED and not CODES:
+            weight = scaled(weight, factor, shift, OFFSET)
+        into = tl.dot(weight, tl.trans(x), into, out_dtype=kind)
+    if GROUPED and CODES:
+        into = sums + into.to(tl.float32) * (factor * 0.0625 if HALVES else factor)[:, None]
         if OFFSET:
             total = tl.sum(x.to(kind), 1)
             if HALVES:
                 total += tl.sum(far.to(kind), 1)
-            into += offset_of(offset, scale)[:, None] * total.to(tl.float32)[None, :]
+            into += shift[:, None] * total.to(tl.float32)[None, :]
     return into
 
 
 @triton.jit(do_not_specialize=["count"])
 def tiles_kernel(
     x_ptr,  # [C, K]
-    x_scale_ptr,  # [M]
+    x_scale_ptr,  # [M], of codes
     code_ptr,  # [rows, P]
     scale_ptr,  # [G, rows]
     offset_ptr,  # likewise
     out_ptr,  # [M, O]
     partial_ptr,  # float32 [SPLITS, M, rows]
-    arrived_ptr,  # int32, one a block of rows; zero before and after
+    arrived_ptr,  # int32, one a block; zero before and after
     count,  # M
     rows,
     K: tl.constexpr,
@@ -91,6 +166,7 @@ def tiles_kernel(
     PARTS: tl.constexpr,
     R: tl.constexpr,
     BLOCK: tl.constexpr,
+    UNROLL: tl.constexpr,
     SPLITS: tl.constexpr,
     STAGES: tl.constexpr,
     EARLY: tl.constexpr,
@@ -99,7 +175,7 @@ def tiles_kernel(
     PTX: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
-    """A program a block of R weight rows and a part of K."""
+    """A program a block of R weight rows and of tokens, and a part of K."""
     PART: tl.constexpr = K // SPLITS
     EACH: tl.constexpr = 2 if HALVES else 1  # codes of a byte
     BYTES: tl.constexpr = BLOCK // EACH
@@ -109,7 +185,8 @@ def tiles_kernel(
     C_P2: tl.constexpr = M_P2 * PARTS
     block = tl.program_id(0)
     split = tl.program_id(1)
-    line = tl.arange(0, C_P2)
+    first = tl.program_id(2) * M_P2
+    line = first * PARTS + tl.arange(0, C_P2)
     inside = (line < count * PARTS)[:, None]
     row = block * R + tl.arange(0, R)
     scale_tile = scale_ptr + row
@@ -132,42 +209,46 @@ def tiles_kernel(
     offset = scale
     if OFFSET:
         offset = tl.load(offset_tile + split * PART // GROUP * rows)
-    for start in tl.range(0, PART - EARLY * BLOCK, BLOCK, num_stages=STAGES):
-        code = tl.load(code_tile + start // EACH)
-        next_scale = scale
-        next_offset = offset
-        if GROUPED:  # asked for early: no pipeline is made for 16 bits
-            group = (split * PART + tl.minimum(start + BLOCK, PART - BLOCK)) // GROUP * rows
-            next_scale = tl.load(scale_tile + group)
-            if OFFSET:
-                next_offset = tl.load(offset_tile + group)
-        sums = add_tile(sums, x_tile + start, code, scale, offset, inside, HALVES, INTEGER, BLOCK, GROUPED, OFFSET, PTX)
-        scale = next_scale
-        offset = next_offset
+    for step in tl.range(0, PART - EARLY * BLOCK, BLOCK * UNROLL, num_stages=STAGES):
+        for i in tl.static_range(UNROLL):
+            start = step + i * BLOCK
+            code = tl.load(code_tile + start // EACH)
+            next_scale = scale
+            next_offset = offset
+            if GROUPED:  # asked for early: no pipeline is made for 16 bits
+                group = (split * PART + tl.minimum(start + BLOCK, PART - BLOCK)) // GROUP * rows
+                next_scale = tl.load(scale_tile + group)
+                if OFFSET:
+                    next_offset = tl.load(offset_tile + group)
+            sums = add_tile(sums, x_tile + start, code, scale, offset, inside, HALVES, BLOCK, GROUPED, OFFSET, PTX)
+            scale = next_scale
+            offset = next_offset
     for i in tl.static_range(EARLY):
         group = (split * PART + PART - (i + 1) * BLOCK) // GROUP * rows
         scale = tl.load(scale_tile + group)
         if OFFSET:
             offset = tl.load(offset_tile + group)
         x_end = x_tile + (PART - (i + 1) * BLOCK)
-        sums = add_tile(sums, x_end, tiles[i], scale, offset, inside, HALVES, INTEGER, BLOCK, GROUPED, OFFSET, PTX)
-    token = tl.arange(0, M_P2)
+        sums = add_tile(sums, x_end, tiles[i], scale, offset, inside, HALVES, BLOCK, GROUPED, OFFSET, PTX)
+    token = first + tl.arange(0, M_P2)
     inside = (token < count)[:, None]
     y = tl.trans(sums.to(tl.float32))
     if PARTS == 2:
         unit = 1.0 - tl.arange(0, 2) * (0.99609375 if INTEGER else 0.9375)  # 1 and 1 / FINER
         y = tl.sum(tl.reshape(y, [M_P2, 2, R]) * unit[None, :, None], 1)
-    y *= tl.load(x_scale_ptr + token, mask=token < count, other=0.0)[:, None]
+    if x_scale_ptr is not None:
+        y *= tl.load(x_scale_ptr + token, mask=token < count, other=0.0)[:, None]
     if not GROUPED:
-        y *= scale.to(tl.float32)[None, :] * (0.0625 if HALVES else 1.0)
+        y *= scale.to(tl.float32)[None, :] * (0.0625 if HALVES and INTEGER else 1.0)
     is_last = True
-    spot = token[:, None] * rows + row[None, :]
+    spot = token.to(tl.int64)[:, None] * rows + row[None, :]
     if SPLITS > 1:
         tl.store(partial_ptr + split * count * rows + spot, y, mask=inside)
         tl.debug_barrier()  # all of this program's part is written before it says so
-        is_last = tl.atomic_add(arrived_ptr + block, 1, sem="acq_rel") == SPLITS - 1
+        arrived = arrived_ptr + tl.program_id(2) * tl.num_programs(0) + block
+        is_last = tl.atomic_add(arrived, 1, sem="acq_rel") == SPLITS - 1
         if is_last:
-            tl.store(arrived_ptr + block, 0)
+            tl.store(arrived, 0)
             y = tl.zeros([M_P2, R], tl.float32)
             for part in range(SPLITS):
                 y += tl.load(partial_ptr + part * count * rows + spot, mask=inside, other=0.0, cache_modifier=".cg")
@@ -175,52 +256,64 @@ def tiles_kernel(
         tl.store(out_ptr + spot, y.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def choose(m: int, codes: CodeMatrix, sms: int) -> Tiles | None:
-    """How to multiply m rows; None where the kernel cannot."""
+def choose(tokens: int, parts: int, codes: CodeMatrix, sms: int) -> Form | None:
+    """How to multiply so many rows in codes, by sweeps on an H200; None where the kernel cannot, or is slower."""
     n, k = codes.shape
-    tile = codes.block or next((size for size in (128, 64, 32) if codes.group % size == 0), 0)
-    if not 1 <= m <= MOST_ROWS or n % TILE_ROWS or k % 128 or tile < (64 if codes.block else 32):
+    block = codes.block or next((size for size in (256, 128, 64, 32) if codes.group % size == 0 and k % size == 0), 0)
+    lines = tokens * parts
+    if not 1 <= lines <= 128 or n % TILE_ROWS or k % 128 or block < (64 if codes.block else 32):
         return None
     blocks, splits = n // TILE_ROWS, 1
-    while 2 * splits * blocks <= 3 * sms and k % (2 * splits * tile) == 0 and k // (2 * splits * tile) >= 4:
+    if lines > 64:
+        tokens = 64 // parts if 2 * blocks <= sms else tokens
+        return Form(tokens, TILE_ROWS, block if blocks <= 2 * sms else min(block, 128), 1, 1, stages=4)
+    least = 3 * sms // 2 if lines <= 16 else 2 * sms // 3  # programs
+    while splits * blocks < least and k % (2 * splits * block) == 0 and k // (2 * splits * block) >= 2:
         splits *= 2
-    return Tiles(tile, splits, stages=4, early=2 if k // (splits * tile) > 2 else 0)
+    if lines > 32 and blocks > 2 * sms:
+        block = min(block, 128)
+    return Form(tokens, TILE_ROWS, block, 1, splits, stages=4)
 
 
-def skinny_codes(x: RowCodes, codes: CodeMatrix, *, config: Tiles, chained: bool = False) -> Tensor:
-    """x W^T as [M, O] in the type of the rows that x was made of. Integers multiply integers, float8 float8."""
-    m, (rows, k), parts = len(x), codes.shape, x.code_MPE.shape[1]
-    assert x.code_MPE.is_contiguous() and codes.code_NP.is_contiguous() and x.code_MPE.shape[2] == k
-    assert (x.kind == "fp8") == (codes.kind == "fp8")
-    assert rows % config.rows == 0 and k % (config.splits * config.block) == 0
-    assert k // (config.splits * config.block) > config.early
-    split = config.splits > 1
-    device = x.scale_M.device
+def skinny_codes(x: RowCodes | Tensor, codes: CodeMatrix, *, form: Form, chained: bool = False) -> Tensor:
+    """x W^T as [M, O] in the type of the rows that x is or was made of. Integers are multiplied by int8 or floats of 16
+    bits, float8 by float8."""
+    m, (rows, k), device = len(x), codes.shape, codes.code_NP.device
+    code, scale_M, parts = (x, None, 1) if isinstance(x, Tensor) else (x.code_MPE, x.scale_M, x.code_MPE.shape[1])
+    assert code.is_contiguous() and codes.code_NP.is_contiguous() and code.shape[-1] == k
+    assert (code.dtype == torch.float8_e4m3fn) == (codes.kind == "fp8")
+    assert rows % form.rows == 0 and k % (form.splits * form.block) == 0
+    steps = k // (form.splits * form.block) - form.early
+    assert steps > 0 and steps % form.unroll == 0
+    tokens = max(16 // parts, min(form.tokens, triton.next_power_of_2(m)))
+    tokens = triton.next_power_of_2(tokens)
+    split = form.splits > 1
     out_MO = torch.empty((m, rows), dtype=x.dtype, device=device)
-    tiles_kernel[(rows // config.rows, config.splits)](
-        x.code_MPE,
-        x.scale_M,
+    tiles_kernel[(rows // form.rows, form.splits, triton.cdiv(m, tokens))](
+        code,
+        scale_M,
         codes.code_NP,
         codes.scale_GN,
         codes.offset_GN,
         out_MO,
-        torch.empty((config.splits, m, rows), dtype=torch.float32, device=device) if split else None,
+        torch.empty((form.splits, m, rows), dtype=torch.float32, device=device) if split else None,
         counters(device) if split else None,
         m,
         rows,
         K=k,
         GROUPS=len(codes.scale_GN),
-        M_P2=max(16 // parts, triton.next_power_of_2(m)),
+        M_P2=tokens,
         PARTS=parts,
-        R=config.rows,
-        BLOCK=config.block,
-        SPLITS=config.splits,
-        STAGES=config.stages,
-        EARLY=config.early,
+        R=form.rows,
+        BLOCK=form.block,
+        UNROLL=form.unroll,
+        SPLITS=form.splits,
+        STAGES=form.stages,
+        EARLY=form.early,
         HALVES=bool(codes.block),
         OFFSET=codes.offset_GN is not None,
         PTX=device.type == "cuda" and torch.version.hip is None,
-        num_warps=config.warps,
+        num_warps=form.warps,
         **CHAIN[chained],
     )
     return out_MO

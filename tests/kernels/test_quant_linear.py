@@ -107,8 +107,8 @@ def test_the_method_of_linear_layers(kind: str) -> None:
 def test_float8_is_rounded_once_for_few_rows_and_for_many() -> None:
     scheme = to_fp8(draw(64, 128))
     product = ScaledProduct(scheme, torch.bfloat16)
-    x = draw(100, 128, dtype=torch.bfloat16)
-    assert product.few.config(3) is not None and product.few.config(100) is None
+    x = draw(300, 128, dtype=torch.bfloat16)
+    assert product.few.form(3, product.rounded) is not None and product.few.form(300, product.rounded) is None
     assert error(product(x), x, scheme) < 0.04
     torch.testing.assert_close(product(x[:3]), product(x)[:3], rtol=0.02, atol=0.02)
 
@@ -151,7 +151,7 @@ def test_forms() -> None:
 def test_decode(kind: str) -> None:
     scheme = made(kind, 37, 192)
     got = decode(matrix(scheme), torch.float32)
-    torch.testing.assert_close(got, scheme.dequantize(torch.float32), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(got, scheme.dequantize(torch.float32), rtol=1e-5, atol=1e-5)
     assert decode(matrix(scheme), torch.float16).dtype == torch.float16
     wrong = matrix(dataclasses.replace(scheme, scale_NG=scheme.scale_NG.roll(1, 0)))
     assert not torch.allclose(decode(wrong, torch.float32), got)
@@ -177,7 +177,7 @@ def compile_all() -> None:
 
     few = {"ROWS": 64, "INPUTS": 16, "COLUMNS": 128}
     many = {"ROWS": 128, "INPUTS": 128, "COLUMNS": 128}
-    tile = {"K": 2048, "M_P2": 16, "PARTS": 2, "R": 64, "BLOCK": 128, "SPLITS": 2, "STAGES": 3, "EARLY": 2}
+    tile = {"K": 2048, "M_P2": 16, "PARTS": 2, "R": 64, "BLOCK": 128, "UNROLL": 1, "SPLITS": 2, "STAGES": 3, "EARLY": 2}
     rounds = {"PAIR": True, "STATIC": False, "SIZE_P2": 4096, "ACTIVATION": "silu"}
     types = {"scale_ptr": "*fp32", "x_scale_ptr": "*fp32", "partial_ptr": "*fp32", "arrived_ptr": "*i32"}
     for kind, code, where in (

@@ -9,13 +9,12 @@ from torch.nn import functional as F
 from octavo.kernels import elementwise
 from octavo.kernels.codes import CodeMatrix, Rounding, RowCodes
 from octavo.kernels.row_codes import round_rows
-from octavo.kernels.skinny_codes import choose, skinny_codes
-from octavo.kernels.skinny_linear import Tiles
+from octavo.kernels.skinny_codes import Form, choose, skinny_codes
 from octavo.quant.schemes import pack_halves
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-WHOLE = Tiles(block=128, splits=1, stages=2, early=1, rows=16, warps=1)
-SPLIT = Tiles(block=128, splits=2, stages=2, early=0, rows=16, warps=1)
+WHOLE = Form(tokens=32, rows=16, block=128, unroll=1, splits=1, stages=2, early=1, warps=1)
+SPLIT = Form(tokens=32, rows=16, block=128, unroll=1, splits=2, stages=2, warps=1)
 ROUNDINGS = [Rounding(kind, pair) for kind in ("fp8", "int8") for pair in (False, True)]
 
 
@@ -66,8 +65,12 @@ def test_round_rows(rounding: Rounding) -> None:
 
 @pytest.mark.parametrize("kind", ["fp8", "int8"])
 def test_a_wrong_rounding_is_seen(kind: str) -> None:
-    right = reference(draw(3, 90), Rounding(kind))
-    for code, scale in ((right.code_MPE.roll(1, 2), right.scale_M), (right.code_MPE, right.scale_M * 1.01)):
+    x = draw(3, 90)
+    right = reference(x, Rounding(kind))
+    for code, scale in (
+        (reference(x.flip(1), Rounding(kind)).code_MPE, right.scale_M),
+        (right.code_MPE, right.scale_M * 1.01),
+    ):
         with pytest.raises(AssertionError):
             same(RowCodes(kind, code, scale, right.dtype), right)
 
@@ -117,13 +120,13 @@ def make(kind: str, rows: int, columns: int, groups: int, offset: str) -> CodeMa
     return codes
 
 
-def check(codes: CodeMatrix, m: int, config: Tiles, pair: bool = True, dtype=torch.float16, spoil=None) -> None:
+def check(codes: CodeMatrix, m: int, form: Form, pair: bool = True, dtype=torch.float16, spoil=None) -> None:
     rounding = Rounding("fp8" if codes.kind == "fp8" else "int8", pair)
     x = reference(draw(m, codes.shape[1], seed=m, dtype=dtype) / 4, rounding)
     wanted = F.linear(x.dequantize(), codes.dequantize())
     if spoil is not None:
         spoil(codes)
-    got = skinny_codes(x, codes, config=config)
+    got = skinny_codes(x, codes, form=form)
     assert got.dtype == dtype
     step = 2**-7 if dtype == torch.bfloat16 else 2**-10
     torch.testing.assert_close(got.float(), wanted, rtol=2 * step, atol=wanted.abs().max().item() * step)
@@ -142,9 +145,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "groups", "offset"), CASES)
-@pytest.mark.parametrize(("m", "config", "pair"), [(1, WHOLE, True), (3, SPLIT, False), (17, SPLIT, True)])
-def test_skinny_codes(kind: str, groups: int, offset: str, m: int, config: Tiles, pair: bool) -> None:
-    check(make(kind, 32, 256, groups, offset), m, config, pair)
+@pytest.mark.parametrize(("m", "form", "pair"), [(1, WHOLE, True), (3, SPLIT, False), (17, SPLIT, True)])
+def test_skinny_codes(kind: str, groups: int, offset: str, m: int, form: Form, pair: bool) -> None:
+    check(make(kind, 32, 256, groups, offset), m, form, pair)
 
 
 @pytest.mark.parametrize("kind", ["fp8", "int8", "int4"])
@@ -153,8 +156,26 @@ def test_columns_that_are_no_power_of_two(kind: str) -> None:
 
 
 def test_one_group_with_offsets_and_blocks_of_64() -> None:
-    check(make("int4", 16, 128, 1, "zeros"), 2, Tiles(128, 1, 2, 0, 16, 1))
-    check(make("int4", 16, 128, 2, "zeros"), 2, Tiles(64, 1, 2, 1, 16, 1))
+    check(make("int4", 16, 128, 1, "zeros"), 2, Form(8, 16, 128, 1, 1, 2))
+    check(make("int4", 16, 128, 2, "zeros"), 2, Form(8, 16, 64, 1, 1, 2, early=1))
+
+
+@pytest.mark.parametrize("pair", [True, False])
+def test_steps_of_two_blocks_and_blocks_of_tokens(pair: bool) -> None:
+    """The last tokens fill their block in part, and each block has its own counters."""
+    check(make("int4", 32, 512, 4, "zeros"), 37, Form(16, 16, 128, 2, 2, 2, warps=1), pair)
+    check(make("fp8", 32, 384, 1, "middle"), 20, Form(16, 16, 128, 2, 1, 2, early=1, warps=1), pair)
+
+
+@pytest.mark.parametrize(("kind", "groups", "offset"), [case for case in CASES if case[0] != "fp8"])
+def test_integers_and_floats(kind: str, groups: int, offset: str) -> None:
+    codes = make(kind, 32, 256, groups, offset)
+    x = draw(5, 256, dtype=torch.float16) / 4
+    wanted = F.linear(x.float(), codes.dequantize())
+    got = skinny_codes(x, codes, form=WHOLE)
+    torch.testing.assert_close(got.float(), wanted, rtol=2**-8, atol=wanted.abs().max().item() * 2**-8)
+    codes.scale_GN[-1, 3] *= 2
+    assert not torch.allclose(skinny_codes(x, codes, form=WHOLE)[:, 3].float(), wanted[:, 3], rtol=0.1)
 
 
 def one_code(codes: CodeMatrix) -> None:
@@ -180,10 +201,15 @@ def test_scales_that_lose_nothing_are_narrow() -> None:
 
 def test_who_is_served() -> None:
     wide = make("int4", 64, 2048, 16, "zeros")
-    tiles = choose(8, wide, 132)
-    assert tiles is not None and tiles.block == 128 and 2048 % (tiles.splits * 128) == 0
-    assert choose(33, wide, 132) is None
-    assert choose(1, make("int4", 64, 512, 16, "middle"), 132) is None  # halves of groups of 32 are too few
-    fine = choose(2, make("int8", 64, 512, 16, "middle"), 132)
+    form = choose(8, 2, wide, 132)
+    assert form is not None and form.block == 128 and form.splits > 1 and 2048 % (form.splits * 128) == 0
+    assert choose(64, 2, wide, 132) is not None and choose(65, 2, wide, 132) is None
+    assert choose(1, 2, make("int4", 64, 512, 16, "middle"), 132) is None  # halves of groups of 32 are too few
+    fine = choose(2, 2, make("int8", 64, 512, 16, "middle"), 132)
     assert fine is not None and fine.block == 32
-    assert choose(2, make("int8", 72, 512, 1, "middle"), 132) is None  # no tiles of 64 rows
+    assert choose(2, 2, make("int8", 72, 512, 1, "middle"), 132) is None  # no tiles of 64 rows
+    many = make("fp8", 64, 512, 1, "middle")
+    for tokens in (1, 16, 17, 33, 64, 65, 128):
+        form = choose(tokens, 1, many, 132)
+        assert form is not None
+        check(many, tokens, Form(form.tokens, 16, form.block, 1, form.splits, 2, warps=1), pair=False)
