@@ -263,16 +263,44 @@ def choose(tokens: int, parts: int, codes: CodeMatrix, sms: int) -> Form | None:
     lines = tokens * parts
     if not 1 <= lines <= 128 or n % TILE_ROWS or k % 128 or block < (64 if codes.block else 32):
         return None
-    blocks, splits = n // TILE_ROWS, 1
+    blocks = n // TILE_ROWS
+    if codes.block and lines <= 64:
+        splits = _splits(blocks, 5 * sms // 2, k, 2 * block)
+        return Form(tokens, TILE_ROWS, block, 2 - k // (splits * block) % 2, splits, stages=4)
+    if codes.block:
+        return _wide(tokens, codes, sms)
     if lines > 64:
         tokens = 64 // parts if 2 * blocks <= sms else tokens
         return Form(tokens, TILE_ROWS, block if blocks <= 2 * sms else min(block, 128), 1, 1, stages=4)
-    least = 3 * sms // 2 if lines <= 16 else 2 * sms // 3  # programs
-    while splits * blocks < least and k % (2 * splits * block) == 0 and k // (2 * splits * block) >= 2:
-        splits *= 2
+    splits = _splits(blocks, 3 * sms // 2 if lines <= 16 else 2 * sms // 3, k, block)
     if lines > 32 and blocks > 2 * sms:
         block = min(block, 128)
     return Form(tokens, TILE_ROWS, block, 1, splits, stages=4)
+
+
+def choose_for_floats(tokens: int, codes: CodeMatrix, sms: int) -> Form | None:
+    """Likewise of rows of 16-bit floats, and integer codes."""
+    n, k = codes.shape
+    if codes.kind == "fp8" or not 1 <= tokens <= 256 or n % TILE_ROWS or k % 128 or codes.group % 64:
+        return None
+    return _wide(tokens, codes, sms)
+
+
+def _wide(tokens: int, codes: CodeMatrix, sms: int) -> Form:
+    n, k = codes.shape
+    rows = 128 if n % 128 == 0 else TILE_ROWS
+    block = codes.block or (128 if codes.group % 128 == 0 else 64)
+    tokens = min(128, tokens)
+    splits = _splits(n // rows * triton.cdiv(tokens, 128), 2 * sms // 3, k, 2 * block)
+    return Form(tokens, rows, block, 1, splits, stages=4, warps=rows // 16)
+
+
+def _splits(blocks: int, least: int, k: int, step: int) -> int:
+    """Of K, so that there are at least so many programs, if each has a step or more."""
+    splits = 1
+    while splits * blocks < least and k % (2 * splits * step) == 0:
+        splits *= 2
+    return splits
 
 
 def skinny_codes(x: RowCodes | Tensor, codes: CodeMatrix, *, form: Form, chained: bool = False) -> Tensor:

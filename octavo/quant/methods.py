@@ -20,7 +20,7 @@ from octavo.kernels.codes import CodeMatrix, Rounding, RowCodes
 from octavo.kernels.cpu_int8 import PackedInt8
 from octavo.quant.schemes import Float8, Integers, Scheme
 
-MANY_ROWS = 512  # of x, from which on decoding a matrix takes little beside multiplying with it
+MANY_ROWS = 32  # of x, from which on decoding a matrix first is faster than our kernel for any shape
 
 
 class LinearMethod(Protocol):
@@ -153,32 +153,38 @@ class Codes(LinearMethod):
             x_TK = x_TK.index_select(1, self.order_K)
         if self.few.form(len(x_TK), self.pair) is not None:
             return self.few(self.few.round_rows(x_TK, self.pair), self.pair)
+        if x_TK.dtype != torch.float32 and self.few.form(len(x_TK), None) is not None:
+            return self.few(x_TK.contiguous(), None)
         if len(x_TK) > MANY_ROWS:
             return F.linear(x_TK, self.many.decode(self.codes, x_TK.dtype))
         return self.many.quant_linear(x_TK, self.codes)
 
 
 class FewRows:
-    """Rows in codes times a matrix in codes: `octavo.kernels.skinny_codes`, where it can and is faster than others."""
+    """Rows times a matrix in codes: `octavo.kernels.skinny_codes`, where it can and is faster than others."""
 
     def __init__(self, codes: CodeMatrix) -> None:
         from octavo.kernels import row_codes, skinny_codes
 
-        self.product, self.choose = skinny_codes.skinny_codes, skinny_codes.choose
-        self.round_rows = row_codes.round_rows
+        self.kernels, self.round_rows = skinny_codes, row_codes.round_rows
         self.codes = codes
         device = codes.code_NP.device
         self.serves = device.type == "cuda" and torch.version.hip is None
         self.chained = self.serves and _capability(device) >= (9, 0)
         self.processors = torch.cuda.get_device_properties(device).multi_processor_count if self.serves else 1
 
-    def form(self, tokens: int, rounding: Rounding) -> Any:
-        return self.choose(tokens, rounding.parts, self.codes, self.processors) if self.serves else None
+    def form(self, tokens: int, rounding: Rounding | None) -> Any:
+        """How to compute it for rows that are rounded so, or not at all; None: not here."""
+        if not self.serves:
+            return None
+        if rounding is None:
+            return self.kernels.choose_for_floats(tokens, self.codes, self.processors)
+        return self.kernels.choose(tokens, rounding.parts, self.codes, self.processors)
 
-    def __call__(self, x: RowCodes, rounding: Rounding) -> Tensor:
+    def __call__(self, x: RowCodes | Tensor, rounding: Rounding | None) -> Tensor:
         form = self.form(len(x), rounding)
         assert form is not None
-        y: Tensor = self.product(x, self.codes, form=form, chained=self.chained)
+        y: Tensor = self.kernels.skinny_codes(x, self.codes, form=form, chained=self.chained)
         return y
 
 

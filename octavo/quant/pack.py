@@ -39,14 +39,14 @@ def to_int8(weight_NK: Tensor) -> Integers:
 
 
 def to_int4(weight_NK: Tensor, group: int) -> Integers:
-    """A scale and an offset for each group: its least and its largest value, and zero, lie on the grid."""
+    """A scale for each group, whose value furthest from zero becomes -8: kernels have no offsets to add."""
     rows, columns = weight_NK.shape
     wide = weight_NK.float().view(rows, -1, group)
-    low, high = wide.amin(-1).clamp_(max=0), wide.amax(-1).clamp_(min=0)
-    scale_NG = ((high - low) / 15).clamp_(min=1e-12)
-    zero_NG = (-low / scale_NG).round_()
-    code = (wide / scale_NG[..., None]).round_().add_(zero_NG[..., None]).clamp_(0, 15)
-    return Integers(pack_halves(code.view(rows, columns)), scale_NG, -scale_NG * zero_NG)
+    low, high = wide.amin(-1), wide.amax(-1)
+    scale_NG = torch.where(high > -low, high, low) / -8
+    scale_NG = torch.where(scale_NG.abs() < 1e-12, 1e-12, scale_NG)
+    code = (wide / scale_NG[..., None]).round_().add_(8).clamp_(0, 15)
+    return Integers(pack_halves(code.view(rows, columns)), scale_NG, -8 * scale_NG)
 
 
 def unpack_bits(words: Tensor, bits: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 from octavo.kernels import elementwise
 from octavo.kernels.codes import CodeMatrix, Rounding, RowCodes
 from octavo.kernels.row_codes import round_rows
-from octavo.kernels.skinny_codes import Form, choose, skinny_codes
+from octavo.kernels.skinny_codes import Form, choose, choose_for_floats, skinny_codes
 from octavo.quant.schemes import pack_halves
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -208,8 +210,27 @@ def test_who_is_served() -> None:
     fine = choose(2, 2, make("int8", 64, 512, 16, "middle"), 132)
     assert fine is not None and fine.block == 32
     assert choose(2, 2, make("int8", 72, 512, 1, "middle"), 132) is None  # no tiles of 64 rows
+    half = choose_for_floats(200, wide, 132)
+    assert half is not None and half.tokens == 128 and choose_for_floats(257, wide, 132) is None
+    assert choose_for_floats(8, make("fp8", 64, 512, 1, "middle"), 132) is None
     many = make("fp8", 64, 512, 1, "middle")
     for tokens in (1, 16, 17, 33, 64, 65, 128):
         form = choose(tokens, 1, many, 132)
         assert form is not None
         check(many, tokens, Form(form.tokens, 16, form.block, 1, form.splits, 2, warps=1), pair=False)
+
+
+@pytest.mark.parametrize("kind", ["int4", "int8", "fp8"])
+def test_forms_that_are_chosen_divide_the_matrix(kind: str) -> None:
+    for rows, columns in itertools.product((64, 192, 4096, 28672), (128, 384, 1408, 4096, 14336)):
+        group = 128 if kind == "int4" else columns
+        block = 128 if kind == "int4" else 0
+        code = torch.empty(rows, columns // 2 if block else columns, device="meta")
+        codes = CodeMatrix(kind, code, torch.empty(columns // group, rows, device="meta"), None, block)
+        for tokens, parts in itertools.product((1, 9, 33, 64, 100, 256), (1, 2)):
+            for form in (choose(tokens, parts, codes, 132), choose_for_floats(tokens, codes, 132)):
+                if form is not None:
+                    assert rows % form.rows == 0 and columns % (form.splits * form.block) == 0
+                    assert columns // (form.splits * form.block) % form.unroll == 0
+                    assert codes.group % form.block == 0
+        assert choose(1, 2, codes, 132) is not None

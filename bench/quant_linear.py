@@ -1,0 +1,103 @@
+"""Products with quantised weights on a GPU, over the rows of x: time, share of the memory's and of the cores' rate.
+
+    scripts/bench quant_linear [--kinds fp8 int8 int4] [--json FILE] [--plot FILE]
+
+The four matrices of a layer of Llama-3-8B, as the engine calls them for a bfloat16 model, with what it does for each
+call around the product (rounding of x, decoding of W); each call reads other weights, together more than any cache
+holds. fp8 is W8A8 with a scale a row, int8 W8A16 likewise, int4 W4A16 in groups of 128. The floor is the larger of the
+bytes of codes and scales at 4.3 TB/s and the operations at 780 TFLOP/s (fp8: 1450). Times are medians of CUDA graph
+replays. "bf16" is the plain product through cuBLAS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.moe import measure
+from octavo.quant.methods import select_method
+from octavo.quant.pack import to_fp8, to_int4, to_int8
+from octavo.quant.schemes import Scheme
+
+SHAPES = {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)}
+ROWS = [2**power for power in range(13)]
+KINDS: dict[str, Callable[[Tensor], Scheme]] = {"fp8": to_fp8, "int8": to_int8, "int4": lambda w: to_int4(w, 128)}
+BANDWIDTH, RATES = 4.3e12, {"fp8": 1450e12, "int8": 780e12, "int4": 780e12, "bf16": 780e12}
+CACHE_BYTES = 200 << 20  # that calls together read, at least
+DTYPE = torch.bfloat16
+
+
+def layer(kind: str, rows: list[int]) -> dict[int, tuple[float, float]]:
+    """(us, floor in us) of a layer's four products, by rows of x."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    found = dict.fromkeys(rows, (0.0, 0.0))
+    for n, k in SHAPES.values():
+        weight = torch.empty(n, k, device=device).normal_(0, 0.02)
+        products: list[Callable[[Tensor], Tensor]] = []
+        size = 0.0
+        while not products or size * len(products) < CACHE_BYTES:
+            if kind == "bf16":
+                plain = weight.to(DTYPE, copy=True)
+                products.append(lambda x, w=plain: F.linear(x, w))
+                size = plain.nbytes
+            else:
+                scheme = KINDS[kind](weight)
+                method = select_method(scheme, DTYPE, device)[0]
+                assert method is not None
+                products.append(method(scheme, DTYPE))
+                size = products[-1].nbytes
+        for m in rows:
+            x = torch.randn(m, k, device=device).to(DTYPE)
+            us = measure([lambda product=product, x=x: product(x) for product in products], rounds=5)
+            floor = max(size / BANDWIDTH, 2 * m * n * k / RATES[kind]) * 1e6
+            found[m] = found[m][0] + us, found[m][1] + floor
+    return found
+
+
+def plot(figures: dict[str, dict[int, tuple[float, float]]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    _, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
+    for kind, found in figures.items():
+        left.plot(list(found), [us for us, _ in found.values()], marker="o", label=kind)
+        right.plot(list(found), [100 * floor / us for us, floor in found.values()], marker="o", label=kind)
+    for axes, title in ((left, "microseconds of a layer's products"), (right, "share of the floor, %")):
+        axes.set(xscale="log", xlabel="rows of x", title=title)
+        axes.grid(True, alpha=0.3)
+        axes.legend()
+    left.set(yscale="log")
+    pyplot.tight_layout()
+    pyplot.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kinds", nargs="+", choices=[*KINDS, "bf16"], default=["bf16", *KINDS])
+    parser.add_argument("--rows", nargs="+", type=int, default=ROWS)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--plot", type=Path, help="write a PNG")
+    options = parser.parse_args()
+    figures = {}
+    for kind in options.kinds:
+        figures[kind] = layer(kind, options.rows)
+        line = ", ".join(f"{m}: {us:.1f} ({100 * floor / us:.0f}%)" for m, (us, floor) in figures[kind].items())
+        print(f"{kind}: us of a layer (share of the floor) by rows of x: {line}", flush=True)
+    if options.json:
+        head = {"date": str(date.today()), "device": torch.cuda.get_device_name()}
+        options.json.write_text(json.dumps(head | figures, indent=1), encoding="utf-8")
+    if options.plot:
+        plot(figures, options.plot)
+
+
+if __name__ == "__main__":
+    main()
