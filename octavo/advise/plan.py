@@ -26,7 +26,7 @@ from octavo.models.config import read_json
 from octavo.models.groups import LayerGroups
 from octavo.models.spec import ModelSpec
 from octavo.quant import METHODS, ONLINE
-from octavo.quant.sizes import gguf_size, quantized_size
+from octavo.quant.sizes import gguf_size, layout_of
 
 GIB = 1 << 30
 MATRIX_SHARES = ((1, 0.97), (8, 0.87), (64, 0.80))  # rows of a matrix product, share of the slower rate it reaches
@@ -226,7 +226,8 @@ def weight_size(folder: Path, online: str | None, itemsize: int) -> float | None
             raise ConfigError(f"--quantization {online}: the model is quantised already ({method})")
         if online not in ONLINE:
             raise ConfigError(f"--quantization must be one of {', '.join(ONLINE)}, got {online}")
-    return quantized_size(stored, online)
+    layout = layout_of(stored, online)
+    return None if layout is None else layout.size
 
 
 def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, output_len: int) -> Plan:

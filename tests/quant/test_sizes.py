@@ -11,7 +11,7 @@ from octavo.quant import ONLINE
 from octavo.quant.formats import read_format
 from octavo.quant.gguf import READERS
 from octavo.quant.pack import quantize
-from octavo.quant.sizes import GGUF, gguf_size, quantized_size, weight_size
+from octavo.quant.sizes import GGUF, gguf_size, layout_of
 from tests.quant.test_checkpoints import CASES
 
 ROWS, COLUMNS = 128, 1024
@@ -26,23 +26,27 @@ def test_formats(case: str) -> None:
     scheme = read_format(config).read("x", tensors, (ROWS, COLUMNS))
     order = scheme.tensors.get("order_K")
     taken = (scheme.nbytes - (0 if order is None else order.nbytes)) / (ROWS * COLUMNS)
-    assert quantized_size(config) == pytest.approx(taken, abs=2.1 * ROW)
+    found = layout_of(config)
+    assert found is not None and found.kind == scheme.kind
+    assert found.size == pytest.approx(taken, abs=2.1 * ROW)
+    assert found.rounds == (getattr(scheme, "dynamic", False) or scheme.tensors.get("input_scale") is not None)
 
 
 @pytest.mark.parametrize("method", ONLINE)
 def test_while_loading(method: str) -> None:
     taken = quantize(torch.randn(ROWS, COLUMNS), method).nbytes / (ROWS * COLUMNS)
-    assert quantized_size({}, method) == pytest.approx(taken, abs=1.1 * ROW)
+    found = layout_of({}, method)
+    assert found is not None and found.size == pytest.approx(taken, abs=1.1 * ROW)
 
 
 @pytest.mark.parametrize("name", GGUF)
 def test_gguf(name: str) -> None:
     kind = next(kind for kind in TYPES.values() if kind.name == name)
     blocks = torch.zeros(ROWS, COLUMNS // kind.values, kind.bytes, dtype=torch.uint8)
-    assert weight_size(*GGUF[name]) == READERS[name](blocks).nbytes / (ROWS * COLUMNS)
-    assert gguf_size({name: 10, "F32": 30}, 2) == (weight_size(*GGUF[name]) + 3 * 2) / 4
+    assert GGUF[name].size == READERS[name](blocks).nbytes / (ROWS * COLUMNS)
+    assert gguf_size({name: 10, "F32": 30}, 2) == (GGUF[name].size + 3 * 2) / 4
 
 
 def test_plain() -> None:
-    assert quantized_size({}) is quantized_size({"quant_method": "mxfp4"}) is None
-    assert quantized_size({"quant_method": "compressed-tensors", "config_groups": "?"}) is None
+    assert layout_of({}) is layout_of({"quant_method": "mxfp4"}) is None
+    assert layout_of({"quant_method": "compressed-tensors", "config_groups": "?"}) is None
