@@ -5,9 +5,9 @@
 An engine in the server's process gives streams a token at each tick; the token says which tick. With one group, every
 stream has a token at every tick, as one engine's steps make them; with more groups they take turns, so that the server
 has the same work in smaller portions. Clients in a process of their own, on sockets that they read without any HTTP
-library, note when it arrives. Reported is the time from the tick to the arrival (detokenizing, JSON, HTTP, both
-sockets, and the client's own reading), how many tokens the server had to send together because it was late, and the
-server's processor time a token.
+library, note when it arrives. Reported is the time from when the server has a step's outputs to the arrival of each of
+its tokens (detokenizing, JSON, HTTP, both sockets, and the client's own reading), how many tokens the server had to
+send together because it was late, and the server's processor time a token, that of the engine included.
 """
 
 from __future__ import annotations
@@ -54,10 +54,11 @@ class Metronome(FakeLLM):
             for _, scripts in self.live.values():
                 for script in scripts:
                     script.tokens = token
+            outputs = self.make()
+            self.live = everybody
             self.times[tick % TICKS] = time.monotonic()
             self.ticks.value = tick + 1
-            self.step()
-            self.live = everybody
+            self.take(outputs)
 
 
 def server(port: Any, interval: float, groups: int, times: Any, ticks: Any, seconds: Any) -> None:

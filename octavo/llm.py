@@ -171,11 +171,13 @@ class LLM:
         pooling_task: PoolingTask | None = None,
         truncate_prompt_tokens: int | None = None,
         priority: Sequence[int] | None = None,
+        **other: Any,
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
         """What the model makes of each prompt, as arrays. `pooling_task` says what is wanted where no params do.
 
         Texts longer than `truncate_prompt_tokens` (-1: the model's context) are cut; without it they are refused.
         """
+        _refuse(other)
         params = pooling_params or PoolingParams(task=pooling_task or self._default_task())
         if pooling_task is not None and params.task != pooling_task:
             params = params.clone(task=pooling_task)
@@ -201,10 +203,11 @@ class LLM:
         pooling_params: PoolingParams | None = None,
         truncate_prompt_tokens: int | None = None,
         priority: Sequence[int] | None = None,
+        **other: Any,
     ) -> list[EmbeddingRequestOutput]:
         """A vector of each prompt."""
         options: Any = {"truncate_prompt_tokens": truncate_prompt_tokens, "priority": priority, "use_tqdm": use_tqdm}
-        found = self.encode(prompts, pooling_params, pooling_task="embed", **options)
+        found = self.encode(prompts, pooling_params, pooling_task="embed", **options, **other)
         return [EmbeddingRequestOutput.from_base(output) for output in found]
 
     def classify(
@@ -215,10 +218,11 @@ class LLM:
         pooling_params: PoolingParams | None = None,
         truncate_prompt_tokens: int | None = None,
         priority: Sequence[int] | None = None,
+        **other: Any,
     ) -> list[ClassificationRequestOutput]:
         """A number for each label, of each prompt."""
         options: Any = {"truncate_prompt_tokens": truncate_prompt_tokens, "priority": priority, "use_tqdm": use_tqdm}
-        found = self.encode(prompts, pooling_params, pooling_task="classify", **options)
+        found = self.encode(prompts, pooling_params, pooling_task="classify", **options, **other)
         return [ClassificationRequestOutput.from_base(output) for output in found]
 
     def reward(
@@ -229,10 +233,11 @@ class LLM:
         pooling_params: PoolingParams | None = None,
         truncate_prompt_tokens: int | None = None,
         priority: Sequence[int] | None = None,
+        **other: Any,
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
         """What a reward model says of each prompt, as it says it."""
         options: Any = {"truncate_prompt_tokens": truncate_prompt_tokens, "priority": priority, "use_tqdm": use_tqdm}
-        return self.encode(prompts, pooling_params, pooling_task="reward", **options)
+        return self.encode(prompts, pooling_params, pooling_task="reward", **options, **other)
 
     def score(
         self,
@@ -242,11 +247,13 @@ class LLM:
         use_tqdm: bool = True,
         pooling_params: PoolingParams | None = None,
         truncate_prompt_tokens: int | None = None,
+        **other: Any,
     ) -> list[ScoringRequestOutput]:
         """How well texts go together: one with each of the second list, or two lists in step.
 
         A cross-encoder reads both at once; of a model of embeddings it is their cosine.
         """
+        _refuse(other)
         first, second = ([data] if isinstance(data, str) else list(data) for data in (data_1, data_2))
         pairs = pair_up(len(first), len(second), ("data_1", "data_2"))
         able = self._core.info.pooling

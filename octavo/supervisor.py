@@ -23,7 +23,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -58,7 +57,7 @@ class Supervisor:
     def run(self) -> int:
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, self._on_signal) for number in self._ends()}
         self._wake, wake = socket.socketpair()
         for each in (self._wake, wake):
             each.setblocking(False)
@@ -72,7 +71,7 @@ class Supervisor:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for each in (ours, self._wake, wake):
                     each.close()
-                die_with_parent()
+                die_with_parent(theirs)
                 return self._run_front(theirs)
             theirs.close()
             with ours:
@@ -84,7 +83,7 @@ class Supervisor:
             write_report(self._reports, "front", cause, status)
             pause = self._restarts.pause() if self._ready and not self._signals else None
             if pause is None:
-                say(f"octavo: the server's front ended: {cause}" + self._why_no_more())
+                log.say(f"octavo: the server's front ended: {cause}" + self._why_no_more())
                 status = 1
                 break
             log.event("front_restart", logging.ERROR, in_seconds=pause)
@@ -101,7 +100,7 @@ class Supervisor:
         except (OctavoError, KeyboardInterrupt):
             raise
         except Exception:
-            traceback.print_exc()
+            log.say(traceback.format_exc())
             return FAILED
 
     def _why_no_more(self) -> str:
@@ -164,8 +163,14 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):
             self._wake.recv(4096)
 
+    def _ends(self) -> list[signal.Signals]:
+        """The signals that end us. `nohup` has the one of a closed terminal ignored, and is obeyed."""
+        ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        return [signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])]
+
     def _on_signal(self, number: int, frame: object) -> None:
-        self._signals += 1
+        # A terminal that closes may say so twice, and some managers say it after SIGTERM: it never asks for haste.
+        self._signals = max(self._signals, 1) if number == signal.SIGHUP else self._signals + 1
 
 
 def _ended(pid: int) -> int | None:
@@ -183,7 +188,3 @@ def _children() -> list[int]:
         return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
     except OSError:
         return []
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

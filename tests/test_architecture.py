@@ -30,7 +30,7 @@ ALLOWED = {
     "server": {"engine", "text", "core"},
     "bench": {"llm", "engine", "models", "text", "core"},
     "quantize": {"models", "layers", "attention", "platforms", "quant", "text", "core"},
-    "advise": {"bench", "engine", "runner", "models", "attention", "platforms", "kernels", "core"},
+    "advise": {"bench", "engine", "runner", "models", "quant", "attention", "platforms", "kernels", "core"},
     "supervisor": {"core"},
     "cli": {"supervisor", "server", "engine", "advise", "bench", "quantize", "text", "core", "llm"},
     "llm": {"engine", "grammar", "text", "core"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -95,6 +96,30 @@ def test_signals_are_handed_on_one_by_one(start: Start, tmp_path: Path):
     assert is_running(front)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 2
+
+
+def test_a_terminal_that_closes_may_say_so_twice(start: Start, tmp_path: Path):
+    process = start("wait")
+    wait_for(lambda: fronts(tmp_path), 60)
+    (front,) = fronts(tmp_path)
+    os.kill(front, signal.SIGHUP)
+    for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
+        process.send_signal(number)
+    assert process.wait(60) == 2  # of which the front heard the first, and SIGTERM
+
+
+def test_a_parent_that_died_first():
+    """A child that was not yet able to ask to be killed with its parent ends once it can, whatever it was sent."""
+    program = "import socket, sys; from octavo.core.child import die_with_parent; s = socket.socket(fileno=0);"
+    program += "die_with_parent(s); print('alive')"
+    for closed in (True, False):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.sendall(b"what to do")
+            if closed:
+                ours.close()
+            done = subprocess.run([sys.executable, "-c", program], stdin=theirs, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == ((1, "") if closed else (0, "alive\n"))
 
 
 def test_nothing_outlives_the_supervisor(start: Start, tmp_path: Path):

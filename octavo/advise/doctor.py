@@ -148,13 +148,15 @@ def _model(config: EngineConfig) -> Iterator[Finding]:
     yield Finding("model", "runs in", f"{dtype} on {device.type}" + (f": {reason}" if reason else ""))
     yield from _attention(config, spec, device, dtype)
     yield from _kernels(config, device, dtype)
+    yield from _quantised(config, device, dtype)
 
 
 def _attention(config: EngineConfig, spec: Any, device: torch.device, dtype: str) -> Iterator[Finding]:
     import torch
 
     from octavo.attention.base import AttentionSpec
-    from octavo.attention.select import select_backend
+    from octavo.attention.select import select_backend, select_varlen
+    from octavo.engine.build_pooling import reads
 
     asked = AttentionSpec(
         num_layers=spec.num_layers,
@@ -166,8 +168,16 @@ def _attention(config: EngineConfig, spec: Any, device: torch.device, dtype: str
         block_size=config.block_size,
         max_model_len=config.max_model_len or spec.max_position,
         windows=tuple(dict.fromkeys(spec.windows)),
+        latent_dim=0 if spec.latent is None else spec.latent.rank,
+        sinks=spec.sinks,
+        slopes=spec.slopes is not None,
+        chunked=spec.chunked,
     )
     try:
+        if reads(config, config_folder(config)):
+            varlen, lost = select_varlen(config.attention_backend, asked)
+            yield Finding("model", "attention", "; ".join([f"{varlen.name} runs", *lost]))
+            return
         backend, lost = select_backend(config.attention_backend, asked)
     except OctavoError as error:
         yield Finding("model", "attention", str(error), "choose another --attention-backend, or auto")
@@ -198,6 +208,35 @@ def _kernels(config: EngineConfig, device: torch.device, dtype: str) -> Iterator
         None if elementwise else "pip install triton: without it the GPU runs at a fraction of its speed",
     )
     yield Finding("model", "linear layers of few rows", "Triton" if kernels.skinny_for(device) else "cuBLAS")
+
+
+def _quantised(config: EngineConfig, device: torch.device, dtype: str) -> Iterator[Finding]:
+    """What computes with layers that the folder or --quantization quantises, asked of one such matrix."""
+    import torch
+
+    from octavo.models.config import read_json
+    from octavo.quant.methods import select_method
+    from octavo.quant.schemes import E4M3, Float8, Integers, Scheme, Table
+    from octavo.quant.sizes import layout_of
+
+    stored = read_json(config_folder(config) / "config.json").get("quantization_config")
+    layout = layout_of(stored if isinstance(stored, dict) else {}, config.quantization)
+    if layout is None:
+        return
+    rows, columns = 64, 1024
+    scale = torch.ones(rows, columns // layout.group if layout.group and layout.group > 0 else 1)
+    code = torch.zeros(rows, columns // (2 if layout.bits <= 4 else 1), dtype=torch.uint8)
+    scheme: Scheme
+    if layout.kind == "fp8":
+        scheme = Float8(code.to(E4M3), scale, dynamic=layout.rounds)
+    elif layout.kind == "table":
+        scheme = Table(code, scale, torch.zeros(16))
+    else:
+        whole = code if layout.bits <= 4 else code.to(torch.int8)
+        scheme = Integers(whole, scale, torch.zeros_like(scale) if layout.offsets else None, dynamic=layout.rounds)
+    method, lost = select_method(scheme, getattr(torch, dtype), device)
+    told = "decoded when it is loaded" if method is None else f"{method.name} runs"
+    yield Finding("model", "quantised layers", "; ".join([told, *lost]))
 
 
 def _system(port: int) -> Iterator[Finding]:

@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from octavo.bench.hardware import CEILINGS, Cost, Device, scaled
+from octavo.bench.hardware import CEILINGS, Cost, Device, parameters, scaled
 from octavo.core.config import CacheConfig, EngineConfig
 from octavo.core.errors import ConfigError
+from octavo.core.gguf.file import GgufFile
 from octavo.engine.build import resolve_limits
+from octavo.engine.build_pooling import MAX_TOKENS, reads
+from octavo.models.config import read_json
 from octavo.models.groups import LayerGroups
 from octavo.models.spec import ModelSpec
+from octavo.quant import METHODS, ONLINE
+from octavo.quant.sizes import gguf_size, layout_of
 
 GIB = 1 << 30
 MATRIX_SHARES = ((1, 0.97), (8, 0.87), (64, 0.80))  # rows of a matrix product, share of the slower rate it reaches
@@ -43,6 +49,8 @@ class Plan:
     cost: Cost
     dtype: str
     parameters: int
+    weight_size: float | None  # bytes of a weight in quantised layers
+    reads: bool  # it generates nothing: it has no KV cache and no decode step
     ledger: dict[str, int]  # bytes
     cache: CacheConfig
     context: int  # tokens
@@ -80,11 +88,11 @@ class Plan:
         return max(1, min(self.rows, self.sequences(self.input_len + self.output_len // 2)))
 
     def step(self, contexts: int, tokens: int, rows: int) -> Step:
-        """`rows` sequences compute `tokens` each after `contexts` others."""
+        """`rows` sequences compute `tokens` each after `contexts` others, and a token is sampled for each."""
         device = self.device
         assert device.bandwidth is not None and device.flops is not None
         starts_N, counts_N = np.full(rows, contexts), np.full(rows, tokens)
-        moved, flops = self.cost.matrices(rows * tokens, rows)
+        moved, flops = self.cost.matrices(rows * tokens, 0 if self.reads else rows)
         attended, scored = self.cost.attention(starts_N, counts_N)
         reading, computing = (moved + attended) / device.bandwidth, (flops + scored) / device.flops
         # A product that needs both rates to the full gets neither: the sum of cubes is between maximum and sum.
@@ -117,23 +125,33 @@ class Plan:
 
     def record(self) -> dict[str, Any]:
         """For JSON. Times in milliseconds."""
-        prefill, requests = self.prefill_rate(), self.request_rate()
-        first = self.step(0, self.input_len, 1)
-        return {
+        prefill, first = self.prefill_rate(), self.step(0, self.input_len, 1)
+        found: dict[str, Any] = {
             "architecture": self.spec.architecture,
             "parameters": self.parameters,
             "active_parameters": self.active,
             "dtype": self.dtype,
+            "bytes_per_quantised_weight": self.weight_size,
             "gpu": self.device.name,
             "bandwidth": self.device.bandwidth,
             "flops": self.device.flops,
             "ledger_bytes": self.ledger,
+            "max_model_len": self.context,
+            "input_len": self.input_len,
+            "first_token": {"floor_ms": first.floor * 1e3, "expected_ms": first.expected * 1e3},
+            "prefill_tokens_per_s": {"expected": prefill[0], "at_most": prefill[1]},
+        }
+        if self.reads:
+            del found["first_token"]
+            found["one_text"] = {"floor_ms": first.floor * 1e3, "expected_ms": first.expected * 1e3}
+            found["texts_per_s"] = {"expected": prefill[0] / self.input_len, "at_most": prefill[1] / self.input_len}
+            return found
+        requests = self.request_rate()
+        return found | {
             "kv_bytes_per_token": self.token_bytes,
             "kv_cache_tokens": self.cache_tokens,
-            "max_model_len": self.context,
             "longest_context": self.cache.capacity,
             "sequences_of_full_context": min(self.rows, self.sequences(self.context)),
-            "input_len": self.input_len,
             "output_len": self.output_len,
             "sequences_at_once": self.batch,
             "decode": [
@@ -147,8 +165,6 @@ class Plan:
                 for batch in self.batches()
                 for step in [self.decode(batch)]
             ],
-            "first_token": {"floor_ms": first.floor * 1e3, "expected_ms": first.expected * 1e3},
-            "prefill_tokens_per_s": {"expected": prefill[0], "at_most": prefill[1]},
             "requests_per_s": {"expected": requests[0], "at_most": requests[1]},
         }
 
@@ -188,6 +204,32 @@ def _names() -> list[str]:
     return [ceiling.part.lower() for ceiling in CEILINGS]
 
 
+def weight_size(folder: Path, online: str | None, itemsize: int) -> float | None:
+    """Bytes of a weight in layers that are quantised, by the folder or as `--quantization` asks; None: none are.
+
+    Raises ConfigError for what the loader would refuse.
+    """
+    gguf = next(iter(sorted(folder.glob("*.gguf"))), None)
+    if gguf is not None and not any(folder.glob("*.safetensors*")):
+        if online not in (None, "gguf"):
+            raise ConfigError(f"--quantization {online}: {gguf.name} is quantised already")
+        types: Counter[str] = Counter()
+        for name, tensor in GgufFile(gguf).tensors.items():
+            if name.startswith("blk.") and len(tensor.shape) > 1:
+                types[tensor.type.name] += math.prod(tensor.shape)
+        return gguf_size(types, itemsize)
+    stored = read_json(folder / "config.json").get("quantization_config")
+    stored = stored if isinstance(stored, dict) else {}
+    method = stored.get("quant_method")
+    if online is not None and online.removesuffix("_marlin").removeprefix("gpt_oss_") != method:
+        if method in METHODS:
+            raise ConfigError(f"--quantization {online}: the model is quantised already ({method})")
+        if online not in ONLINE:
+            raise ConfigError(f"--quantization must be one of {', '.join(ONLINE)}, got {online}")
+    layout = layout_of(stored, online)
+    return None if layout is None else layout.size
+
+
 def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, output_len: int) -> Plan:
     """What an engine with this configuration would be on the device.
 
@@ -202,8 +244,12 @@ def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, out
     itemsize = 4 if dtype == "float32" else 2
     # A quantised cache has a scale of two bytes beside each head.
     kv_itemsize = None if config.kv_cache_dtype == "auto" else 1 + 2 / spec.head_dim
-    cost = Cost.of_folder(folder, itemsize, kv_itemsize)
+    size = weight_size(folder, config.quantization, itemsize)
+    cost = Cost.of_folder(folder, itemsize, kv_itemsize, overrides=config.overrides, weight_size=size)
+    reading = reads(config, folder)
     context, rows, step_tokens = resolve_limits(config, spec.max_position, on_gpu=True)
+    if reading:
+        step_tokens = config.max_num_batched_tokens or MAX_TOKENS["cuda"]
     groups = LayerGroups.of(spec.windows, context)
     shape = CacheConfig(1, config.block_size, rows, context, config.enable_prefix_caching, windows=groups.windows)
 
@@ -213,38 +259,44 @@ def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, out
         inner = max(inner, 3 * (spec.experts.routing.top_k * spec.experts.inner_size + spec.experts.shared_size))
     workspace = step_tokens * (2 * spec.hidden_size + inner) * itemsize
     head = spec.vocab_size * spec.hidden_size * itemsize
-    weights = cost.layer_bytes + head * (1 if spec.tie_embeddings else 2)
-    ledger = {
-        "weights": weights,
-        "workspace": workspace,
+    ledger = {"weights": cost.layer_bytes + head * (1 if spec.tie_embeddings or reading else 2), "workspace": workspace}
+    generating = {
         "sampler": 2 * rows * spec.vocab_size * itemsize,
         "penalties": edits_of_rows(rows, spec.vocab_size),
         "CUDA graphs": 0 if config.enforce_eager else reserve(workspace, step_tokens, shape, spec.vocab_size, itemsize),
     }
+    ledger |= {} if reading else generating
     room = int(device.memory * config.gpu_memory_utilization) - sum(ledger.values())
     page = cost.kv_bytes * groups.size * config.block_size
-    if room < page * shape.pages_for(1):
+    if room < (0 if reading else page * shape.pages_for(1)):
         raise ConfigError(
-            f"{spec.architecture} does not fit: {sum(ledger.values()) / GIB:.1f} GiB before the KV cache, and "
+            f"{spec.architecture} does not fit: {sum(ledger.values()) / GIB:.1f} GiB"
+            f"{'' if reading else ' before the KV cache'}, and "
             f"{config.gpu_memory_utilization:.0%} of {device.name} are "
             f"{device.memory * config.gpu_memory_utilization / GIB:.1f} GiB"
         )
-    ledger["KV cache"] = min(config.kv_cache_memory_bytes or room, rows * shape.pages_for(shape.blocks_per_row) * page)
+    if not reading:
+        most = rows * shape.pages_for(shape.blocks_per_row) * page
+        ledger["KV cache"] = min(config.kv_cache_memory_bytes or room, most)
     found = Plan(
         spec=spec,
         device=device,
         cost=cost,
         dtype=dtype,
-        parameters=weights // itemsize,
+        parameters=parameters(spec),
+        weight_size=size,
+        reads=reading,
         ledger=ledger,
-        cache=dataclasses.replace(shape, num_blocks=ledger["KV cache"] // page),
+        cache=dataclasses.replace(shape, num_blocks=ledger.get("KV cache", 0) // page),
         context=context,
         rows=rows,
         step_tokens=step_tokens,
         input_len=input_len,
         output_len=output_len,
     )
-    if input_len + output_len > found.cache.capacity:
+    if reading and input_len > context:
+        raise ConfigError(f"--input-len {input_len} is more than the longest text, {context} tokens")
+    if not reading and input_len + output_len > found.cache.capacity:
         raise ConfigError(
             f"--input-len {input_len} and --output-len {output_len} are more than the longest context, "
             f"{found.cache.capacity} tokens"
@@ -256,14 +308,11 @@ def lines(found: Plan) -> list[str]:
     """For people."""
     device, ledger = found.device, found.ledger
     assert device.memory is not None and device.bandwidth is not None and device.flops is not None
-    prefill, requests = found.prefill_rate(), found.request_rate()
-    first = found.step(0, found.input_len, 1)
-    full = min(found.rows, found.sequences(found.context))
-    slide = [window for window in found.spec.windows if window is not None and window < found.context]
     rest = device.memory - sum(ledger.values())
     return [
-        f"{found.spec.architecture}: {found.parameters / 1e9:.2f} billion parameters in {found.dtype}"
-        + (f", {found.active / 1e9:.2f} of them at work for a token" if found.spec.experts else "")
+        f"{found.spec.architecture}: {_count(found.parameters)} parameters in {found.dtype}"
+        + (f", {_count(found.active)} of them at work for a token" if found.spec.experts else "")
+        + (f", linear layers in {found.weight_size:.2f} bytes a weight" if found.weight_size is not None else "")
         + f", a context of {found.context:,} tokens",
         f"{device.name}: {device.memory / GIB:.1f} GiB, {scaled(device.bandwidth, 'B/s')}, "
         f"{scaled(device.flops, 'FLOP/s')}",
@@ -272,6 +321,43 @@ def lines(found: Plan) -> list[str]:
         *(f"  {name:<14}{size / GIB:9.2f} GiB" for name, size in ledger.items()),
         f"  {'left to others':<14}{rest / GIB:9.2f} GiB",
         "",
+        *(_reading(found) if found.reads else _generating(found)),
+        "",
+        "Assumptions: every weight is read once a step, keys and values once a layer; nothing is found in the prefix",
+        "cache; host and network take no time. The floor is bytes / bandwidth or operations / rate. What is expected",
+        "takes the shares of them that Octavo reached on one H200 with two Llama models; other GPUs may differ.",
+        "Workspace is an estimate: the engine measures it when it starts.",
+        *(QUANTISED if found.weight_size is not None else ()),
+    ]
+
+
+QUANTISED = (
+    "Quantised layers count with the bytes that they take in memory and at the rates of plain ones, which their",
+    "kernels need not reach; embeddings, head and experts stay as they are.",
+)
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.2f} billion" if number >= 1e9 else f"{number / 1e6:.1f} million"
+
+
+def _reading(found: Plan) -> list[str]:
+    """Of a model that generates nothing."""
+    one, (expected, most) = found.step(0, found.input_len, 1), found.prefill_rate()
+    return [
+        f"One text of {found.input_len:,} tokens: {one.floor * 1e3:.2f} ms at least, "
+        f"{one.expected * 1e3:.2f} ms expected",
+        f"Many at once: {expected:,.0f} tokens/s expected, {most:,.0f} at most; "
+        f"that is {expected / found.input_len:,.0f} and {most / found.input_len:,.0f} such texts a second",
+    ]
+
+
+def _generating(found: Plan) -> list[str]:
+    prefill, requests = found.prefill_rate(), found.request_rate()
+    first = found.step(0, found.input_len, 1)
+    full = min(found.rows, found.sequences(found.context))
+    slide = [window for window in found.spec.windows if window is not None and window < found.context]
+    return [
         "The KV cache",
         f"  a token takes {found.token_bytes / 1024:,.0f} KiB; it holds {found.cache_tokens:,} tokens",
         *(
@@ -293,9 +379,4 @@ def lines(found: Plan) -> list[str]:
         f"First token of one prompt: {first.floor * 1e3:.1f} ms at least, {first.expected * 1e3:.1f} ms expected",
         f"Prefill: {prefill[0]:,.0f} tokens/s expected, {prefill[1]:,.0f} at most",
         f"Many such requests at once: {requests[0]:.1f} a second expected, {requests[1]:.1f} at most",
-        "",
-        "Assumptions: every weight is read once a step, keys and values once a layer; nothing is found in the prefix",
-        "cache; host and network take no time. The floor is bytes / bandwidth or operations / rate. What is expected",
-        "takes the shares of them that Octavo reached on one H200 with two Llama models; other GPUs may differ.",
-        "Workspace is an estimate: the engine measures it when it starts.",
     ]

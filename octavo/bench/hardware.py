@@ -7,6 +7,7 @@ data sheet, of which about 90 % and 80 % can be had. `--device-bandwidth` and `-
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -130,8 +131,8 @@ class Cost:
         self.layer_bytes = weight_bytes - self.head_bytes * (1 if spec.tie_embeddings else 2)
         self.head_flops = 2 * embedding
         self.num_experts, self.top_k = (experts.routing.num_experts, experts.routing.top_k) if experts else (0, 0)
-        all_experts = expert * self.num_experts
-        self.expert_bytes = self.layer_bytes * all_experts // (everywhere + all_experts)  # of all of them
+        # Of all of them: they stay as they are where layers are quantised.
+        self.expert_bytes = min(self.layer_bytes, expert * self.num_experts * itemsize)
         self.token_flops = 2 * (everywhere + expert * self.top_k)
         value_dim = spec.head_dim if spec.latent is None else spec.latent.rank
         kept = spec.head_dim if spec.latent is not None else 2 * spec.num_kv_heads * spec.head_dim
@@ -139,16 +140,23 @@ class Cost:
         self.score_flops = 2 * spec.num_heads * (spec.head_dim + value_dim)  # of a query and a token that it sees
 
     @classmethod
-    def of_folder(cls, folder: Path, itemsize: int | None = None, kv_itemsize: float | None = None) -> Cost:
-        """As its config.json says: a model with one type for its weights, of so many bytes if it is given."""
+    def of_folder(
+        cls,
+        folder: Path,
+        itemsize: int | None = None,
+        kv_itemsize: float | None = None,
+        *,
+        overrides: Mapping[str, Any] | None = None,
+        weight_size: float | None = None,
+    ) -> Cost:
+        """As its config.json says: a model with one type for its weights, of so many bytes if it is given; those of
+        layers that may be quantised take `weight_size` bytes each, if that is given."""
         from octavo.models.spec import ModelSpec
 
-        spec = ModelSpec.from_folder(folder)
+        spec = ModelSpec.from_folder(folder, overrides)
         itemsize = itemsize or (4 if spec.dtype == "float32" else 2)
-        everywhere, expert = _parameters(spec)
-        count = everywhere + (expert * spec.experts.routing.num_experts if spec.experts else 0)
-        tables = spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
-        return cls(spec, (count + tables) * itemsize, itemsize, kv_itemsize)
+        saved = 0 if weight_size is None else int(_quantisable(spec) * (itemsize - weight_size))
+        return cls(spec, parameters(spec) * itemsize - saved, itemsize, kv_itemsize)
 
     def step(self, starts_N: npt.NDArray[Any], counts_N: npt.NDArray[Any], sampled: int) -> tuple[int, int]:
         """(bytes, operations) of a step in which rows compute `counts_N` tokens after `starts_N` others."""
@@ -221,6 +229,24 @@ def _parameters(spec: ModelSpec) -> tuple[int, int]:
     beside = hidden * (experts.routing.num_experts + matrices * experts.shared_size)
     everywhere = spec.num_layers * attention + (spec.num_layers - count) * mlp + count * beside
     return everywhere, count * matrices * hidden * experts.inner_size
+
+
+def parameters(spec: ModelSpec) -> int:
+    """Of matrices and tables."""
+    everywhere, expert = _parameters(spec)
+    tables = spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
+    return everywhere + tables + (expert * spec.experts.routing.num_experts if spec.experts else 0)
+
+
+def _quantisable(spec: ModelSpec) -> int:
+    """Of linear layers: not of experts, routers, tables, and what latent attention multiplies into others."""
+    everywhere, _ = _parameters(spec)
+    if spec.experts:
+        everywhere -= sum(spec.experts.layers) * spec.hidden_size * spec.experts.routing.num_experts
+    if spec.latent is not None:
+        latent = spec.latent
+        everywhere -= spec.num_layers * spec.num_heads * (latent.nope_dim + latent.value_dim) * latent.rank
+    return everywhere
 
 
 def attended(starts_N: Ints, counts_N: Ints, window: int | None) -> tuple[int, int]:

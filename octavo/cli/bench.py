@@ -7,8 +7,9 @@ import json
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from octavo.cli.flags import Parser, add_flags, add_foreign, number, read_flags
 from octavo.core import foreign
@@ -35,6 +36,7 @@ def add_bench(commands: Any) -> None:
     throughput = kinds.add_parser("throughput", help="many prompts at once, without a server")
     _add_throughput(throughput)
     _add_dataset(throughput, "sharegpt")
+    add_foreign(throughput, foreign.BENCH_THROUGHPUT)
     latency = kinds.add_parser("latency", help="one batch again and again, without a server")
     _add_latency(latency)
     for parser, action in ((throughput, _throughput), (latency, _latency)):
@@ -49,10 +51,18 @@ def add_bench(commands: Any) -> None:
     _add_engine(startup)
     startup.set_defaults(action=_startup)
 
+    for name, reason in foreign.BENCHMARKS.items():
+        absent = kinds.add_parser(name, add_help=False)
+        absent.parse_known_args = partial(_refuse, f"{absent.prog}: {reason}")
+
     plot = kinds.add_parser("plot", help="draws result files: latency against load, or a step's anatomy")
     plot.add_argument("plot", metavar="FILE.png", help="the picture")
     plot.add_argument("results", nargs="+", metavar="RESULT.json", help="what --save-result or --output-json wrote")
     plot.set_defaults(action=_plot)
+
+
+def _refuse(reason: str, *arguments: Any) -> NoReturn:
+    raise ConfigError(reason)
 
 
 def _add_server(parser: Parser) -> None:

@@ -106,6 +106,7 @@ def _serve(options: argparse.Namespace) -> int:
 
         return front(engine, server, sock, control)
 
+    log.hold_standard_streams()
     log.setup(server.log_level, server.log_format)
     with listen(server) as sock:
         return supervise(partial(run, sock), report_folder(server.crash_dir), server.watchdog_timeout)

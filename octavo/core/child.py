@@ -81,15 +81,21 @@ def _end(process: subprocess.Popen[bytes], sock: socket.socket) -> None:
     process.wait()
 
 
-def die_with_parent() -> None:
+def die_with_parent(sock: socket.socket) -> None:
     """Linux: SIGKILL when the parent ends, whatever this process is doing. The socket pair serves elsewhere.
 
-    Ctrl-C in a terminal and a service manager reach the whole group: the parent decides when its children end.
+    A parent that has ended before we asked for that is known by its end of the pair: the kernel closes it first.
+    Ctrl-C, a terminal that closes and a service manager reach the whole group: the parent decides when its children
+    end.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    closed = select.poll()
+    closed.register(sock, 0)  # nothing but that the other end is closed, whatever may still be read
+    if closed.poll(0):
+        os._exit(1)
 
 
 def frame(data: bytes) -> bytes:

@@ -131,6 +131,11 @@ BENCH_SERVE: Mapping[str, Foreign] = {
     },
     **{f"asr_{name}": Foreign(_NO_MEDIA_LOAD) for name in ("min_audio_len_sec", "max_audio_len_sec")},
 }
+BENCH_THROUGHPUT: Mapping[str, Foreign] = {
+    "lora_path": Foreign(_NO_ADAPTERS),
+    "lora_assignment": Foreign(_NO_ADAPTERS, ("random",)),
+    **{f"hf_{name}": Foreign(_NO_HUB) for name in ("subset", "split")},
+}
 DATASETS: Mapping[str, str] = {
     **dict.fromkeys(("hf", "speed_bench", "sonnet"), _NO_HUB),
     "burstgpt": "its rows are requests of a trace: write them as lines for timed_trace",
@@ -146,3 +151,8 @@ BACKENDS: Mapping[str, str] = dict.fromkeys(
     ),
     _ONLY_TEXT,
 )
+BENCHMARKS: Mapping[str, str] = {
+    "sweep": "a rate after the other is octavo bench serve --request-rate 1 2 4; other sweeps are a shell's loop",
+    "forward": "octavo bench latency --profile, or scripts/bench of the repository, time the parts of a step",
+    "mm-processor": _NO_MEDIA,
+}

@@ -10,6 +10,7 @@ are cut, so that no client can forge a line or flood the log. Prompts, answers a
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -36,6 +37,23 @@ def setup(level: str = "info", format: str = "text", stream: TextIO | None = Non
         target.handlers[:] = [handler]
         target.setLevel(floor)
         target.propagate = False
+
+
+def say(text: str) -> None:
+    """To the person who started us, not in the log's form. Nothing depends on whether anybody still reads it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def hold_standard_streams() -> None:
+    """Opens those that were closed on nothing; a socket would have their numbers, and be written to as if it were they.
+
+    To be called before anything else is opened. Python leaves the names of closed streams at None.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def remember(descriptor: int) -> None:

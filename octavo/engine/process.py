@@ -174,8 +174,8 @@ class EngineProcess:
 
 
 def main() -> int:
-    die_with_parent()
     sock = socket.socket(fileno=int(sys.argv[1]))
+    die_with_parent(sock)
     frame = read_frame(sock)
     if frame is None:
         return 1

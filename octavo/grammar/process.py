@@ -207,10 +207,10 @@ def bound_memory(more: int) -> None:
 
 
 def main() -> int:
-    die_with_parent()
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    die_with_parent(sock)
     guard.install()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sock = socket.socket(fileno=int(sys.argv[1]))
     data = read_frame(sock)
     if data is None:
         return 1

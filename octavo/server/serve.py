@@ -17,7 +17,6 @@ import shlex
 import signal
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -155,7 +154,7 @@ class Serving:
         # asyncio's own pool has up to 32 threads: the event loop would wait for each of them in turn.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WORKERS, "work"))
         url = base_url(sock, self.server)
-        say(f"Octavo {VERSION} at {url}: loading {self.engine.model or 'the demo model'}")
+        log.say(f"Octavo {VERSION} at {url}: loading {self.engine.model or 'the demo model'}")
         operator = bind_unix(self.server.admin_socket) if self.server.admin_socket is not None else None
         self.handle_signals()
         tls = {"ssl_keyfile": self.server.ssl_keyfile, "ssl_certfile": self.server.ssl_certfile}
@@ -167,7 +166,8 @@ class Serving:
         try:
             await first(asyncio.shield(keeping), self.stop)
             if self.app.service is not None:
-                say(f"Stopping: running requests have {self.server.shutdown_timeout:g} s. Once more to stop at once.")
+                seconds = self.server.shutdown_timeout
+                log.say(f"Stopping: running requests have {seconds:g} s. Once more to stop at once.")
                 await first(self._drain(keeping), self.kill)
                 self.app.abort(Draining("The server was stopped."))
         finally:
@@ -193,7 +193,7 @@ class Serving:
         began = time.monotonic()
         self.llm = llm = await self.start(self.engine, self.server)
         self.app.attach(llm)
-        say(f"Ready in {time.monotonic() - began:.1f} s. Try:\n\n{curl(url, self.app)}\n")
+        log.say(f"Ready in {time.monotonic() - began:.1f} s. Try:\n\n{curl(url, self.app)}\n")
         if self.control is not None:
             self.control.send(READY)
         restarts = Restarts()
@@ -310,8 +310,3 @@ def curl(url: str, app: App) -> str:
         url = f"--unix-socket {shlex.quote(url.removeprefix('unix:'))} http://localhost"
     data = shlex.quote(msgspec.json.encode(body).decode())
     return f"  curl {url}{path}{key} -H 'Content-Type: application/json' -d {data}"
-
-
-def say(text: str) -> None:
-    """To the person who started us; the log is for machines."""
-    print(text, file=sys.stderr, flush=True)

@@ -41,7 +41,9 @@ async def tokenize(service: Service, exchange: Exchange, body: bytes) -> Respons
 async def detokenize(service: Service, exchange: Exchange, body: bytes) -> Response:
     request, _, exchange.ignored = await fields.read(body, DetokenizeRequest)
     service.model(request.model)
-    tokens = request.tokens
+    tokens, size = request.tokens, service.llm.info.vocab_size
+    if tokens and max(tokens) >= size:
+        raise RequestError(f"The model has {size} tokens: {max(tokens)} is none of them.", "tokens")
     text = await offload(len(tokens), lambda: service.llm.tokenizer.decode(tokens, skip_special_tokens=False))
     return json_response(Detokenized(text))
 

@@ -14,8 +14,11 @@ import torch
 
 from octavo.advise import doctor
 from octavo.advise.doctor import Finding, examine
+from octavo.bench.shapes import write_shape
 from octavo.cli.main import main
 from octavo.core.config import EngineConfig
+from tests.builders import edit_config
+from tests.pooling_models import make_pooling_model
 
 
 def found(port: int = 0, **flags) -> dict[str, Finding]:
@@ -80,3 +83,17 @@ def test_what_cannot_serve_a_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLLM"]}')
     findings = found(device="cpu", model=str(tmp_path))
     assert "LlamaForCausalLM" in findings[str(tmp_path)].found  # the nearest name
+
+
+def test_quantised_layers(tmp_path: Path) -> None:
+    assert "quantised layers" not in found(device="cpu")
+    assert found(device="cpu", quantization="int8")["quantised layers"].found.startswith("int8 x int8 runs")
+    folder = write_shape("llama-3.2-1b", tmp_path / "llama")
+    edit_config(folder, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    told = found(device="cpu", model=str(folder))["quantised layers"].found
+    assert told.startswith("decoded when it is loaded; int4 on CPU: the weights are not 4-bit integers")
+
+
+def test_attention_of_models_that_read(tmp_path: Path) -> None:
+    findings = found(device="cpu", model=str(make_pooling_model(tmp_path, "BertModel")))
+    assert "runs" in findings["attention"].found and "CUDA graphs" not in findings

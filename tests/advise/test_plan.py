@@ -13,6 +13,10 @@ from octavo.bench.shapes import write_shape
 from octavo.cli.main import main
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError
+from tests.builders import edit_config, make_model
+from tests.models.cases import CASES
+from tests.pooling_models import make_pooling_model
+from tests.quant.test_gguf import written
 
 # Milliseconds a step on one H200: shape, sequences, context, measured (bench/results/h200-2026-11-23.md).
 MEASURED = (
@@ -67,6 +71,58 @@ def test_a_cache_that_is_small_bounds_the_batch(tmp_path: Path) -> None:
 def test_half_the_bytes_are_half_the_floor(tmp_path: Path) -> None:
     wide, narrow = made(tmp_path, dtype="float32").decode(1), made(tmp_path).decode(1)
     assert wide.floor == pytest.approx(2 * narrow.floor, rel=1e-6)
+
+
+def test_quantised_layers_count_with_their_bytes(tmp_path: Path) -> None:
+    plain = made(tmp_path)
+    linear = plain.cost.layer_bytes // 2
+    for method, size in (("fp8", 1.0), ("int8", 1.0), ("int4", 0.5 + 8 / 128)):
+        found = made(tmp_path, quantization=method)
+        assert found.cost.layer_bytes == pytest.approx(linear * size, rel=1e-6)
+        assert plain.ledger["weights"] - found.ledger["weights"] == pytest.approx(linear * (2 - size), rel=1e-6)
+        assert found.parameters == plain.parameters and found.decode(1).floor < 0.6 * plain.decode(1).floor
+        assert f"linear layers in {size:.2f} bytes a weight" in lines(found)[0]
+    folder = write_shape("llama-3-8b", tmp_path / "gptq")
+    edit_config(folder, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 64})
+    stored = plan(EngineConfig(model=str(folder)), folder, find_device("h200"), 512, 256)
+    assert stored.cost.layer_bytes == pytest.approx(linear * (0.5 + 8 / 64), rel=1e-6)
+    with pytest.raises(ConfigError, match=r"--quantization fp8: the model is quantised already \(gptq\)"):
+        plan(EngineConfig(model=str(folder), quantization="fp8"), folder, find_device("h200"), 512, 256)
+
+
+def test_experts_stay_as_they_are(tmp_path: Path) -> None:
+    family, overrides = CASES["mixtral"]
+    folder = make_model(tmp_path, family, **overrides)
+    plain, found = (
+        plan(EngineConfig(model=str(folder), quantization=method), folder, find_device("h200"), 16, 16)
+        for method in (None, "int8")
+    )
+    assert found.cost.expert_bytes == plain.cost.expert_bytes < found.cost.layer_bytes < plain.cost.layer_bytes
+
+
+def test_a_gguf_file(tmp_path: Path) -> None:
+    folder = write_shape("llama-3.2-1b", tmp_path / "gguf")
+    content = bytes(34 * 8)
+    written(folder / "model.gguf", "llama", {"blk.0.attn_q.weight": (8, (8, 32), content)})
+    found = plan(EngineConfig(model=str(folder)), folder, find_device("h200"), 512, 256)
+    assert found.weight_size == 1 + 4 / 32
+    with pytest.raises(ConfigError, match=r"--quantization int8: model.gguf is quantised already"):
+        plan(EngineConfig(model=str(folder), quantization="int8"), folder, find_device("h200"), 512, 256)
+
+
+def test_models_that_read_have_no_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(make_pooling_model(tmp_path, "BertModel"))
+    capsys.readouterr()
+    assert main(["plan", folder, "--gpu", "h200", "--input-len", "64"]) == 0
+    out = capsys.readouterr().out
+    assert "One text of 64 tokens" in out and "such texts a second" in out
+    assert "KV cache" not in out and "Decode step" not in out
+    assert main(["plan", folder, "--gpu", "h200", "--input-len", "64", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert set(record["ledger_bytes"]) == {"weights", "workspace"} and "decode" not in record
+    assert record["texts_per_s"]["expected"] == pytest.approx(record["prefill_tokens_per_s"]["expected"] / 64)
+    assert main(["plan", folder, "--gpu", "h200"]) == 1
+    assert "--input-len 512 is more than the longest text, 128 tokens" in capsys.readouterr().err
 
 
 def test_matrix_share() -> None:

@@ -247,6 +247,12 @@ def test_flags_of_what_is_not_here(flags: list[str], reason: str, capsys: pytest
     assert end.value.code == 2 and reason in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["sweep", "forward", "mm-processor"])
+def test_benchmarks_that_are_not_here(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", name, "--anything", "x"]) == 1
+    assert capsys.readouterr().err.startswith(f"octavo: octavo bench {name}: ")
+
+
 def test_a_server_that_never_becomes_ready(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--skip-tokenizer-init", "--model", "m", "--port", "1", "--ready-check-timeout-sec", "0.1"]
     assert main(["bench", "serve", *flags, "--num-prompts", "1"]) == 1

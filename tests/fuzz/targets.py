@@ -18,6 +18,9 @@ import msgspec
 
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ModelError, RequestError
+from octavo.core.gguf.file import GgufFile
+from octavo.core.gguf.folder import make_config
+from octavo.core.gguf.tokenizer import make_tokenizer as make_gguf_tokenizer
 from octavo.core.structured import StructuredOutputs
 from octavo.engine.ipc import Abort, Codec, Start
 from octavo.grammar.checker import Checker
@@ -130,7 +133,7 @@ def weights(data: bytes) -> None:
     """The header of a safetensors file: any bytes, or one of the right form whose numbers they are."""
     from octavo.models.loader import opened
 
-    file = _file()
+    file = _file("model.safetensors")
     if data[:1] == b"#":  # what reads it is compiled: no coverage would lead there
         data = json.dumps(dict(_entry(data[at : at + 8]) for at in range(1, len(data) - 7, 8))).encode()
     file.write_bytes(struct.pack("<Q", len(data)) + data + bytes(64))
@@ -144,6 +147,17 @@ def weights(data: bytes) -> None:
         pass
 
 
+def gguf(data: bytes) -> None:
+    """A GGUF file, of which a config and a tokenizer are made."""
+    file = _file("model.gguf")
+    file.write_bytes(data)
+    try:
+        read = GgufFile(file, lists=True)
+        json.dumps([make_config(read), make_gguf_tokenizer(read)])
+    except ModelError:
+        pass
+
+
 def _entry(data: bytes) -> tuple[str, dict[str, Any]]:
     name, dtype, first, second, begin, length, far, more = data
     start = begin << (far & 63)
@@ -153,10 +167,36 @@ def _entry(data: bytes) -> tuple[str, dict[str, Any]]:
 
 
 @functools.cache
-def _file() -> Path:
+def _file(name: str) -> Path:
     folder = tempfile.TemporaryDirectory()
     _folders.append(folder)
-    return Path(folder.name) / "model.safetensors"
+    return Path(folder.name) / name
+
+
+def _text(value: str) -> bytes:
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+def _gguf(kind: str, more: dict[str, str | list[str] | list[float]]) -> bytes:
+    """A file with what a config is made of, and one tensor."""
+    values: dict[str, str | int | float | list[str] | list[float]] = {"general.architecture": kind, **more}
+    for name in ("embedding_length", "feed_forward_length", "block_count", "context_length", "attention.head_count"):
+        values[f"{kind}.{name}"] = 4
+    values[f"{kind}.attention.layer_norm_rms_epsilon"] = 1e-5
+    keys = b""
+    for name, value in values.items():
+        keys += _text(name)
+        if isinstance(value, list):
+            kinds = 8 if isinstance(value[0], str) else 6
+            keys += struct.pack("<IIQ", 9, kinds, len(value))
+            keys += b"".join(_text(each) if isinstance(each, str) else struct.pack("<f", each) for each in value)
+        elif isinstance(value, str):
+            keys += struct.pack("<I", 8) + _text(value)
+        else:
+            keys += struct.pack("<If", 6, value) if isinstance(value, float) else struct.pack("<II", 4, value)
+    tensor = _text("token_embd.weight") + struct.pack("<IQQIQ", 2, 4, 2, 0, 0)
+    header = b"GGUF" + struct.pack("<IQQ", 3, 1, len(values)) + keys + tensor
+    return header + bytes(-len(header) % 32 + 64)
 
 
 def mutated(seed: bytes, rng: random.Random) -> bytes:
@@ -182,6 +222,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "bodies": bodies,
     "schemas": schemas,
     "weights": weights,
+    "gguf": gguf,
 }
 SEEDS: dict[str, list[bytes]] = {
     "detokenizer": [b"\x00\x0b\x02\x01Grk\x00\xf0\x00\x9f\x00\x98\x00\x80", bytes(range(64)),
@@ -209,6 +250,12 @@ SEEDS: dict[str, list[bytes]] = {
         b'{"type": "object", "properties": {"a": {"type": "integer", "minimum": 3}}, "required": ["a"]}',
         b'{"$defs": {"d": {"enum": [1, "x"]}}, "anyOf": [{"$ref": "#/$defs/d"}, {"type": "string", "pattern": "a+"}]}',
         b'{"type": "array", "items": {"type": "number"}, "minItems": 2, "prefixItems": [{"const": null}]}',
+    ],
+    "gguf": [
+        _gguf("llama", {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["a", "b", "ab"],
+                        "tokenizer.ggml.scores": [-1.0, -2.0, -3.0]}),
+        _gguf("qwen3", {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "qwen2",
+                        "tokenizer.ggml.tokens": ["a", "b", "ab"], "tokenizer.ggml.merges": ["a b"]}),
     ],
     "weights": [
         b'{"a": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}}',

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +293,29 @@ def test_refusals(tmp_path: Path, case: str) -> None:
         file.metadata["general.architecture"] = "mamba"
     with pytest.raises(ModelError, match=problem):
         make_tokenizer(file) if "tokenizer" in case else make_config(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"attention.key_length": math.nan}, "key_length must be a number"),
+        ({"attention.key_length": math.inf}, "key_length must be a number"),
+        ({"attention.head_count": 5e-324}, "head_count must be whole"),
+        ({"attention.head_count": True}, "head_count must be a number"),
+        ({"rope.freq_base": "x"}, "freq_base must be a number"),
+        ({}, "token_embd.weight is missing, or no matrix"),
+    ],
+    ids=repr,
+)
+def test_wrong_numbers(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+    file = tmp_path / "a.gguf"
+    write_model(make_model(tmp_path), file, "llama", "gpt-2")
+    read = GgufFile(file)
+    read.metadata |= {f"llama.{name}": value for name, value in change.items()}
+    if not change:
+        read.tensors = {name: replace(stored, shape=stored.shape[:1]) for name, stored in read.tensors.items()}
+    with pytest.raises(ModelError, match=problem):
+        make_config(read)
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,10 @@ class FakeLLM:
                 self.step()
 
     def step(self) -> None:
+        self.take(self.make())
+
+    def make(self) -> StepOutputs:
+        """What an engine would send after a step."""
         uids, tokens, out = [], [], StepOutputs()
         logprobs: list[tuple[int, int]] = []
         prompts: list[tuple[int, int]] = []
@@ -248,6 +252,10 @@ class FakeLLM:
             running=running, kv_used_blocks=running, kv_total_blocks=100, prefix_queries=prefilled, prefix_hits=hits,
             step_tokens=prefilled + sampled,
         )  # fmt: skip
+        return out
+
+    def take(self, out: StepOutputs) -> None:
+        """What the server does with it."""
         changed, _ = self.outputs.process(out)
         for state in changed:
             if (event := self.news.get(state.request.uid)) is not None:

@@ -334,6 +334,8 @@ def test_tokenize(server: Running) -> None:
     found = server.post("/tokenize", {"prompt": "abc", "return_token_strs": True}).json()
     assert (found["count"], found["max_model_len"], found["token_strs"]) == (3, 4096, ["a", "b", "c"])
     assert server.post("/detokenize", {"tokens": found["tokens"]}).json() == {"prompt": "abc"}
+    wrong = server.post("/detokenize", {"tokens": [1, 10**6]})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "tokens")
     chat = server.post("/tokenize", {"messages": [{"role": "user", "content": "x"}]}).json()
     assert server.post("/detokenize", {"tokens": chat["tokens"]}).json() == {"prompt": "<user>x\n<assistant>"}
     error_of(server.post("/tokenize", {}), 400, "invalid_value", "prompt")

@@ -80,6 +80,39 @@ def test_the_lines_that_it_prints_and_a_signal(process: subprocess.Popen[str]) -
     assert process.wait(5) == 0
 
 
+def test_nobody_reads_what_it_says(process: subprocess.Popen[str]) -> None:
+    """As under `| head -1`: it starts, serves, logs to nobody and drains."""
+    url = re.search(r"http://127\.0\.0\.1:\d+", read_until(process, "loading"))
+    assert url is not None and process.stderr is not None
+    process.stderr.close()
+    wait_for(lambda: httpx.get(f"{url[0]}/readyz").status_code == 200, 60)
+    fields = {"prompt": "count", "max_tokens": 60, "stream": True}
+    with httpx.stream("POST", f"{url[0]}/v1/completions", json=fields, timeout=60) as response:
+        lines = response.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGTERM)
+        assert [line for line in lines if line][-1] == "data: [DONE]"
+    assert process.wait(60) == 0
+    process.stderr = None
+
+
+def test_standard_streams_that_are_closed() -> None:
+    """No socket takes their numbers: it would get what others print."""
+    program = (
+        "import os, sys; from octavo.core import log; log.hold_standard_streams(); log.say('x'); import socket;"
+        "found = [socket.socket() for _ in range(3)];"
+        "said = f'{min(each.fileno() for each in found)} {os.readlink(\"/proc/self/fd/2\")}';"
+        "os.write(int(sys.argv[1]), said.encode())"
+    )
+    read, write = os.pipe()
+    command = ["sh", "-c", f'exec "$0" -c "$1" {write} <&- >&- 2>&-', sys.executable, program]
+    assert subprocess.run(command, pass_fds=[write], check=False).returncode == 0
+    os.close(write)
+    with open(read) as said:
+        number, target = said.read().split()
+    assert int(number) > 2 and target == "/dev/null"
+
+
 def test_a_second_signal(process: subprocess.Popen[str]) -> None:
     url = re.search(r"http://127\.0\.0\.1:\d+", read_until(process, "curl"))
     assert url is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import struct
@@ -72,16 +73,21 @@ def make_config(file: GgufFile) -> dict[str, Any]:
 
     def number(name: str, default: int | float | None = None) -> int | float:
         value = metadata.get(f"{kind}.{name}", default)
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
             raise ModelError(f"{file.path}: {kind}.{name} must be a number, got {value!r:.80}")
         return value
 
+    def count(name: str, default: int | None = None) -> int:
+        value = number(name, default)
+        if not isinstance(value, int):
+            raise ModelError(f"{file.path}: {kind}.{name} must be whole, got {value!r:.80}")
+        return value
+
     embedding = file.tensors.get("token_embd.weight")
-    if embedding is None:
-        raise ModelError(f"{file.path}: tensor token_embd.weight is missing")
-    heads = number("attention.head_count")
-    hidden = number("embedding_length")
-    head_dim = int(number("attention.key_length", hidden // heads if heads > 0 else 0))
+    if embedding is None or len(embedding.shape) != 2:
+        raise ModelError(f"{file.path}: tensor token_embd.weight is missing, or no matrix")
+    heads, hidden = count("attention.head_count"), count("embedding_length")
+    head_dim = count("attention.key_length", hidden // heads if heads > 0 else 0)
     types = Counter(stored.type.name for stored in file.tensors.values() if len(stored.shape) == 2)
     bias = "blk.0.attn_q.bias" in file.tensors
     config = {
@@ -90,18 +96,18 @@ def make_config(file: GgufFile) -> dict[str, Any]:
         "dtype": DTYPES.get(types.most_common(1)[0][0], "bfloat16"),
         "vocab_size": embedding.shape[0],
         "hidden_size": hidden,
-        "intermediate_size": number("feed_forward_length"),
-        "num_hidden_layers": number("block_count"),
+        "intermediate_size": count("feed_forward_length"),
+        "num_hidden_layers": count("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": number("attention.head_count_kv", heads),
+        "num_key_value_heads": count("attention.head_count_kv", heads),
         "head_dim": head_dim,
-        "max_position_embeddings": number("context_length"),
+        "max_position_embeddings": count("context_length"),
         "rms_norm_eps": number("attention.layer_norm_rms_epsilon"),
         "rope_parameters": {"rope_theta": number("rope.freq_base", 10000.0), **_scaling(file, kind, number)},
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "attention_bias": bias,
     }
-    turned = number("rope.dimension_count", head_dim)
+    turned = count("rope.dimension_count", head_dim)
     if turned != head_dim:
         config["partial_rotary_factor"] = turned / max(head_dim, 1)
     return config
