@@ -45,6 +45,7 @@ PLAN = {
 }  # fmt: skip
 NORM = {
     "ADD": False, "AFTER": True, "NEXT": True, "CENTER": True, "BIAS": True, "WIDE": False, "SIZE_P2": 4096,
+    "ROUND": False, "INTEGER": False, "PAIR": False, "STATIC": False,
 }  # fmt: skip
 ROTATE = {
     "NORM": True, "LATE": False, "WIDE": True, "HEADS": 8, "KV_HEADS": 4, "HEAD_DIM": 256, "DIM_P2": 256, "HALF": 128,
@@ -77,6 +78,7 @@ KERNELS = [
     (latent_prefill_kernel, LATENT | {"M": 64}, 8, 2, NVIDIA),
     (latent_prefill_kernel, LATENT | {"M": 64, "TILE": 16}, 8, 1, AMD),
     (norm_kernel, NORM, 8, 1),
+    (norm_kernel, NORM | {"AFTER": False, "NEXT": False, "ROUND": True, "INTEGER": True, "PAIR": True}, 8, 1),
     (rotate_and_write_kernel, ROTATE | INT8, 4, 1),
     (rotate_and_write_kernel, ROTATE | FP8 | {"LATE": True}, 4, 1, NVIDIA[1:]),
     (gate_kernel, {"ACTIVATION": "gelu", "BLOCK": 1024}, 4, 1),
@@ -87,7 +89,7 @@ TYPES = {
     "slots_ptr": "*i64", "context_ptr": "*i32", "table_ptr": "*i32", "start_ptr": "*i32", "partial_ptr": "*fp32",
     "weight_ptr": "*fp32", "counter_ptr": "*i32", "units_ptr": "*i32", "scale": "fp32", "softcap": "fp32",
     "slopes_ptr": "*fp32", "k_scale": "fp32", "v_scale": "fp32", "positions_ptr": "*i64", "eps": "fp32",
-    "next_weight_ptr": "*fp32",
+    "next_weight_ptr": "*fp32", "code_ptr": "*i8", "code_scale_ptr": "*fp32",
 }  # fmt: skip
 
 
