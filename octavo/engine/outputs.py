@@ -29,7 +29,7 @@ from octavo.core.outputs import (
     StepOutputs,
     TokenLogprobs,
 )
-from octavo.core.params import RequestOutputKind, SamplingParams
+from octavo.core.params import RequestOutputKind
 from octavo.core.pooling import FloatArray, PoolingOutput, PoolingRequestOutput
 from octavo.core.request import EngineRequest, pack_ids
 from octavo.text.detokenizer import Detokenizer
@@ -62,7 +62,7 @@ class RequestState:
         self, request_id: str, request: EngineRequest, tokenizer: Tokenizer, prompt: str | None, arrival: float
     ) -> None:
         self.request_id = request_id
-        self.request = request
+        self.request, self.params = request, request.params
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.prompt_ids = request.prompt_ids().tolist()
@@ -78,10 +78,6 @@ class RequestState:
         self.lost = False  # the engine that had it has died
         self.pooled: FloatArray | None = None  # what a request that generates nothing has asked for
         self.failure: RequestError | None = None  # why an answer has ended with an error
-
-    @property
-    def params(self) -> SamplingParams:
-        return self.request.params
 
     def live_uids(self) -> list[int]:
         return [self.request.uid + a.index for a in self.answers if a.finish_reason is None]
@@ -127,7 +123,8 @@ class RequestState:
         if self.metrics.first_token_time is None and tokens:
             self.metrics.first_token_time = time.monotonic()
         answer.token_ids += tokens
-        self.metrics.num_preemptions += end.preemptions if end is not None else 0
+        if end is not None:
+            self.metrics.num_preemptions += end.preemptions
         stopped = self._add_text(answer, tokens, end)
         if not stopped and end is not None:
             answer.finish_reason = str(end.reason)

@@ -104,12 +104,17 @@ class Generation:
     async def outputs(self) -> AsyncGenerator[tuple[int, RequestOutput], None]:
         """(prompt, output) as they come; an error before the first ends all of them."""
         with self._exchange.limited(self._deadline):
-            async with aclosing(self._outputs()) as outputs:
-                try:
-                    async for item in outputs:
-                        yield item
-                finally:
-                    self._meter()
+            try:
+                if len(self.prompts) == 1:  # a generator less for each token of nearly all streams
+                    async with aclosing(self._answer(0)) as answer:
+                        async for output in answer:
+                            yield 0, output
+                else:
+                    async with aclosing(self._all()) as outputs:
+                        async for item in outputs:
+                            yield item
+            finally:
+                self._meter()
 
     def _meter(self) -> None:
         number = self._service.keys.number(self._exchange.key)
@@ -135,12 +140,8 @@ class Generation:
                 found.tokens_per_second = round((self.completion_tokens - 1) / seconds, 3)
         return found
 
-    async def _outputs(self) -> AsyncGenerator[tuple[int, RequestOutput], None]:
-        if len(self.prompts) == 1:
-            async with aclosing(self._answer(0)) as answer:
-                async for output in answer:
-                    yield 0, output
-            return
+    async def _all(self) -> AsyncGenerator[tuple[int, RequestOutput], None]:
+        """The answers to several prompts, as they come."""
         queue: asyncio.Queue[tuple[int, RequestOutput] | Exception | None] = asyncio.Queue(PENDING_OUTPUTS)
         tasks = []
         try:
