@@ -187,12 +187,15 @@ class LLM:
         if truncate_prompt_tokens is None:
             ids = [(each, b"") for each in self._encode(batch, texts, True)]
         else:
-            ids = [
-                (self._intake.encode(_ids_of(prompt), name[0]), b"")
-                if text is None
-                else self._intake.read((text,), name, truncate_prompt_tokens)
-                for prompt, text, name in zip(batch, texts, names, strict=True)
-            ]
+            limit = self._intake.limit(truncate_prompt_tokens)
+            whole = iter(self._tokenizer.encode_batch([text for text in texts if text is not None], True))
+            ids = []
+            for prompt, text, name in zip(batch, texts, names, strict=True):
+                tokens = _ids_of(prompt) if text is None else next(whole)
+                if text is None or len(tokens) <= limit:
+                    ids.append((self._intake.encode(tokens, *name), b""))
+                else:
+                    ids.append(self._intake.read((text,), name, truncate_prompt_tokens))
         return self._pool(ids, params, [name for (name,) in names], use_tqdm, priority)
 
     def embed(

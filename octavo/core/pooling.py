@@ -86,11 +86,17 @@ class PoolingOutput:
 
 @dataclass(slots=True)
 class EmbeddingOutput:
-    embedding: list[float]
+    data: FloatArray
+
+    @property
+    def embedding(self) -> list[float]:
+        """A list is made when it is asked for: thousands of them are most of the work of a small model."""
+        values: list[float] = self.data.tolist()
+        return values
 
     @property
     def hidden_size(self) -> int:
-        return len(self.embedding)
+        return len(self.data)
 
 
 @dataclass(slots=True)
@@ -122,8 +128,7 @@ class PoolingRequestOutput(Generic[Output]):
 class EmbeddingRequestOutput(PoolingRequestOutput[EmbeddingOutput]):
     @staticmethod
     def from_base(output: PoolingRequestOutput[PoolingOutput]) -> EmbeddingRequestOutput:
-        values = EmbeddingOutput(output.outputs.data.tolist())
-        return EmbeddingRequestOutput(output.request_id, values, output.prompt_token_ids)
+        return EmbeddingRequestOutput(output.request_id, EmbeddingOutput(output.outputs.data), output.prompt_token_ids)
 
 
 class ClassificationRequestOutput(PoolingRequestOutput[ClassificationOutput]):

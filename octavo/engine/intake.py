@@ -123,15 +123,12 @@ class Intake:
         With a `limit` longer texts are cut, -1 means to the model's context; None: they are refused in
         `build_pooling`. Errors name one of `params`.
         """
-        context = self.info.max_model_len
-        if limit is not None and limit != -1 and not 1 <= limit <= context:
-            raise RequestError(f"truncate_prompt_tokens must be -1 or in [1, {context}]", "truncate_prompt_tokens")
         for text, param in zip(texts, params, strict=True):
-            if limit is None and len(text) > context * 1024:
+            if limit is None and len(text) > self.info.max_model_len * 1024:
                 raise ContextLengthExceeded(f"{param} is far longer than the model's context", param)
         if limit is None and len(texts) == 1:
             return self.encode(texts[0], params[0], add_special_tokens), b""
-        most = NO_LIMIT if limit is None else context if limit == -1 else limit
+        most = NO_LIMIT if limit is None else self.limit(limit)
         try:
             ids, types = self.tokenizer.encode_cut(texts, most, keep_end, add_special_tokens)
         except RequestError as error:
@@ -139,6 +136,13 @@ class Intake:
         if not ids:
             raise RequestError(f"{params[0]} is empty: at least one token is needed", params[0])
         return ids, types
+
+    def limit(self, wanted: int) -> int:
+        """The tokens that a text is cut to."""
+        context = self.info.max_model_len
+        if wanted != -1 and not 1 <= wanted <= context:
+            raise RequestError(f"truncate_prompt_tokens must be -1 or in [1, {context}]", "truncate_prompt_tokens")
+        return context if wanted == -1 else wanted
 
     def build_pooling(
         self,
