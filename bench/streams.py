@@ -7,7 +7,8 @@ stream has a token at every tick, as one engine's steps make them; with more gro
 has the same work in smaller portions. Clients in a process of their own, on sockets that they read without any HTTP
 library, note when it arrives. Reported is the time from when the server has a step's outputs to the arrival of each of
 its tokens (detokenizing, JSON, HTTP, both sockets, and the client's own reading), how many tokens the server had to
-send together because it was late, and the server's processor time a token, that of the engine included.
+send together because it was late, the server's processor time a token, that of the engine included, and for comparison
+what the system takes to send as many chunks to as many sockets with nothing else to do.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from tests.server.fake_engine import FakeLLM
 
 MARKS = [chr(code) for code in range(0x30, 0x7B) if chr(code) not in '"\\']  # a token is one of them
 TICKS = 1 << 16
+CHUNK_BYTES = 260  # of a streamed token with its JSON and its HTTP
 
 
 class Metronome(FakeLLM):
@@ -135,6 +137,40 @@ def read(port: int, count: int, seconds: float, times: Any, ticks: Any) -> dict[
     return {"late": late, "together": together, "errors": errors, "begun": len(begun)}
 
 
+def drain(port: int, count: int, ready: Any) -> None:
+    """Reads whatever comes, until the other side closes."""
+    selector = selectors.DefaultSelector()
+    for _ in range(count):
+        sock = socket.create_connection(("127.0.0.1", port))
+        sock.setblocking(False)
+        selector.register(sock, selectors.EVENT_READ)
+    ready.set()
+    while True:
+        for key, _ in selector.select():
+            if not key.fileobj.recv(1 << 16):  # type: ignore[union-attr]
+                return
+
+
+def floor(context: Any, count: int, size: int, rounds: int = 60) -> list[float]:
+    """Seconds that sending a chunk to each of so many sockets takes with nothing else to do, round by round."""
+    listener, ready = socket.create_server(("127.0.0.1", 0), backlog=count), context.Event()
+    reading = context.Process(target=drain, args=(listener.getsockname()[1], count, ready))
+    reading.start()
+    socks = [listener.accept()[0] for _ in range(count)]
+    ready.wait()
+    chunk, found = b"x" * size, []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        for sock in socks:
+            sock.send(chunk)
+        found.append(time.perf_counter() - begin)
+        time.sleep(0.05)
+    for sock in (*socks, listener):
+        sock.close()
+    reading.join()
+    return found
+
+
 def client(pipe: Any, *args: Any) -> None:
     pipe.send(read(*args))
 
@@ -167,6 +203,8 @@ def main() -> None:
         reading.join()
     finally:
         serving.kill()
+        serving.join()
+    bare_ms = np.array(floor(context, args.streams, CHUNK_BYTES)) * 1000
     late_ms = np.array(found["late"]) * 1000
     p50, p99, most = np.percentile(late_ms, [50, 99, 100])
     record = {
@@ -178,6 +216,7 @@ def main() -> None:
         "added_ms": {"p50": round(p50, 2), "p99": round(p99, 2), "max": round(most, 2)},
         "tokens_together": round(float(np.mean(found["together"])), 2),
         "server_us_per_token": round(spent / max(1, ticks.value * args.streams / args.groups) * 1e6, 1),
+        "bare_send_us": round(float(np.median(bare_ms)) * 1000 / args.streams, 1),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
     }
@@ -189,6 +228,7 @@ def main() -> None:
     print(f"added to a token: p50 {p50:.1f} ms, p99 {p99:.1f} ms, at most {most:.1f} ms")
     print(f"tokens in a chunk: {record['tokens_together']}")
     print(f"the server's processor time: {record['server_us_per_token']} us a token (streams' starts included)")
+    print(f"sending alone, without HTTP: {record['bare_send_us']} us a token")
     if sys.platform == "linux":
         print(f"{os.cpu_count()} cores, load {record['load']}")
 

@@ -19,7 +19,7 @@ ALLOWED = {
     "scheduler": {"cache", "grammar", "core"},
     "kernels": {"core"},
     "attention": {"kernels", "core"},
-    "moe": {"kernels", "core"},
+    "moe": {"quant", "kernels", "core"},
     "quant": {"kernels", "core"},
     "layers": {"attention", "moe", "quant", "kernels", "core"},
     "platforms": {"core"},

@@ -181,7 +181,8 @@ async def _prepare(options: argparse.Namespace) -> tuple[Server, str | None, Tok
     if options.logprobs is not None and not server.reads:
         chat = options.backend == "openai-chat"
         body |= {"logprobs": True, "top_logprobs": options.logprobs} if chat else {"logprobs": options.logprobs}
-    ignore_eos = options.dataset_name == "random" if options.ignore_eos is None else options.ignore_eos
+    drawn = options.dataset_name in ("random", "timed_trace")  # prompts that mean nothing
+    ignore_eos = drawn if options.ignore_eos is None else options.ignore_eos
     if ignore_eos and not server.reads:
         body["ignore_eos"] = True
     body |= options.extra_body or {}
@@ -232,8 +233,9 @@ async def _measure(
         print(f"Will increase RPS from {options.ramp.start:g} to {options.ramp.end:g} RPS over the run.")
     else:
         print(f"Traffic request rate: {'as the trace says' if options.self_timed else rate}")
-    form = "Poisson process" if options.burstiness == 1.0 else "Gamma distribution"
-    print(f"Burstiness factor: {options.burstiness} ({form})")
+    if not options.self_timed:
+        form = "Poisson process" if options.burstiness == 1.0 else "Gamma distribution"
+        print(f"Burstiness factor: {options.burstiness} ({form})")
     print(f"Maximum request concurrency: {options.max_concurrency}", flush=True)
     if options.profile:
         await _profile(server, "start")

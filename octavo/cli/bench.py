@@ -126,7 +126,7 @@ def _add_sampling(parser: Parser) -> None:
     group.add_argument(
         "--ignore-eos",
         action=argparse.BooleanOptionalAction,
-        help="answers are as long as asked for (default: for random prompts)",
+        help="answers are as long as asked for (default: for random prompts and traces)",
     )
     group.add_argument("--logprobs", type=number, metavar="N", help="of so many tokens at each place")
     for name in ("top-p", "min-p", "temperature", "frequency-penalty", "presence-penalty", "repetition-penalty"):

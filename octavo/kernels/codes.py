@@ -2,6 +2,7 @@
 
 W = code * scale + offset, with a scale for each row and group of columns. All integers are signed: 4 bits are -8 to 7,
 as two's complement. Scales take 16 bits where that loses nothing, and an offset of a whole number of scales a byte.
+MXFP4's codes are floats (a sign, two bits of exponent, one of fraction), its scales bytes: exponents plus 127.
 Two codes of 4 bits share a byte: in each block of columns the low halves of the bytes are its first columns, the high
 halves those behind, so that the inputs that meet a tile of bytes lie side by side in memory. (`octavo.quant.schemes`
 has 0 to 15, and [even, odd] columns in a byte.)
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 LARGEST_BLOCK = 128
+MXFP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 FINER = {"fp8": 16, "int8": 256}  # a second part's unit, in the first's
 TYPES = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 
@@ -29,9 +31,9 @@ TYPES = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 class CodeMatrix:
     """`block` is 0 where codes are bytes."""
 
-    kind: str  # fp8, int8 or int4
+    kind: str  # fp8, int8, int4 or mxfp4
     code_NP: Tensor  # float8_e4m3fn or int8 [N, K], uint8 [N, K / 2]
-    scale_GN: Tensor  # float32, float16 or bfloat16
+    scale_GN: Tensor  # float32, float16 or bfloat16; of mxfp4 uint8
     offset_GN: Tensor | None  # float32; int8: zeros, that is offset = -zero * scale
     block: int
 
@@ -54,6 +56,13 @@ class CodeMatrix:
         offset_GN = None if offset_NG is None else offset_NG.t().contiguous()
         return cls(kind, code_NP, _narrow(scale_NG).t().contiguous(), offset_GN, block)
 
+    @classmethod
+    def of_mxfp4(cls, code_NP: Tensor, scale_NG: Tensor) -> CodeMatrix:
+        """Of two codes a byte, the even column in the lower half."""
+        columns = 2 * code_NP.shape[1]
+        block = min(columns & -columns, LARGEST_BLOCK)
+        return cls("mxfp4", repack(code_NP, block), scale_NG.t().contiguous(), None, block)
+
     @property
     def shape(self) -> tuple[int, int]:
         return len(self.code_NP), self.code_NP.shape[1] * (2 if self.block else 1)
@@ -70,6 +79,12 @@ class CodeMatrix:
     def dequantize(self) -> Tensor:
         """W in float32: the reference of the kernels."""
         code = self.code_NP
+        if self.kind == "mxfp4":
+            parts = code.view(len(code), -1, self.block // 2)
+            sized = torch.tensor(MXFP4, device=code.device)[torch.cat((parts & 15, parts >> 4), -1).int()]
+            exponents = self.scale_GN.t().int() - 127
+            scale_NG = torch.ldexp(torch.ones_like(exponents, dtype=torch.float32), exponents)
+            return (sized.view(*scale_NG.shape, -1) * scale_NG[..., None]).flatten(1)
         if self.block:
             parts = (code ^ 0x88).view(len(code), -1, self.block // 2)
             code = torch.cat((parts & 15, parts >> 4), -1).to(torch.int8) - 8

@@ -7,6 +7,7 @@
   once. The gate is part of the first product. `combine` adds a token's experts up, in their order.
 * For many rows `gather` lays an expert's rows together for torch's grouped product, and `combine` likewise.
 
+Weights are plain, or codes that `octavo.kernels.moe_codes` makes numbers of.
 Rounded where the separate operations round: after each product, and after an activation. Sums are float32.
 Legend: T tokens, X experts, K experts of a token, P = T * K pairs, E hidden, I inner size, G = 2 I.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from octavo.kernels.moe_codes import by_row, columns, read
 from octavo.kernels.skinny_linear import rounded
 
 
@@ -41,6 +43,8 @@ def activated(gate, up, ACTIVATION: tl.constexpr, alpha, limit, kind: tl.constex
 def gate_up_pairs_kernel(
     x_ptr,  # [T, E]
     weight_ptr,  # [X, G, E]
+    scale_ptr,  # of codes, [groups, rows]
+    offset_ptr,  # likewise
     bias_ptr,  # [X, G]
     out_ptr,  # [P, I]
     experts_ptr,  # [P]
@@ -55,6 +59,14 @@ def gate_up_pairs_kernel(
     ACTIVATION: tl.constexpr,
     INTERLEAVED: tl.constexpr,
     BIAS: tl.constexpr,
+    CODE: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    GROUP: tl.constexpr,
+    SPAN: tl.constexpr,
+    SAME: tl.constexpr,
+    OFFSET: tl.constexpr,
+    TOTAL: tl.constexpr,  # rows of the codes
+    PTX: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
     kind: tl.constexpr = out_ptr.dtype.element_ty
@@ -67,20 +79,38 @@ def gate_up_pairs_kernel(
     kept = column < OUT
     gate_row = 2 * column if INTERLEAVED else column
     up_row = gate_row + (1 if INTERLEAVED else OUT)
-    place = tl.arange(0, BLOCK)
+    HALVES: tl.constexpr = LAYOUT > 0
+    place = columns(tl.arange(0, BLOCK // 2 if HALVES else BLOCK), LAYOUT)
     x_part = x_ptr + pair // K * IN + place
-    weight_ptr += expert * (2 * OUT * IN)
-    gates = tl.zeros([R, BLOCK], tl.float32)
-    ups = tl.zeros([R, BLOCK], tl.float32)
+    first = expert * (2 * OUT)
+    weight_part = weight_ptr + first * IN
+    gates = tl.zeros([R, BLOCK // 2 if HALVES else BLOCK], tl.float32)
+    ups = tl.zeros([R, BLOCK // 2 if HALVES else BLOCK], tl.float32)
     for k in tl.range(0, IN, BLOCK, num_stages=STAGES):
         inside = place < IN - k
-        present = kept[:, None] & inside[None, :]
-        at = k + place[None, :]
         x = tl.load(x_part + k, mask=inside, other=0.0).to(tl.float32)[None, :]
-        gates += tl.load(weight_ptr + gate_row[:, None] * IN + at, mask=present, other=0.0).to(tl.float32) * x
-        ups += tl.load(weight_ptr + up_row[:, None] * IN + at, mask=present, other=0.0).to(tl.float32) * x
-    gate = tl.sum(gates, 1)
-    up = tl.sum(ups, 1)
+        if CODE == "plain":
+            present = kept[:, None] & inside[None, :]
+            at = k + place[None, :]
+            gates += tl.load(weight_part + gate_row[:, None] * IN + at, mask=present, other=0.0).to(tl.float32) * x
+            ups += tl.load(weight_part + up_row[:, None] * IN + at, mask=present, other=0.0).to(tl.float32) * x
+        else:
+            gate_low, gate_high = read(
+                weight_ptr, scale_ptr, offset_ptr, first + gate_row, kept, k, tl.float32, IN, BLOCK,
+                CODE, LAYOUT, GROUP, SPAN, SAME, OFFSET, TOTAL, PTX,
+            )  # fmt: skip
+            up_low, up_high = read(
+                weight_ptr, scale_ptr, offset_ptr, first + up_row, kept, k, tl.float32, IN, BLOCK,
+                CODE, LAYOUT, GROUP, SPAN, SAME, OFFSET, TOTAL, PTX,
+            )  # fmt: skip
+            gates += gate_low * x
+            ups += up_low * x
+            if HALVES:
+                far = tl.load(x_part + (k + LAYOUT // 2), mask=inside, other=0.0).to(tl.float32)[None, :]
+                gates += gate_high * far
+                ups += up_high * far
+    gate = by_row(tl.sum(gates, 1), scale_ptr, first + gate_row, kept, CODE, GROUP)
+    up = by_row(tl.sum(ups, 1), scale_ptr, first + up_row, kept, CODE, GROUP)
     if BIAS:
         gate += tl.load(bias_ptr + expert * (2 * OUT) + gate_row, mask=kept, other=0.0).to(tl.float32)
         up += tl.load(bias_ptr + expert * (2 * OUT) + up_row, mask=kept, other=0.0).to(tl.float32)
@@ -92,6 +122,8 @@ def gate_up_pairs_kernel(
 def down_pairs_kernel(
     inner_ptr,  # [P, I]
     weight_ptr,  # [X, E, I]
+    scale_ptr,  # of codes, [groups, rows]
+    offset_ptr,  # likewise
     bias_ptr,  # [X, E]
     shared_ptr,  # [T, E]
     out_ptr,  # [T, E]
@@ -105,6 +137,14 @@ def down_pairs_kernel(
     STAGES: tl.constexpr,
     BIAS: tl.constexpr,
     SHARED: tl.constexpr,
+    CODE: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    GROUP: tl.constexpr,
+    SPAN: tl.constexpr,
+    SAME: tl.constexpr,
+    OFFSET: tl.constexpr,
+    TOTAL: tl.constexpr,  # rows of the codes
+    PTX: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
     """A program some outputs of a token: the sum over its experts."""
@@ -115,19 +155,31 @@ def down_pairs_kernel(
     token = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * R + tl.arange(0, R)
     kept = column < OUT
-    place = tl.arange(0, BLOCK)
+    HALVES: tl.constexpr = LAYOUT > 0
+    place = columns(tl.arange(0, BLOCK // 2 if HALVES else BLOCK), LAYOUT)
     total = tl.zeros([R], tl.float32)
     for k in range(K):
         pair = token * K + k
         expert = tl.load(experts_ptr + pair).to(tl.int64)
+        row = expert * OUT + column
         rows = weight_ptr + expert * (OUT * IN) + column[:, None] * IN
-        sums = tl.zeros([R, BLOCK], tl.float32)
+        sums = tl.zeros([R, BLOCK // 2 if HALVES else BLOCK], tl.float32)
         for i in tl.range(0, IN, BLOCK, num_stages=STAGES):
             inside = place < IN - i
-            x = tl.load(inner_ptr + pair * IN + i + place, mask=inside, other=0.0).to(tl.float32)[None, :]
-            present = kept[:, None] & inside[None, :]
-            sums += tl.load(rows + i + place[None, :], mask=present, other=0.0).to(tl.float32) * x
-        y = tl.sum(sums, 1)
+            x_part = inner_ptr + pair * IN + i + place
+            x = tl.load(x_part, mask=inside, other=0.0).to(tl.float32)[None, :]
+            if CODE == "plain":
+                present = kept[:, None] & inside[None, :]
+                sums += tl.load(rows + i + place[None, :], mask=present, other=0.0).to(tl.float32) * x
+            else:
+                low, high = read(
+                    weight_ptr, scale_ptr, offset_ptr, row, kept, i, tl.float32, IN, BLOCK,
+                    CODE, LAYOUT, GROUP, SPAN, SAME, OFFSET, TOTAL, PTX,
+                )  # fmt: skip
+                sums += low * x
+                if HALVES:
+                    sums += high * tl.load(x_part + LAYOUT // 2, mask=inside, other=0.0).to(tl.float32)[None, :]
+        y = by_row(tl.sum(sums, 1), scale_ptr, row, kept, CODE, GROUP)
         if BIAS:
             y += tl.load(bias_ptr + expert * OUT + column, mask=kept, other=0.0).to(tl.float32)
         total += rounded(y, kind) * tl.load(weights_ptr + pair)
@@ -140,6 +192,8 @@ def down_pairs_kernel(
 def tiles_kernel(
     x_ptr,  # [T, E], or with DOWN rows by expert [P, I]
     weight_ptr,  # [X, G, E], or [X, E, I]
+    scale_ptr,  # of codes, [groups, rows]
+    offset_ptr,  # likewise
     bias_ptr,
     out_ptr,  # rows by expert [P, I], or by pair [P, E]
     tiles_ptr,
@@ -157,6 +211,14 @@ def tiles_kernel(
     ACTIVATION: tl.constexpr,
     INTERLEAVED: tl.constexpr,
     BIAS: tl.constexpr,
+    CODE: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    GROUP: tl.constexpr,
+    SPAN: tl.constexpr,
+    SAME: tl.constexpr,
+    OFFSET: tl.constexpr,
+    TOTAL: tl.constexpr,  # rows of the codes
+    PTX: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
     kind: tl.constexpr = out_ptr.dtype.element_ty
@@ -177,15 +239,39 @@ def tiles_kernel(
         ROWS: tl.constexpr = OUT if DOWN else 2 * OUT
         low = 2 * column if INTERLEAVED and not DOWN else column
         high = low + (1 if INTERLEAVED else OUT)
-        place = tl.arange(0, BLOCK)
+        HALVES: tl.constexpr = LAYOUT > 0
+        place = columns(tl.arange(0, BLOCK // 2 if HALVES else BLOCK), LAYOUT)
         x_part = x_ptr + source[:, None] * IN + place[None, :]
         base = weight_ptr + expert * (ROWS * IN)
         low_part = base + low[:, None] * IN + place[None, :]
         high_part = base + high[:, None] * IN + place[None, :]
+        low_row = expert * ROWS + low
+        high_row = expert * ROWS + high
         sums = tl.zeros([R, M], tl.float32)
         highs = tl.zeros([R, M], tl.float32)
         for k in tl.range(0, IN, BLOCK, num_stages=STAGES):
-            if IN % BLOCK == 0 and OUT % R == 0:
+            if CODE != "plain":
+                inside = present[:, None] & (place < IN - k)[None, :]
+                near = tl.trans(tl.load(x_part + k, mask=inside, other=0.0))
+                far = near
+                if HALVES:
+                    far = tl.trans(tl.load(x_part + (k + LAYOUT // 2), mask=inside, other=0.0))
+                weight, more = read(
+                    weight_ptr, scale_ptr, offset_ptr, low_row, kept, k, near.dtype, IN, BLOCK,
+                    CODE, LAYOUT, GROUP, SPAN, SAME, OFFSET, TOTAL, PTX,
+                )  # fmt: skip
+                sums = tl.dot(weight, near, sums, input_precision="ieee")
+                if HALVES:
+                    sums = tl.dot(more, far, sums, input_precision="ieee")
+                if not DOWN:
+                    weight, more = read(
+                        weight_ptr, scale_ptr, offset_ptr, high_row, kept, k, near.dtype, IN, BLOCK,
+                        CODE, LAYOUT, GROUP, SPAN, SAME, OFFSET, TOTAL, PTX,
+                    )  # fmt: skip
+                    highs = tl.dot(weight, near, highs, input_precision="ieee")
+                    if HALVES:
+                        highs = tl.dot(more, far, highs, input_precision="ieee")
+            elif IN % BLOCK == 0 and OUT % R == 0:
                 x = tl.load(x_part + k, mask=present[:, None], other=0.0)
                 sums = tl.dot(tl.load(low_part + k), tl.trans(x), sums, input_precision="ieee")
                 if not DOWN:
@@ -200,6 +286,9 @@ def tiles_kernel(
                 if not DOWN:
                     weight = tl.load(high_part + k, mask=mask, other=0.0)
                     highs = tl.dot(weight, tl.trans(x), highs, input_precision="ieee")
+        sums = by_row(sums, scale_ptr, low_row, kept, CODE, GROUP)
+        if not DOWN:
+            highs = by_row(highs, scale_ptr, high_row, kept, CODE, GROUP)
         if BIAS:
             sums += tl.load(bias_ptr + expert * ROWS + low, mask=kept, other=0.0).to(tl.float32)[:, None]
             if not DOWN:

@@ -1,7 +1,8 @@
 """A layer of experts: a router, experts of which each token sees a few, and perhaps an MLP that all tokens see.
 
-Until `finish` the weights lie as a checkpoint has them, all experts of a layer in one tensor, and each tensor of the
-checkpoint is a part of it: nothing is collected or copied twice.
+Until `finish` plain weights lie as a checkpoint has them, all experts of a layer in one tensor, and each tensor of the
+checkpoint is a part of it: nothing is collected or copied twice. Quantised ones come an expert at a time, and a layer's
+are put together when all are there.
 
 Legend: T tokens, X experts, E hidden, I inner size of an expert, G = 2 I.
 """
@@ -9,7 +10,6 @@ Legend: T tokens, X experts, E hidden, I inner size of an expert, G = 2 I.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from octavo.layers.mlp import GatedMLP
 from octavo.layers.norm import Norm
 from octavo.moe.base import ExpertWeights, MoeBackend, MoeSpec
 from octavo.moe.select import select_experts
-from octavo.quant import mxfp4
+from octavo.quant.mxfp4 import BLOCK, Mxfp4
+from octavo.quant.schemes import Plain, Scheme, join, unrounded
 
 
 class Router:
@@ -60,88 +61,116 @@ class Router:
         return found
 
 
+class Stack(Linear):
+    """A matrix of all experts, one below the other, and Linear's ways to bring it."""
+
+    __slots__ = ()
+
+    def scheme(self) -> Scheme:
+        """What has come, once: as few bytes as it came in, if all experts are quantised alike."""
+        if self.rows is None:
+            return Plain(self.weight)
+        schemes = [self.rows[row] for row in sorted(self.rows)]
+        self.rows = {}
+        joined = join(schemes)
+        if len(joined) > 1:  # measured scales of activations differ, and here these are not rounded
+            joined = join([unrounded(scheme) for scheme in schemes])
+        return joined[0] if len(joined) == 1 else Plain(torch.cat([part.dequantize(self.on[0]) for part in schemes]))
+
+
 class Experts:
     """All experts of a layer; `names` as a checkpoint has them: each apart, or in stacks with the first dimension X.
 
     `transposed`: the stacks are [X, E, G] and [X, I, E].
     """
 
-    __slots__ = ("backend", "spec", "transposed", "weights")
+    __slots__ = ("backend", "biases", "down", "gate_up", "spec", "transposed")
 
     def __init__(self, spec: MoeSpec, transposed: bool = False) -> None:
         self.spec = spec
         self.transposed = transposed
         experts, hidden, inner = spec.routing.num_experts, spec.hidden_size, spec.inner_size
-        self.weights: ExpertWeights | None = ExpertWeights(
-            self.make_weight(experts, 2 * inner, hidden),
-            self.make_weight(experts, hidden, inner),
-            torch.zeros(experts, 2 * inner, dtype=spec.dtype, device=spec.device) if spec.bias else None,
-            torch.zeros(experts, hidden, dtype=spec.dtype, device=spec.device) if spec.bias else None,
-        )
+        self.gate_up = Stack(hidden, experts * 2 * inner, False, spec.dtype, spec.device)
+        self.down = Stack(inner, experts * hidden, False, spec.dtype, spec.device)
+        self.biases: tuple[Tensor, Tensor] | None = None
+        if spec.bias:
+            sizes = (2 * inner, hidden)
+            gate_up, down = (torch.zeros(experts, size, dtype=spec.dtype, device=spec.device) for size in sizes)
+            self.biases = gate_up, down
         self.backend: MoeBackend | None = None
 
-    def make_weight(self, *shape: int) -> Tensor:
-        return torch.empty(*shape, dtype=self.spec.dtype, device=self.spec.device)
+    def stacks(self) -> tuple[Stack, ...]:
+        """That may be quantised while they are loaded."""
+        return self.gate_up, self.down
+
+    @property
+    def num_bytes(self) -> int:
+        """Without biases: of what waits to be loaded into, and after `finish` of what is kept."""
+        if self.backend is not None:
+            return self.backend.nbytes
+        return sum(stack.weight.nbytes for stack in (self.gate_up, self.down) if stack.rows is None)
 
     def finish(self) -> None:
-        assert self.weights is not None
-        self.backend = select_experts(self.spec)[0](self.spec, self.weights)
-        self.weights = None
+        gate_up_bias_XG, down_bias_XE = self.biases or (None, None)
+        weights = ExpertWeights(*self.schemes(), gate_up_bias_XG, down_bias_XE)
+        self.backend = select_experts(self.spec)[0](self.spec, weights)
+        for stack in (self.gate_up, self.down):
+            stack.weight = torch.empty(0)
+
+    def schemes(self) -> tuple[Scheme, Scheme]:
+        return self.gate_up.scheme(), self.down.scheme()
 
     def names(self, at: Mapping[str, str]) -> dict[str, Tensor]:
         """`at` has `expert_gate`, `expert_up` and `expert_down` with a place for the expert's index, or the stacks."""
-        assert self.weights is not None
-        weights = self.weights
-        found = self.stacks(at) if "experts_gate_up" in at else {}
+        found = self.stored(at) if "experts_gate_up" in at else {}
         if not found:
-            for expert, (gate_up_GE, down_EI) in enumerate(zip(weights.gate_up_XGE, weights.down_XEI, strict=True)):
+            gate_up_XGE, down_XEI = self.by_expert()
+            for expert, (gate_up_GE, down_EI) in enumerate(zip(gate_up_XGE, down_XEI, strict=True)):
                 gate_IE, up_IE = gate_up_GE.chunk(2)
                 parts = {"expert_gate": gate_IE, "expert_up": up_IE, "expert_down": down_EI}
                 found |= {at[part].format(expert) + ".weight": tensor for part, tensor in parts.items()}
-        if weights.gate_up_bias_XG is not None and weights.down_bias_XE is not None:
-            found |= {
-                at["experts_gate_up_bias"]: weights.gate_up_bias_XG,
-                at["experts_down_bias"]: weights.down_bias_XE,
-            }
+        if self.biases is not None:
+            found |= dict(zip((at["experts_gate_up_bias"], at["experts_down_bias"]), self.biases, strict=True))
         return found
 
-    def stacks(self, at: Mapping[str, str]) -> dict[str, Tensor]:
-        assert self.weights is not None
-        gate_up, down = self.weights.gate_up_XGE, self.weights.down_XEI
+    def by_expert(self) -> tuple[Tensor, Tensor]:
+        experts = self.spec.routing.num_experts
+        gate_up, down = (stack.weight.view(experts, -1, stack.shape[1]) for stack in (self.gate_up, self.down))
+        return gate_up, down
+
+    def stored(self, at: Mapping[str, str]) -> dict[str, Tensor]:
+        gate_up, down = self.by_expert()
         if self.transposed:
             gate_up, down = gate_up.transpose(1, 2), down.transpose(1, 2)
         return {at["experts_gate_up"]: gate_up, at["experts_down"]: down}
 
 
 class Mxfp4Experts(Experts):
-    """Stacks in MXFP4, which are decoded when all are there: for kernels that multiply the model's own type."""
+    """Stacks in MXFP4, as a checkpoint has them."""
 
     __slots__ = ("packed",)
 
     def __init__(self, spec: MoeSpec) -> None:
-        self.packed: list[tuple[Tensor, Tensor]] = []
         super().__init__(spec)
+        self.packed: list[tuple[Tensor, Tensor]] = []
+        for stack in (self.gate_up, self.down):
+            shape = (spec.routing.num_experts, stack.shape[0] // spec.routing.num_experts, stack.shape[1] // BLOCK)
+            blocks = torch.zeros(*shape, BLOCK // 2, dtype=torch.uint8, device=spec.device)
+            self.packed.append((blocks, torch.zeros(shape, dtype=torch.uint8, device=spec.device)))
 
-    def make_weight(self, *shape: int) -> Tensor:
-        *rows, size = shape
-        on = self.spec.device
-        blocks = torch.zeros(*rows, size // mxfp4.BLOCK, mxfp4.BLOCK // 2, dtype=torch.uint8, device=on)
-        self.packed.append((blocks, torch.zeros(blocks.shape[:-1], dtype=torch.uint8, device=on)))
-        return torch.empty(0, dtype=self.spec.dtype, device=on)
+    def stacks(self) -> tuple[Stack, ...]:
+        return ()
 
-    def finish(self) -> None:
-        assert self.weights is not None
-        gate_up, down = (
-            mxfp4.decode(
-                blocks, scales, super(Mxfp4Experts, self).make_weight(*blocks.shape[:2], blocks[0, 0].numel() * 2)
-            )
-            for blocks, scales in self.packed
-        )
+    @property
+    def num_bytes(self) -> int:
+        return super().num_bytes if self.backend is not None else sum(t.nbytes for pair in self.packed for t in pair)
+
+    def schemes(self) -> tuple[Scheme, Scheme]:
+        gate_up, down = (Mxfp4(blocks.flatten(2).flatten(0, 1), scales.flatten(0, 1)) for blocks, scales in self.packed)
         self.packed.clear()
-        self.weights = replace(self.weights, gate_up_XGE=gate_up, down_XEI=down)
-        super().finish()
+        return gate_up, down
 
-    def stacks(self, at: Mapping[str, str]) -> dict[str, Tensor]:
+    def stored(self, at: Mapping[str, str]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for part, (blocks, scales) in zip(("experts_gate_up", "experts_down"), self.packed, strict=True):
             found |= {f"{at[part]}_blocks": blocks, f"{at[part]}_scales": scales}

@@ -232,14 +232,19 @@ class Decoder:
         """Whose weights may be quantised: all but routers and the head."""
         return [linear for layer in self.layers for linear in layer.linears()]
 
+    def expert_layers(self) -> list[Experts]:
+        return [layer.mlp.experts for layer in self.layers if isinstance(layer.mlp, MixtureOfExperts)]
+
     def finish(self) -> None:
         """Once, when all weights are in place: each part may then keep them in another form, and `names` is over."""
+        experts = self.expert_layers()
         kept = [tensor for tensor in self.names.values() if tensor.device.type != "meta"]
         self.num_bytes = sum(t.nbytes for t in {t.data_ptr(): t for t in kept}.values())
+        self.num_bytes -= sum(each.num_bytes for each in experts)
         deferred = [linear for linear in self.linears() if linear.rows is not None]
         for part in (*self.layers, self.norm, self.head):
             part.finish()
-        self.num_bytes += sum(linear.num_bytes for linear in deferred)
+        self.num_bytes += sum(linear.num_bytes for linear in deferred) + sum(each.num_bytes for each in experts)
         if self.spec.tie_embeddings and self.head.packed is not None:
             self.num_bytes += self.embed.weight_VE.nbytes
 

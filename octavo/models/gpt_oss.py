@@ -40,10 +40,3 @@ class GptOss(Decoder):
             clamp=(config.number("swiglu_alpha", 1.702), config.number("swiglu_limit", 7.0)),
         )
         return replace(spec, windows=layer_windows(config, spec.num_layers, all_but_every(2)), experts=experts)
-
-    def finish(self) -> None:
-        super().finish()
-        experts = self.spec.experts
-        if experts is not None and experts.packed:  # what was counted was half a byte a number, and a scale for 32
-            numbers = 3 * experts.routing.num_experts * experts.inner_size * self.spec.hidden_size
-            self.num_bytes += sum(experts.layers) * numbers * (32 * self.dtype.itemsize - 17) // 32

@@ -2,8 +2,9 @@
 
 A linear layer that may be quantised owns a shape without memory while it loads (`Linear.defer`). The tensors of a
 module that its format has quantised are collected until all of them are there, read into a scheme, and handed to the
-layer. A matrix that is no linear layer of its own (an expert, a part of latent attention, the head) is decoded into its
-place. With `online`, plain matrices are quantised when they come: no two copies of a layer ever exist.
+layer; so are an expert's, which are rows of its layer's stacks. A matrix that is no linear layer of its own (a part of
+latent attention, the head) is decoded into its place. With `online`, plain matrices are quantised when they come: no
+two copies of a layer ever exist.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class QuantizedWeights:
         self.online = online
         self.device = model.device
         self.owners: dict[int, Linear] = {}
-        for linear in model.linears():
+        stacks = [stack for experts in model.expert_layers() for stack in experts.stacks()]
+        for linear in (*model.linears(), *stacks):
             linear.defer()
             self.owners[_memory(linear.weight)] = linear
         self.names: dict[str, Tensor] = model.names
@@ -53,6 +55,9 @@ class QuantizedWeights:
 
     def take(self, name: str, tensor: Tensor) -> bool:
         """Whether a tensor was one of those that are dealt with here."""
+        if name in self.names and self.names[name].dim() == 3 and self.names[name].device.type == "meta":
+            self._give_stack(name, tensor)
+            return True
         path, suffix = self._split(name)
         if path is None:
             return name.endswith(IGNORED_SUFFIXES) and name not in self.names
@@ -80,8 +85,12 @@ class QuantizedWeights:
         for name, target in self.names.items():
             if target.device.type == "meta":
                 drawn = torch.empty(target.shape, dtype=target.dtype, device=self.device)
+                drawn.normal_(0.0, std, generator=generator)
+                if target.dim() == 3:
+                    self._give_stack(name, drawn)
+                    continue
                 path = name.removesuffix(".weight")
-                self.give(path, self._plain(path, drawn.normal_(0.0, std, generator=generator), target))
+                self.give(path, self._plain(path, drawn, target))
 
     def missing(self) -> list[str]:
         """Matrices that have not come."""
@@ -110,6 +119,14 @@ class QuantizedWeights:
             return Plain(weight.clone() if weight.data_ptr() == tensor.data_ptr() else weight)
         return quantize(weight, self.online)
 
+    def _give_stack(self, name: str, tensor: Tensor) -> None:
+        """The plain matrices of all experts of a layer have come."""
+        targets = self.names[name]
+        if tensor.shape != targets.shape:
+            raise ModelError(f"{name} is {list(tensor.shape)}; the config asks for {list(targets.shape)}")
+        for weight, target in zip(tensor, targets, strict=True):
+            self._put(target, self._plain(name, weight, target))
+
     def same(self, one: str, other: str) -> bool:
         """Whether two names stand for the same memory."""
         a, b = self.names[one], self.names[other]
@@ -117,7 +134,9 @@ class QuantizedWeights:
 
     def give(self, path: str, scheme: Scheme) -> None:
         """The matrix at a path has come."""
-        target = self.names[f"{path}.weight"]
+        self._put(self.names[f"{path}.weight"], scheme)
+
+    def _put(self, target: Tensor, scheme: Scheme) -> None:
         owner: Any = self.owners.get(_memory(target))
         if owner is None:
             target.copy_(scheme.dequantize(target.dtype))

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from octavo.quant.schemes import Scheme
+
 
 # softmax: over all experts; sigmoid: of each; chosen: a softmax over the logits of those that are chosen; sparsemixer:
 # for each choice in turn a softmax over those of the logits left that are near the largest.
@@ -51,16 +53,23 @@ class MoeSpec:
 
 @dataclass(slots=True)
 class ExpertWeights:
-    gate_up_XGE: Tensor
-    down_XEI: Tensor
+    """Matrices of all experts, one below the other, plain or as a scheme of octavo.quant keeps them."""
+
+    gate_up: Scheme  # [X * G, E]
+    down: Scheme  # [X * E, I]
     gate_up_bias_XG: Tensor | None = None
     down_bias_XE: Tensor | None = None
 
 
 class MoeBackend(Protocol):
-    """Made of a layer's weights once they are loaded; it may keep them in another form."""
+    """Made of a layer's weights once they are loaded; it may keep them in another form.
+
+    `stored` says which, and `nbytes` how large they are without biases.
+    """
 
     name: str
+    stored: str
+    nbytes: int
 
     @staticmethod
     def supports(spec: MoeSpec) -> str | None:

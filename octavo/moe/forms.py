@@ -1,9 +1,9 @@
 """Which kernels compute how many rows of which experts, and how they are launched.
 
-What was measured is in tuned/DEVICE.json, written by `bench/moe.py --tune`: by "experts,inner size,hidden size", and
-then by the largest number of tokens that an entry is good for. What is not there follows from rooflines: reading
-weights is all that counts while an expert has few rows, so each is read once and blocks are as large as registers and
-shared memory let enough of them be under way.
+What was measured is in tuned/DEVICE.json, written by `bench/moe.py --tune`: by "experts,inner size,hidden size", with
+what weights are kept as behind a comma if it is codes, and then by the largest number of tokens that an entry is good
+for. What is not there follows from rooflines: reading weights is all that counts while an expert has few rows, so each
+is read once and blocks are as large as registers and shared memory let enough of them be under way.
 """
 
 from __future__ import annotations
@@ -49,15 +49,23 @@ Form = Pairs | Tiles | Grouped
 KINDS: dict[str, type[Form]] = {"pairs": Pairs, "tiles": Tiles, "grouped": Grouped}
 
 
-def choose(tokens: int, routing: Routing, inner: int, hidden: int, device: str, grouped: bool) -> Form:
-    """`grouped`: whether torch's product can be used."""
-    for most, form in tuned(device).get(f"{routing.num_experts},{inner},{hidden}", ()):
+def shape_key(routing: Routing, inner: int, hidden: int, stored: str) -> str:
+    return f"{routing.num_experts},{inner},{hidden}" + ("" if stored == "plain" else f",{stored}")
+
+
+def choose(
+    tokens: int, routing: Routing, inner: int, hidden: int, device: str, grouped: bool, stored: str = "plain"
+) -> Form:
+    """`grouped`: whether torch's product can be used. `stored`: plain, or the kind of codes."""
+    for most, form in tuned(device).get(shape_key(routing, inner, hidden, stored), ()):
         if tokens <= most and (grouped or not isinstance(form, Grouped)):
             return form
-    return by_roofline(tokens, routing, grouped)
+    return by_roofline(tokens, routing, grouped, stored)
 
 
-def by_roofline(tokens: int, routing: Routing, grouped: bool) -> Form:
+def by_roofline(tokens: int, routing: Routing, grouped: bool, stored: str = "plain") -> Form:
+    if stored != "plain":
+        return _for_codes(tokens, routing, grouped)
     pairs = tokens * routing.top_k
     # Pairs that share an expert read it twice: with as many pairs as half the experts, a fifth of them do.
     if tokens == 1 or tokens <= 16 and 2 * pairs <= routing.num_experts:
@@ -72,12 +80,33 @@ def by_roofline(tokens: int, routing: Routing, grouped: bool) -> Form:
     return Tiles(64, rows=128, block=64, warps=8)
 
 
-def fit(form: Form, itemsize: int, room: int) -> Form:
-    """With less under way at a time, if a program may have no more than `room` bytes of shared memory."""
-    while isinstance(form, Tiles) and form.stages * form.block * (2 * form.rows + form.tile) * itemsize > room:
+def _for_codes(tokens: int, routing: Routing, grouped: bool) -> Form:
+    """Not yet measured. Decoding a layer pays once each expert has hundreds of rows."""
+    pairs = tokens * routing.top_k
+    if tokens == 1 or tokens <= 16 and 2 * pairs <= routing.num_experts:
+        return Pairs()
+    rows = pairs / routing.num_experts
+    if grouped and rows >= 192:
+        return Grouped()
+    if rows <= 12:
+        return Tiles(16, block=128, stages=3)
+    if rows <= 48:
+        return Tiles(32, block=128, stages=3)
+    return Tiles(128, rows=64, block=128, warps=8, stages=3)
+
+
+def fit(form: Form, itemsize: int, room: int, of_weights: float | None = None, least: int = 32) -> Form:
+    """With less under way at a time, if a program may have no more than `room` bytes of shared memory.
+
+    `of_weights`: bytes of a weight, if not `itemsize`. `least`: a block.
+    """
+    of_weights = itemsize if of_weights is None else of_weights
+    while isinstance(form, Tiles):
+        if form.stages * form.block * (2 * form.rows * of_weights + form.tile * itemsize) <= room:
+            break
         if form.stages > 2:
             form = replace(form, stages=form.stages - 1)
-        elif form.block > 32:
+        elif form.block > least:
             form = replace(form, block=form.block // 2)
         elif form.rows > 16:
             form = replace(form, rows=form.rows // 2)

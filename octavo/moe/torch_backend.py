@@ -7,6 +7,7 @@ Legend: T tokens, K experts of a token, P = T * K pairs in the order of experts,
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch.nn import functional as F
 from octavo.kernels.cpu_linear import pack_linear
 from octavo.moe.base import ExpertWeights, MoeSpec
 from octavo.moe.routing import route
+from octavo.quant.methods import select_method
+from octavo.quant.schemes import Scheme
 
 Product = Callable[[Tensor], Tensor]
 
@@ -28,8 +31,10 @@ class TorchExperts:
 
     def __init__(self, spec: MoeSpec, weights: ExpertWeights) -> None:
         self.spec = spec
-        self.gate_up = _products(weights.gate_up_XGE, weights.gate_up_bias_XG)
-        self.down = _products(weights.down_XEI, weights.down_bias_XE)
+        self.stored = weights.gate_up.kind
+        self.nbytes = 0
+        self.gate_up = self._products(weights.gate_up, weights.gate_up_bias_XG)
+        self.down = self._products(weights.down, weights.down_bias_XE)
 
     def __call__(self, x_TE: Tensor, logits_TX: Tensor, bias_X: Tensor | None, shared_TE: Tensor | None) -> Tensor:
         routing = self.spec.routing
@@ -51,6 +56,26 @@ class TorchExperts:
             out_TE = out_TE + shared_TE
         return out_TE.to(x_TE.dtype)
 
+    def _products(self, scheme: Scheme, bias_XO: Tensor | None) -> list[Product]:
+        """One for each expert, quantised if a method of octavo.quant computes with it here."""
+        experts, dtype = self.spec.routing.num_experts, self.spec.dtype
+        rows = scheme.shape[0] // experts
+        found: list[Product] = []
+        for expert in range(experts):
+            own = scheme.map_rows(lambda tensor, first=expert * rows: tensor[first : first + rows])  # type: ignore[misc]
+            bias = None if bias_XO is None else bias_XO[expert]
+            method = select_method(own, dtype, self.spec.device)[0]
+            if method is not None:
+                computed = method(own, dtype)
+                self.nbytes += computed.nbytes
+                found.append(_biased(computed, bias))
+                continue
+            weight = own.dequantize(dtype)
+            self.nbytes += weight.nbytes
+            packed = pack_linear(weight)
+            found.append(partial(F.linear, weight=weight, bias=bias) if packed is None else partial(packed, bias=bias))
+        return found
+
 
 def gated(gate_up_PG: Tensor, spec: MoeSpec) -> Tensor:
     """activation(gate) * up as [P, I]."""
@@ -67,14 +92,5 @@ def gated(gate_up_PG: Tensor, spec: MoeSpec) -> Tensor:
     return F.gelu(gate, approximate="tanh" if spec.activation == "gelu_tanh" else "none") * up
 
 
-def _products(weight_XOI: Tensor, bias_XO: Tensor | None) -> list[Product]:
-    """One for each expert."""
-    biases: list[Tensor | None] = [None] * len(weight_XOI) if bias_XO is None else list(bias_XO)
-    found: list[Product] = []
-    for weight, bias in zip(weight_XOI, biases, strict=True):
-        packed = pack_linear(weight)
-        if packed is not None:
-            found.append(lambda x, packed=packed, bias=bias: packed(x, bias))  # type: ignore[misc]
-        else:
-            found.append(lambda x, weight=weight, bias=bias: F.linear(x, weight, bias))  # type: ignore[misc]
-    return found
+def _biased(product: Product, bias_O: Tensor | None) -> Product:
+    return product if bias_O is None else lambda x: product(x) + bias_O

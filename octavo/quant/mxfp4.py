@@ -6,19 +6,30 @@ scales [n / 32] of bytes: the exponent plus 127. What comes out is exact in bflo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from octavo.kernels.codes import MXFP4
+from octavo.quant.schemes import Scheme, grouped, unpack_halves
+
 BLOCK = 32  # numbers of a scale
-VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 BIAS = 127
 
 
-def decode(blocks: Tensor, scales: Tensor, out: Tensor) -> Tensor:
-    """Fills `out` [X, R, n] from blocks [X, R, n / 32, 16] and scales [X, R, n / 32], an expert at a time."""
-    values = torch.tensor(VALUES + tuple(-value for value in VALUES), dtype=out.dtype, device=blocks.device)
-    for row, packed, exponents in zip(out, blocks, scales, strict=True):
-        halves = torch.stack((packed & 15, packed >> 4), -1).flatten(-2)
-        factors = torch.ldexp(torch.ones_like(exponents, dtype=torch.float32), exponents.int() - BIAS)
-        row.copy_((values[halves.int()] * factors[..., None]).flatten(-2))
-    return out
+@dataclass(frozen=True, slots=True)
+class Mxfp4(Scheme):
+    kind = "mxfp4"
+    code_NP: Tensor  # uint8 [N, K / 2]
+    scale_NG: Tensor  # uint8 [N, K / 32]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.code_NP.shape[0], self.code_NP.shape[1] * 2
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        values = torch.tensor(MXFP4, device=self.code_NP.device)
+        ones = torch.ones_like(self.scale_NG, dtype=torch.float32)
+        scale_NG = torch.ldexp(ones, self.scale_NG.int() - BIAS)
+        return grouped(values[unpack_halves(self.code_NP).int()], scale_NG).to(dtype)

@@ -169,6 +169,11 @@ def unpack_halves(code_NP: Tensor) -> Tensor:
     return torch.stack((code_NP & 15, code_NP >> 4), -1).flatten(-2)
 
 
+def unrounded(scheme: Scheme) -> Scheme:
+    """Without a word on how activations are rounded."""
+    return replace(scheme, input_scale=None, dynamic=False) if isinstance(scheme, Float8 | Integers) else scheme
+
+
 def join(parts: Sequence[Scheme]) -> list[Scheme]:
     """One scheme with all rows, where neighbours are alike; else as few as there can be."""
     joined: list[list[Scheme]] = []

@@ -166,8 +166,7 @@ def test_a_trace_and_its_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[
     (saved,) = tmp_path.glob("*.json")
     result = json.loads(saved.read_text())
     assert result["self_timed"] is True and result["completed"] == 4
-    starts = result["start_times"]
-    assert all(start - starts[0] >= 0.3 * i - 0.05 for i, start in enumerate(starts))
+    assert result["duration"] >= 0.89  # the last is due after 0.9 s
     page = (tmp_path / f"{saved.stem}.timeline.html").read_text()
     assert (
         page.count("<g>") == 4 and "m&lt;b&gt;" in page and "gaps below 2 ms" in page and "16 tokens in, 2 out" in page

@@ -8,6 +8,7 @@ import triton
 from triton.compiler import ASTSource
 
 from octavo.kernels import moe_experts, moe_route
+from octavo.kernels.moe_codes import PLAIN
 from octavo.moe.forms import Pairs, Tiles
 from tests.kernels.compile_all import NVIDIA, TARGETS
 
@@ -29,6 +30,15 @@ def tiles(form: Tiles) -> dict[str, int]:
     return {"M": form.tile, "R": form.rows, "BLOCK": form.block, "STAGES": form.stages}
 
 
+BYTES: dict[str, object] = {"SAME": False, "LAYOUT": 0, "PTX": True, "OFFSET": False, "TOTAL": 128 * 1536}
+HALVES = BYTES | {"LAYOUT": 128, "SAME": True}
+ROWS = BYTES | {"CODE": "fp8", "GROUP": 0, "SPAN": 2048}
+BLOCKS = BYTES | {"CODE": "fp8", "GROUP": 128, "SPAN": 128}
+INT8 = BYTES | {"CODE": "int8", "GROUP": 0, "SPAN": 2048}
+INT4 = HALVES | {"CODE": "int4", "GROUP": 128, "SPAN": 64, "OFFSET": True}
+MXFP4 = HALVES | {"CODE": "mxfp4", "LAYOUT": 64, "GROUP": 32, "SPAN": 32, "SAME": False}
+MIDDLE = Tiles(128, rows=64, block=128, warps=8, stages=3)
+
 # Kernel, constants, warps, and targets if not all.
 KERNELS = [
     (moe_route.route_kernel, ROUTE, 1),
@@ -39,6 +49,14 @@ KERNELS = [
     (moe_experts.tiles_kernel, GATED | DOWN | tiles(FEW) | {"DOWN": True}, 4, NVIDIA[1:2]),
     (moe_experts.tiles_kernel, OSS | tiles(MANY) | {"DOWN": False}, 8, NVIDIA[1:2]),
     (moe_experts.tiles_kernel, GATED | tiles(Tiles(16, 16, 32, stages=1)) | {"DOWN": False}, 4),
+    *((moe_experts.gate_up_pairs_kernel, GATED | pairs(PAIRS) | c, 4, NVIDIA[1:]) for c in (ROWS, BLOCKS)),
+    *((moe_experts.gate_up_pairs_kernel, GATED | pairs(PAIRS) | c, 4) for c in (INT8, INT4, MXFP4)),
+    (moe_experts.down_pairs_kernel, DOWN | pairs(PAIRS) | BLOCKS | {"SHARED": True}, 4, NVIDIA[1:2]),
+    (moe_experts.down_pairs_kernel, DOWN | pairs(PAIRS) | INT4 | {"SHARED": True}, 4, NVIDIA[1:2]),
+    *((moe_experts.tiles_kernel, GATED | tiles(FEW) | c | {"DOWN": False}, 4, NVIDIA[1:2]) for c in (ROWS, BLOCKS)),
+    *((moe_experts.tiles_kernel, GATED | tiles(MIDDLE) | c | {"DOWN": False}, 8, NVIDIA[1:2]) for c in (INT8, INT4)),
+    (moe_experts.tiles_kernel, OSS | tiles(MIDDLE) | MXFP4 | {"DOWN": False}, 8, NVIDIA[1:2]),
+    (moe_experts.tiles_kernel, GATED | DOWN | tiles(FEW) | INT4 | {"DOWN": True}, 4, NVIDIA),
     (moe_experts.gather_kernel, {"K": 8, "SIZE": 2048, "BLOCK": 1024}, 4),
     (moe_experts.combine_kernel, {"K": 8, "SIZE": 2048, "BLOCK": 1024, "SORTED": True, "SHARED": True}, 4),
 ]
@@ -54,7 +72,16 @@ TYPES = {
 }
 
 
-def kind(name: str) -> str:
+CODES = {"fp8": "*fp8e4nv", "int8": "*i8", "int4": "*u8", "mxfp4": "*u8"}
+
+
+def kind(name: str, code: object) -> str:
+    if name == "weight_ptr" and code in CODES:
+        return CODES[str(code)]
+    if name == "scale_ptr":
+        return "*u8" if code == "mxfp4" else "*fp16"
+    if name == "offset_ptr":
+        return "*i8"
     return "*i32" if name in INTEGERS else TYPES.get(name, "*bf16")
 
 
@@ -64,7 +91,12 @@ def main() -> None:
         for target in targets[0] if targets else TARGETS:
             chained = target in NVIDIA[1:]
             values = constants | {"CHAINED": chained}
-            signature = {name: "constexpr" if name in values else kind(name) for name in names}
+            if "weight_ptr" in names:
+                values = PLAIN | values
+                absent = ("scale_ptr", "offset_ptr") if values["CODE"] == "plain" else ("offset_ptr",)
+                values |= {} if values["OFFSET"] else dict.fromkeys(absent)
+                values["PTX"] = values["PTX"] and target in NVIDIA
+            signature = {name: "constexpr" if name in values else kind(name, values.get("CODE")) for name in names}
             aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n][0] == "*"}
             source = ASTSource(kernel, signature, {(names.index(n),): v for n, v in values.items()}, aligned)
             options = {"num_warps": warps, "num_stages": 3, "enable_fp_fusion": True}

@@ -17,6 +17,7 @@ from octavo.moe.forms import Grouped, Pairs, Tiles
 from octavo.moe.routing import route
 from octavo.moe.torch_backend import TorchExperts, gated
 from octavo.moe.triton_backend import TritonExperts
+from octavo.quant.schemes import Plain
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PLAIN = Routing(5, 2)
@@ -116,8 +117,8 @@ def make(routing: Routing = PLAIN, hidden: int = 40, inner: int = 24, dtype: tor
     spec = MoeSpec(routing, hidden, inner, options.pop("activation", "silu"), dtype, DEVICE, **options)
     x = routing.num_experts
     weights = ExpertWeights(
-        0.2 * draw(x, 2 * inner, hidden, seed=2, dtype=dtype),
-        0.2 * draw(x, hidden, inner, seed=3, dtype=dtype),
+        Plain(0.2 * draw(x * 2 * inner, hidden, seed=2, dtype=dtype)),
+        Plain(0.2 * draw(x * hidden, inner, seed=3, dtype=dtype)),
         draw(x, 2 * inner, seed=4, dtype=dtype) if spec.bias else None,
         draw(x, hidden, seed=5, dtype=dtype) if spec.bias else None,
     )
@@ -133,12 +134,15 @@ def inputs(spec: MoeSpec, tokens: int) -> tuple[torch.Tensor, torch.Tensor, torc
 def reference(spec: MoeSpec, weights: ExpertWeights, x_TE, logits_TX, bias_X, shared_TE) -> torch.Tensor:
     """In float64, a token and an expert at a time."""
     out = shared_TE.double()
+    x = spec.routing.num_experts
+    gate_up_XGE = weights.gate_up.dequantize(torch.float64).view(x, -1, spec.hidden_size)
+    down_XEI = weights.down.dequantize(torch.float64).view(x, -1, spec.inner_size)
     for token, chosen in enumerate(routed(*route(logits_TX, bias_X, spec.routing))):
         for expert, weight in chosen.items():
-            gate_up = weights.gate_up_XGE[expert].double() @ x_TE[token].double()
+            gate_up = gate_up_XGE[expert] @ x_TE[token].double()
             if weights.gate_up_bias_XG is not None:
                 gate_up = gate_up + weights.gate_up_bias_XG[expert]
-            y = weights.down_XEI[expert].double() @ gated(gate_up[None], spec)[0]
+            y = down_XEI[expert] @ gated(gate_up[None], spec)[0]
             if weights.down_bias_XE is not None:
                 y = y + weights.down_bias_XE[expert]
             out[token] += weight * y
@@ -201,7 +205,7 @@ def test_without_shared_experts_and_with_one_token_in_an_empty_step() -> None:
 
 
 @pytest.mark.parametrize("form", [*SMALL, Grouped()], ids=["pairs", "wide-pairs", "tiles", "grouped"])
-@pytest.mark.parametrize("wrong", ["gate_up_XGE", "down_XEI", "gate_up_bias_XG", "down_bias_XE", "x", "shared"])
+@pytest.mark.parametrize("wrong", ["gate_up", "down", "gate_up_bias_XG", "down_bias_XE", "x", "shared"])
 def test_a_wrong_input_is_seen(form, wrong: str, monkeypatch) -> None:
     monkeypatch.setattr(triton_backend, "grouped_mm", by_expert)
     biased = "bias" in wrong
@@ -211,6 +215,7 @@ def test_a_wrong_input_is_seen(form, wrong: str, monkeypatch) -> None:
     x_TE, logits_TX, bias_X, shared_TE = inputs(spec, 2)
     wanted = reference(spec, weights, x_TE, logits_TX, bias_X, shared_TE)
     spoiled = {"x": x_TE, "shared": shared_TE}[wrong] if wrong in ("x", "shared") else getattr(weights, wrong)
+    spoiled = spoiled.weight_NK if isinstance(spoiled, Plain) else spoiled
     spoiled.view(-1)[-1] += 3.0
     got = TritonExperts(spec, weights).compute(form, x_TE, logits_TX, bias_X, shared_TE)
     with pytest.raises(AssertionError):

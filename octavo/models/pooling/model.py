@@ -15,6 +15,7 @@ from octavo.attention.base import ForwardBatch
 from octavo.core.errors import ModelError
 from octavo.core.pooling import PoolingParams
 from octavo.layers.linear import Linear
+from octavo.layers.moe import Experts
 from octavo.models.decoder import Decoder
 from octavo.models.encoder import Encoder
 from octavo.models.pooling.files import PoolingSpec
@@ -101,6 +102,9 @@ class PoolingModel:
     def linears(self) -> list[Linear]:
         """Whose weights may be quantised: not those of the head."""
         return self.backbone.linears()
+
+    def expert_layers(self) -> list[Experts]:
+        return self.backbone.expert_layers()
 
     def finish(self) -> None:
         """Once, when all weights are in place."""
