@@ -1,10 +1,12 @@
 """Offline generation with random prompts: requests and tokens a second, time to first token, time a token.
 
     scripts/bench offline [--model DIR | --shape llama-3-8b] [--requests 1000 --input 512 --output 256]
+    scripts/bench offline --shape llama-3-8b --steps
     scripts/bench offline --shape llama-3-8b --batches 1 8 64 256 --input 512 --output 64
 
 Greedy, fixed lengths, end tokens ignored, every prompt new. `--shape` makes a model of that shape with random weights
-and no text. With `--batches`, each batch runs alone; a step's time is (time for all - time to first) / (output - 1).
+and no text. `--steps` tells what kinds of steps took the time. With `--batches`, each batch runs alone; a step's time is
+(time for all - time to first) / (output - 1).
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +38,24 @@ def run(llm: LLM, rng: np.random.Generator, requests: int, length: int, output: 
     return time.perf_counter() - start
 
 
+def by_kind(llm: LLM, work: Callable[[], float]) -> tuple[float, dict[str, tuple[int, float]]]:
+    """What `work` returns, and for each kind of step how many there were and their seconds, from plan to plan."""
+    plans: list[tuple[float, str]] = []
+
+    def note(plan: Any, _: object) -> None:
+        decodes = plan.num_decodes
+        kind = f"decode of {decodes // 100}00" if not len(plan.chunk_tokens_C) else "mixed" if decodes else "prefill"
+        plans.append((time.perf_counter(), kind))
+
+    llm._core.on_plan = note
+    seconds = work()
+    found: dict[str, tuple[int, float]] = {}
+    for (begin, kind), (end, _) in pairwise([*plans, (time.perf_counter(), "")]):
+        count, spent = found.get(kind, (0, 0.0))
+        found[kind] = count + 1, spent + end - begin
+    return seconds, found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder or Hugging Face id (default: the demo model)")
@@ -41,6 +64,7 @@ def main() -> None:
     parser.add_argument("--input", type=int, default=512)
     parser.add_argument("--output", type=int, default=256)
     parser.add_argument("--batches", type=int, nargs="+")
+    parser.add_argument("--steps", action="store_true")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
     args = parser.parse_args()
@@ -61,10 +85,12 @@ def main() -> None:
         )
         print(f"batch {batch:5}: first token {first * 1e3:8.1f} ms, step {step:7.2f} ms", flush=True)
     if not args.batches:
-        seconds = run(llm, rng, args.requests, args.input, args.output)
+        seconds, kinds = by_kind(llm, lambda: run(llm, rng, args.requests, args.input, args.output))
         rate = args.requests / seconds
         rows.append({"requests": args.requests, "seconds": seconds, "requests_per_s": rate})
         print(f"{args.requests} requests in {seconds:.2f} s: {rate:.2f} req/s, {rate * args.output:.0f} output tok/s")
+        for kind, (count, spent) in kinds.items() if args.steps else ():
+            print(f"  {kind:16} {count:5} steps {spent:6.2f} s {spent / count * 1e3:7.2f} ms a step")
     if args.json:
         record = {
             "date": date.today().isoformat(),

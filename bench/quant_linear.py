@@ -72,7 +72,9 @@ def plot(figures: dict[str, dict[int, tuple[float, float]]], path: Path) -> None
         left.plot(list(found), [us for us, _ in found.values()], marker="o", label=kind)
         right.plot(list(found), [100 * floor / us for us, floor in found.values()], marker="o", label=kind)
     for axes, title in ((left, "microseconds of a layer's products"), (right, "share of the floor, %")):
-        axes.set(xscale="log", xlabel="rows of x", title=title)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set(xlabel="rows of x", title=title)
         axes.grid(True, alpha=0.3)
         axes.legend()
     left.set(yscale="log")
