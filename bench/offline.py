@@ -5,8 +5,8 @@
     scripts/bench offline --shape llama-3-8b --batches 1 8 64 256 --input 512 --output 64
 
 Greedy, fixed lengths, end tokens ignored, every prompt new. `--shape` makes a model of that shape with random weights
-and no text. `--steps` tells what kinds of steps took the time. With `--batches`, each batch runs alone; a step's time is
-(time for all - time to first) / (output - 1).
+and no text. `--steps` tells what kinds of steps took the time. With `--batches`, each batch runs alone; a step's time
+is (time for all - time to first) / (output - 1).
 """
 
 from __future__ import annotations
