@@ -26,7 +26,7 @@ from octavo.models.config import read_json
 from octavo.models.groups import LayerGroups
 from octavo.models.spec import ModelSpec
 from octavo.quant import METHODS, ONLINE
-from octavo.quant.sizes import gguf_size, layout_of
+from octavo.quant.sizes import expert_size, gguf_size, layout_of
 
 GIB = 1 << 30
 MATRIX_SHARES = ((1, 0.97), (8, 0.87), (64, 0.80))  # rows of a matrix product, share of the slower rate it reaches
@@ -49,7 +49,8 @@ class Plan:
     cost: Cost
     dtype: str
     parameters: int
-    weight_size: float | None  # bytes of a weight in quantised layers
+    weight_size: float | None  # bytes of a weight in quantised linear layers
+    expert_size: float | None  # and in quantised experts
     reads: bool  # it generates nothing: it has no KV cache and no decode step
     ledger: dict[str, int]  # bytes
     cache: CacheConfig
@@ -132,6 +133,7 @@ class Plan:
             "active_parameters": self.active,
             "dtype": self.dtype,
             "bytes_per_quantised_weight": self.weight_size,
+            "bytes_per_quantised_expert_weight": self.expert_size,
             "gpu": self.device.name,
             "bandwidth": self.device.bandwidth,
             "flops": self.device.flops,
@@ -204,8 +206,9 @@ def _names() -> list[str]:
     return [ceiling.part.lower() for ceiling in CEILINGS]
 
 
-def weight_size(folder: Path, online: str | None, itemsize: int) -> float | None:
-    """Bytes of a weight in layers that are quantised, by the folder or as `--quantization` asks; None: none are.
+def weight_sizes(folder: Path, online: str | None, itemsize: int) -> tuple[float | None, float | None]:
+    """Bytes of a weight in linear layers and in experts, quantised by the folder or as `--quantization` asks; None:
+    they are plain.
 
     Raises ConfigError for what the loader would refuse.
     """
@@ -217,7 +220,7 @@ def weight_size(folder: Path, online: str | None, itemsize: int) -> float | None
         for name, tensor in GgufFile(gguf).tensors.items():
             if name.startswith("blk.") and len(tensor.shape) > 1:
                 types[tensor.type.name] += math.prod(tensor.shape)
-        return gguf_size(types, itemsize)
+        return gguf_size(types, itemsize), None
     stored = read_json(folder / "config.json").get("quantization_config")
     stored = stored if isinstance(stored, dict) else {}
     method = stored.get("quant_method")
@@ -227,7 +230,7 @@ def weight_size(folder: Path, online: str | None, itemsize: int) -> float | None
         if online not in ONLINE:
             raise ConfigError(f"--quantization must be one of {', '.join(ONLINE)}, got {online}")
     layout = layout_of(stored, online)
-    return None if layout is None else layout.size
+    return None if layout is None else layout.size, expert_size(stored, layout)
 
 
 def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, output_len: int) -> Plan:
@@ -244,8 +247,9 @@ def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, out
     itemsize = 4 if dtype == "float32" else 2
     # A quantised cache has a scale of two bytes beside each head.
     kv_itemsize = None if config.kv_cache_dtype == "auto" else 1 + 2 / spec.head_dim
-    size = weight_size(folder, config.quantization, itemsize)
-    cost = Cost.of_folder(folder, itemsize, kv_itemsize, overrides=config.overrides, weight_size=size)
+    size, experts = weight_sizes(folder, config.quantization, itemsize)
+    sizes = {"weight_size": size, "expert_size": experts if spec.experts else None}
+    cost = Cost.of_folder(folder, itemsize, kv_itemsize, overrides=config.overrides, **sizes)
     reading = reads(config, folder)
     context, rows, step_tokens = resolve_limits(config, spec.max_position, on_gpu=True)
     if reading:
@@ -284,7 +288,7 @@ def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, out
         cost=cost,
         dtype=dtype,
         parameters=parameters(spec),
-        weight_size=size,
+        **sizes,
         reads=reading,
         ledger=ledger,
         cache=dataclasses.replace(shape, num_blocks=ledger.get("KV cache", 0) // page),
@@ -313,6 +317,7 @@ def lines(found: Plan) -> list[str]:
         f"{found.spec.architecture}: {_count(found.parameters)} parameters in {found.dtype}"
         + (f", {_count(found.active)} of them at work for a token" if found.spec.experts else "")
         + (f", linear layers in {found.weight_size:.2f} bytes a weight" if found.weight_size is not None else "")
+        + (f", experts in {found.expert_size:.2f}" if found.expert_size is not None else "")
         + f", a context of {found.context:,} tokens",
         f"{device.name}: {device.memory / GIB:.1f} GiB, {scaled(device.bandwidth, 'B/s')}, "
         f"{scaled(device.flops, 'FLOP/s')}",
@@ -327,13 +332,13 @@ def lines(found: Plan) -> list[str]:
         "cache; host and network take no time. The floor is bytes / bandwidth or operations / rate. What is expected",
         "takes the shares of them that Octavo reached on one H200 with two Llama models; other GPUs may differ.",
         "Workspace is an estimate: the engine measures it when it starts.",
-        *(QUANTISED if found.weight_size is not None else ()),
+        *(QUANTISED if found.weight_size is not None or found.expert_size is not None else ()),
     ]
 
 
 QUANTISED = (
     "Quantised layers count with the bytes that they take in memory and at the rates of plain ones, which their",
-    "kernels need not reach; embeddings, head and experts stay as they are.",
+    "kernels need not reach; embeddings, head and routers stay as they are.",
 )
 
 

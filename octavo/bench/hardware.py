@@ -118,10 +118,18 @@ class Cost:
     of new tokens written. Operations: two for each weight and token, and attention's. Activations count for nothing: a
     perfect kernel would not write them.
 
-    `weight_bytes` and `itemsize` are those of the model as it runs, `kv_itemsize` of the cache.
+    `weight_bytes` and `itemsize` are those of the model as it runs, `kv_itemsize` of the cache, `expert_size` of a
+    weight of experts, where these are not as large as others.
     """
 
-    def __init__(self, spec: ModelSpec, weight_bytes: int, itemsize: int, kv_itemsize: float | None = None) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weight_bytes: int,
+        itemsize: int,
+        kv_itemsize: float | None = None,
+        expert_size: float | None = None,
+    ) -> None:
         embedding = spec.vocab_size * spec.hidden_size
         everywhere, expert = _parameters(spec)
         experts = spec.experts
@@ -131,8 +139,12 @@ class Cost:
         self.layer_bytes = weight_bytes - self.head_bytes * (1 if spec.tie_embeddings else 2)
         self.head_flops = 2 * embedding
         self.num_experts, self.top_k = (experts.routing.num_experts, experts.routing.top_k) if experts else (0, 0)
-        # Of all of them: they stay as they are where layers are quantised.
-        self.expert_bytes = min(self.layer_bytes, expert * self.num_experts * itemsize)
+        all_experts = expert * self.num_experts
+        self.expert_bytes = (  # of all of them
+            self.layer_bytes * all_experts // (everywhere + all_experts)
+            if expert_size is None
+            else int(all_experts * expert_size)
+        )
         self.token_flops = 2 * (everywhere + expert * self.top_k)
         value_dim = spec.head_dim if spec.latent is None else spec.latent.rank
         kept = spec.head_dim if spec.latent is not None else 2 * spec.num_kv_heads * spec.head_dim
@@ -148,15 +160,19 @@ class Cost:
         *,
         overrides: Mapping[str, Any] | None = None,
         weight_size: float | None = None,
+        expert_size: float | None = None,
     ) -> Cost:
         """As its config.json says: a model with one type for its weights, of so many bytes if it is given; those of
-        layers that may be quantised take `weight_size` bytes each, if that is given."""
+        layers that may be quantised take `weight_size` bytes each, and those of experts `expert_size`."""
         from octavo.models.spec import ModelSpec
 
         spec = ModelSpec.from_folder(folder, overrides)
         itemsize = itemsize or (4 if spec.dtype == "float32" else 2)
-        saved = 0 if weight_size is None else int(_quantisable(spec) * (itemsize - weight_size))
-        return cls(spec, parameters(spec) * itemsize - saved, itemsize, kv_itemsize)
+        linear, experts = _quantisable(spec)
+        saved = linear * (itemsize - (itemsize if weight_size is None else weight_size))
+        expert_size = itemsize if expert_size is None else expert_size
+        saved += experts * (itemsize - expert_size)
+        return cls(spec, parameters(spec) * itemsize - int(saved), itemsize, kv_itemsize, expert_size)
 
     def step(self, starts_N: npt.NDArray[Any], counts_N: npt.NDArray[Any], sampled: int) -> tuple[int, int]:
         """(bytes, operations) of a step in which rows compute `counts_N` tokens after `starts_N` others."""
@@ -238,15 +254,16 @@ def parameters(spec: ModelSpec) -> int:
     return everywhere + tables + (expert * spec.experts.routing.num_experts if spec.experts else 0)
 
 
-def _quantisable(spec: ModelSpec) -> int:
-    """Of linear layers: not of experts, routers, tables, and what latent attention multiplies into others."""
-    everywhere, _ = _parameters(spec)
-    if spec.experts:
-        everywhere -= sum(spec.experts.layers) * spec.hidden_size * spec.experts.routing.num_experts
+def _quantisable(spec: ModelSpec) -> tuple[int, int]:
+    """(of linear layers, of experts): not routers, tables, and what latent attention multiplies into others."""
+    everywhere, expert = _parameters(spec)
     if spec.latent is not None:
         latent = spec.latent
         everywhere -= spec.num_layers * spec.num_heads * (latent.nope_dim + latent.value_dim) * latent.rank
-    return everywhere
+    if spec.experts is None:
+        return everywhere, 0
+    count = spec.experts.routing.num_experts
+    return everywhere - sum(spec.experts.layers) * spec.hidden_size * count, expert * count
 
 
 def attended(starts_N: Ints, counts_N: Ints, window: int | None) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 FLOAT32 = 4
 ONLINE_GROUP = 128  # of int4 (pack.py)
+MXFP4 = 0.5 + 1 / 32  # bytes a weight
 
 
 class Layout(NamedTuple):
@@ -60,6 +61,16 @@ def layout_of(stored: Mapping[str, Any], online: str | None = None) -> Layout | 
         case "bitsandbytes":
             return Layout("table", 4, 64) if stored.get("load_in_4bit") else Layout("int", 8)
     return ONLINE.get(online or "")
+
+
+def expert_size(stored: Mapping[str, Any], layout: Layout | None) -> float | None:
+    """Bytes of a weight of experts on a GPU, as `layout` is that of linear layers; None: they are plain, or decoded.
+
+    Tables are decoded, and so is what has its columns in an order of each expert's own.
+    """
+    if stored.get("quant_method") == "mxfp4":
+        return MXFP4
+    return None if layout is None or layout.kind == "table" or stored.get("desc_act") is True else layout.size
 
 
 def gguf_size(types: Mapping[str, int], itemsize: int) -> float:

@@ -90,14 +90,30 @@ def test_quantised_layers_count_with_their_bytes(tmp_path: Path) -> None:
         plan(EngineConfig(model=str(folder), quantization="fp8"), folder, find_device("h200"), 512, 256)
 
 
-def test_experts_stay_as_they_are(tmp_path: Path) -> None:
+def test_quantised_experts(tmp_path: Path) -> None:
     family, overrides = CASES["mixtral"]
     folder = make_model(tmp_path, family, **overrides)
-    plain, found = (
-        plan(EngineConfig(model=str(folder), quantization=method), folder, find_device("h200"), 16, 16)
-        for method in (None, "int8")
-    )
-    assert found.cost.expert_bytes == plain.cost.expert_bytes < found.cost.layer_bytes < plain.cost.layer_bytes
+
+    def of(**flags: str) -> Plan:
+        return plan(EngineConfig(model=str(folder), dtype="bfloat16", **flags), folder, find_device("h200"), 16, 16)
+
+    plain, found = of(), of(quantization="int8")
+    assert 2 * found.cost.expert_bytes == plain.cost.expert_bytes
+    assert found.cost.expert_bytes < found.cost.layer_bytes < plain.cost.layer_bytes * 0.6
+    assert "experts in 1.00" in lines(found)[0]
+    edit_config(folder, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    decoded = of()
+    assert decoded.cost.expert_bytes == plain.cost.expert_bytes and decoded.cost.layer_bytes < plain.cost.layer_bytes
+    edit_config(folder, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True})
+    assert of().cost.expert_bytes == plain.cost.expert_bytes
+
+
+def test_mxfp4(tmp_path: Path) -> None:
+    family, overrides = CASES["gpt_oss"]
+    folder = make_model(tmp_path, family, **overrides)
+    edit_config(folder, quantization_config={"quant_method": "mxfp4"})
+    found = plan(EngineConfig(model=str(folder), dtype="bfloat16"), folder, find_device("h200"), 16, 16)
+    assert (found.weight_size, found.expert_size) == (None, 0.5 + 1 / 32)
 
 
 def test_a_gguf_file(tmp_path: Path) -> None:
