@@ -20,6 +20,7 @@ from octavo.kernels.codes import CodeMatrix, Rounding, RowCodes
 from octavo.kernels.cpu_int8 import PackedInt8
 from octavo.quant.schemes import Float8, Integers, Scheme
 
+SHARED_BYTES = 200 << 10  # that a program must be able to have for the kernel of few rows: Hopper's 227 KiB are enough
 MANY_ROWS = 32  # of x, from which on decoding a matrix first is faster than our kernel for any shape
 
 
@@ -169,9 +170,12 @@ class FewRows:
         self.kernels, self.round_rows = skinny_codes, row_codes.round_rows
         self.codes = codes
         device = codes.code_NP.device
-        self.serves = device.type == "cuda" and torch.version.hip is None
-        self.chained = self.serves and _capability(device) >= (9, 0)
-        self.processors = torch.cuda.get_device_properties(device).multi_processor_count if self.serves else 1
+        self.serves = self.chained = False
+        if device.type == "cuda" and torch.version.hip is None:
+            properties = torch.cuda.get_device_properties(device)
+            self.processors = properties.multi_processor_count
+            self.serves = properties.shared_memory_per_block_optin >= SHARED_BYTES
+            self.chained = _capability(device) >= (9, 0)
 
     def form(self, tokens: int, rounding: Rounding | None) -> Any:
         """How to compute it for rows that are rounded so, or not at all; None: not here."""
