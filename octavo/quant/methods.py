@@ -174,7 +174,7 @@ class FewRows:
         if device.type == "cuda" and torch.version.hip is None:
             properties = torch.cuda.get_device_properties(device)
             self.processors = properties.multi_processor_count
-            self.serves = properties.shared_memory_per_block_optin >= SHARED_BYTES
+            self.serves = getattr(properties, "shared_memory_per_block_optin", 0) >= SHARED_BYTES
             self.chained = _capability(device) >= (9, 0)
 
     def form(self, tokens: int, rounding: Rounding | None) -> Any:
