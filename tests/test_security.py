@@ -74,6 +74,15 @@ g(shell=False); re.compile("x"); model.eval(); yaml.safe_load("x")
     assert len(list(findings(ast.parse(source)))) == 13
 
 
+def test_asserts_do_nothing_that_others_need() -> None:
+    """Under `python -O` they are not there: what one of them names or awaits would not be either."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Assert):
+                used = [each for each in ast.walk(node) if isinstance(each, (ast.NamedExpr, ast.Await, ast.Yield))]
+                assert not used, f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
 def test_no_security_check_is_an_assert() -> None:
     for name in NO_ASSERTS:
         asserts = [

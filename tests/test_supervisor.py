@@ -16,7 +16,7 @@ from tests.server.conftest import wait_for
 from tests.server.test_end_to_end import children, is_running
 
 PROGRAM = """
-import os, subprocess, sys, time
+import os, signal, subprocess, sys, time
 from pathlib import Path
 from octavo.core import restarts
 from octavo.core.child import ALIVE, READY, STOP
@@ -24,6 +24,7 @@ from octavo.core.errors import ConfigError
 from octavo.supervisor import supervise
 
 restarts.FIRST_PAUSE = 0.01
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests' own parent has it ignored
 mode, folder = sys.argv[1], Path(sys.argv[2])
 
 def front(control):

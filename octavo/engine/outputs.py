@@ -7,14 +7,13 @@ beside the server; the engine itself never touches text.
 from __future__ import annotations
 
 import logging
+import struct
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import cast
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from octavo.core.errors import EngineUnavailable, InternalError, NanLogits, Overloaded, RequestError
 from octavo.core.outputs import (
@@ -46,7 +45,8 @@ class _Answer:
     detokenizer: Detokenizer | None
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    # Packed until they are told, a twentieth of their size: a client may have stopped reading.
+    logprobs: list[bytes | TokenLogprobs] = field(default_factory=list)
     cumulative_logprob: float = 0.0
     finish_reason: str | None = None
     stop_reason: int | str | None = None
@@ -78,6 +78,7 @@ class RequestState:
         self.lost = False  # the engine that had it has died
         self.pooled: FloatArray | None = None  # what a request that generates nothing has asked for
         self.failure: RequestError | None = None  # why an answer has ended with an error
+        self.texts: TokenTexts  # of the processor that knows it
 
     def live_uids(self) -> list[int]:
         return [self.request.uid + a.index for a in self.answers if a.finish_reason is None]
@@ -156,11 +157,21 @@ class RequestState:
         del answer.logprobs[detokenizer.num_tokens :]
         return True
 
-    def add_logprobs(self, index: int, found: TokenLogprobs, token: int) -> None:
+    def add_logprobs(self, index: int, packed: bytes) -> None:
         answer = self.answers[index]
         if answer.finish_reason is None:
-            answer.logprobs.append(found)
-            answer.cumulative_logprob += found[token].logprob
+            answer.logprobs.append(packed)
+            answer.cumulative_logprob += _logprob_of(packed)
+
+    def _logprobs(self, answer: _Answer, start: int, delta: bool) -> list[TokenLogprobs]:
+        rows = answer.logprobs
+        for i in range(start, len(rows)):
+            if isinstance(row := rows[i], bytes):
+                rows[i] = self.texts.unpacked(row)
+        found = cast(list[TokenLogprobs], rows[start:])
+        if delta:  # they are not told again
+            rows[start:] = [b""] * len(found)
+        return found
 
     def output(self) -> RequestOutput | None:
         """What is to be told now, by the request's output kind; None if there is nothing new."""
@@ -203,7 +214,7 @@ class RequestState:
             text=answer.text[text:] if text else answer.text,
             token_ids=answer.token_ids[tokens:],
             cumulative_logprob=answer.cumulative_logprob if with_logprobs else None,
-            logprobs=answer.logprobs[tokens:] if with_logprobs else None,
+            logprobs=self._logprobs(answer, tokens, delta) if with_logprobs else None,
             finish_reason=answer.finish_reason,
             stop_reason=answer.stop_reason,
         )
@@ -215,12 +226,13 @@ class OutputProcessor:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._states: dict[int, RequestState] = {}
-        self._texts: dict[int, str] = {}  # of single tokens, for logprobs; at most the vocabulary
+        self._texts = TokenTexts(tokenizer)
 
     def __len__(self) -> int:
         return len(self._states)
 
     def add(self, state: RequestState) -> None:
+        state.texts = self._texts
         for index in range(state.params.n):
             self._states[state.request.uid + index] = state
 
@@ -263,19 +275,20 @@ class OutputProcessor:
             if (state := states.get(uid)) is not None and uid == state.request.uid and not state.resumes:
                 state.num_cached = cached
         if outputs.prompt_logprobs is not None:
-            for uid, row in _rows(outputs.prompt_logprobs):
+            for row, uid in enumerate(outputs.prompt_logprobs.uids):
                 state = states.get(uid)
                 if state is not None and state.prompt_logprobs is not None and uid == state.request.uid:
                     try:
-                        state.prompt_logprobs.append(self._logprobs(row, state.params.prompt_logprobs or 0))
+                        packed = _packed(outputs.prompt_logprobs, row, state.params.prompt_logprobs or 0)
+                        state.prompt_logprobs.append(self._texts.unpacked(packed))
                     except Exception:
                         fail(state)
         if outputs.logprobs is not None:
-            for uid, row in _rows(outputs.logprobs):
+            for row, uid in enumerate(outputs.logprobs.uids):
                 if (state := states.get(uid)) is not None:
                     try:
-                        found = self._logprobs(row, state.params.logprobs or 0)
-                        state.add_logprobs(uid - state.request.uid, found, row.ids[0])
+                        packed = _packed(outputs.logprobs, row, state.params.logprobs or 0)
+                        state.add_logprobs(uid - state.request.uid, packed)
                     except Exception:
                         fail(state)
         for pooled in outputs.pooled:
@@ -311,35 +324,42 @@ class OutputProcessor:
                 self.drop(state)
         return list(changed.values()), aborts
 
-    def _logprobs(self, row: _LogprobRow, count: int) -> TokenLogprobs:
-        """Those of the token itself and of the `count` likeliest: other requests of the step may have wanted more."""
-        found = {row.ids[0]: Logprob(row.values[0], row.rank, self._decoded(row.ids[0]))}
-        likeliest = zip(row.ids[1 : count + 1], row.values[1 : count + 1], strict=True)
-        for place, (token, value) in enumerate(likeliest, 1):
-            found.setdefault(token, Logprob(value, place, self._decoded(token)))
-        return found
 
-    def _decoded(self, token: int) -> str:
+class TokenTexts:
+    """Of single tokens, for logprobs; at most the vocabulary."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._texts: dict[int, str] = {}
+
+    def _of(self, token: int) -> str:
         text = self._texts.get(token)
         if text is None:
-            text = self._texts[token] = self.tokenizer.decode([token], skip_special_tokens=False)
+            text = self._texts[token] = self._tokenizer.decode([token], skip_special_tokens=False)
         return text
 
+    def unpacked(self, packed: bytes) -> TokenLogprobs:
+        """The token itself, then the likeliest, which may be the token itself once more."""
+        width = len(packed) // 8
+        rank, *ids = struct.unpack_from(f"={1 + width}i", packed)
+        values = struct.unpack_from(f"={width}f", packed, 4 + 4 * width)
+        found = {ids[0]: Logprob(values[0], rank, self._of(ids[0]))}
+        for place in range(1, width):
+            found.setdefault(ids[place], Logprob(values[place], place, self._of(ids[place])))
+        return found
 
-class _LogprobRow(NamedTuple):
-    """The token itself, its rank, and the likeliest tokens."""
 
-    ids: list[int]
-    values: list[float]
-    rank: int
+def _packed(found: Logprobs, row: int, count: int) -> bytes:
+    """A row's rank, ids and values: of the token itself and `count` others; of the step some may have wanted more."""
+    begin = 4 * row * found.width
+    end = begin + 4 * min(found.width, count + 1)
+    return found.ranks[4 * row : 4 * row + 4] + found.ids[begin:end] + found.values[begin:end]
 
 
-def _rows(found: Logprobs) -> Iterator[tuple[int, _LogprobRow]]:
-    shape = (len(found.uids), found.width)
-    ids: npt.NDArray[np.int32] = np.frombuffer(found.ids, np.int32).reshape(shape)
-    values: npt.NDArray[np.float32] = np.frombuffer(found.values, np.float32).reshape(shape)
-    ranks = np.frombuffer(found.ranks, np.int32).tolist()
-    return zip(found.uids, map(_LogprobRow, ids.tolist(), values.tolist(), ranks), strict=True)
+def _logprob_of(packed: bytes) -> float:
+    """Of the token itself."""
+    value: float = struct.unpack_from("=f", packed, 4 + len(packed) // 8 * 4)[0]
+    return value
 
 
 def _error_of(end: Finished) -> RequestError:

@@ -120,7 +120,8 @@ class Attention:
 
     def _fused(self, qkv: Tensor, batch: ForwardBatch) -> Tensor:
         """Queries, normed and turned; keys, likewise, and values go to the cache."""
-        assert self.kernels is not None and (cache := batch.attention.cache(self.layer)) is not None
+        cache = batch.attention.cache(self.layer)
+        assert self.kernels is not None and cache is not None
         rope, norm = self.rope, self.norm
         q_THD: Tensor = self.kernels.rotate_and_write(
             qkv,

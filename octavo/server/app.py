@@ -42,6 +42,7 @@ from octavo.server.completions import completions
 from octavo.server.config import ServerConfig
 from octavo.server.engine import Engine
 from octavo.server.http import (
+    CLOSE,
     EVENTS,
     ClientGone,
     Dialect,
@@ -202,6 +203,8 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
+        if self.draining:  # the next request belongs to a replica
+            exchange.extra.append(CLOSE)
         route = self._match(exchange)
         if isinstance(route, Route):
             exchange.dialect = route.dialect
@@ -236,7 +239,7 @@ class App:
         origin = exchange.header(b"origin")
         if origin is None or not self.origins.allowed & {origin, b"*"}:
             return False
-        exchange.extra = [
+        exchange.extra += [
             (b"access-control-allow-origin", b"*" if b"*" in self.origins.allowed else origin),
             (b"access-control-expose-headers", b"x-request-id, x-octavo-ignored, request-id, retry-after"),
             (b"vary", b"origin"),

@@ -311,7 +311,7 @@ class Exchange:
         if error.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
         if isinstance(error, (BodyTimeout, BodiesTooLarge, RequestTooLarge, UnsupportedEncoding, Draining)):
-            headers.append(CLOSE)  # the rest of the body is not wanted; or the next request belongs to a replica
+            headers += [] if CLOSE in self.extra else [CLOSE]  # the rest of the body is not wanted; or we are going
         if isinstance(error, MethodNotAllowed):
             headers.append((b"allow", ", ".join(error.allowed).encode()))
         body = self.dialect.body(error, self.request_id)

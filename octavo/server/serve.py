@@ -132,6 +132,18 @@ class Server(uvicorn.Server):
         )
         return cls(config)
 
+    stopping = False  # nobody will serve at these sockets after us
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for sock in sockets or [] if self.stopping else []:
+            with contextlib.suppress(OSError):  # a supervisor holds it too: clients would wait where nobody accepts
+                sock.shutdown(socket.SHUT_RDWR)
+        if self.force_exit:
+            for connection in list(self.server_state.connections):
+                assert isinstance(connection, Connection)
+                connection.leave()
+        await super().shutdown(sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -174,6 +186,7 @@ class Serving:
             keeping.cancel()
             speaking.cancel()
             await asyncio.gather(keeping, speaking, return_exceptions=True)
+            self.http.stopping = self.stop.is_set()
             self.http.should_exit = True
             self.http.force_exit = self.kill.is_set() or self.app.service is None
             await listening

@@ -27,6 +27,7 @@ MAX_HEADERS = 256
 HEAD_SECONDS = 10.0
 STALL_SECONDS = 30.0
 UNREAD_SECONDS = 10.0
+LEAVE_SECONDS = 2.0  # that a connection without a request outlives the listener
 MAX_PIPELINED = 64  # requests on one connection that wait for the answer to the one before
 _OFFERS = (b"upgrade", b"http2-settings")  # headers that belong to an offer to speak another protocol
 
@@ -223,6 +224,25 @@ class Connection(HttpToolsProtocol):
         self._cancel("stall_timer")
 
     # -- the end
+
+    def shutdown(self) -> None:
+        """The listener is closed. On a connection that is kept, or new, a request may be on its way.
+
+        It is still answered, if only to be sent to a replica, and the answer ends the connection.
+        """
+        if self._idle:
+            self.loop.call_later(LEAVE_SECONDS, self.leave)
+        else:
+            super().shutdown()
+
+    def leave(self) -> None:
+        """Closes, unless an answer is being written, which then does."""
+        if self._idle:
+            self.transport.close()
+
+    @property
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def drop(self, why: str) -> None:
         log.event("dropped", logging.WARNING, why=why)

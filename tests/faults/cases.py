@@ -1,4 +1,4 @@
-"""The cases of docs/reliability.md: what is done to the server, and the tests that do it.
+"""The cases of docs/reliability.md: what is done to the server, and the tests that do it; and what holds by design.
 
 A test named `test_A5_…` in this folder belongs to case A5 by its name; `elsewhere` names tests of other folders, by
 file or as file::test. A case without tests says why.
@@ -125,7 +125,8 @@ CASES = (
           "tests/server/test_serve.py::test_a_port_in_use_costs_no_model_load")),
     Case("G10", "An engine that dies again and again", _at(LIFE, "test_an_engine_that_dies_again_and_again")),
     Case("G11", "SIGTERM with streams and a queue; a second one; a terminal that closes", (*_at(LIFE, "test_drain",
-         "test_a_drain_that_takes_too_long", "test_a_second_signal_ends_at_once"),
+         "test_a_drain_that_takes_too_long", "test_a_second_signal_ends_at_once",
+         "test_kept_connections_end_with_an_answer"),
          "tests/test_supervisor.py::test_a_terminal_that_closes_may_say_so_twice"),
          "a second signal ends at once, with status 1: answers were cut"),
     Case("G12", "Replicas are replaced one after the other under 50 requests a second: none fails",
@@ -156,4 +157,49 @@ CASES = (
     Case("I7", "The engine dies in a stream: an error, no [DONE]",
          _at(LIFE, "test_the_openai_client_raises_when_a_stream_breaks")),
     Case("I8", "Many streams and idle connections", _at(LIFE, "test_two_hundred_streams_at_once")),
+)  # fmt: skip
+
+SECURITY, SERVE = "tests/test_security.py", "tests/server/test_serve.py"
+PROPERTIES = (
+    Case("S1", "Nothing unpickles, evaluates or executes: our code is read for it, serving processes refuse it",
+         _at(SECURITY, "test_nothing_runs_what_it_reads", "test_the_gate_sees_them", "test_serving_processes_refuse",
+         "test_libraries_go_on")),
+    Case("S2", "Processes speak msgpack of fixed schemas over socket pairs without a name; the operator's is private",
+         ("tests/faults/test_models.py::test_E6_who_listens", "tests/faults/test_models.py::test_E7_random_frames")),
+    Case("S3", "A key for every route that was matched, but for those of health and the console's pages",
+         (*_at(HTTP, "test_every_route_and_method_needs_the_key", "test_no_way_around_the_key"),
+          "tests/server/test_admin.py")),
+    Case("S4", "One constructor checks every request, of every route and of the offline API", (MATRIX,)),
+    Case("S5", "What a request may cost is reserved before any work", (*_at(MATRIX, "test_logprobs_are_paid_for",
+         "test_what_is_reserved"), "tests/server/test_overload.py", "tests/server/test_bodies.py")),
+    Case("S6", "Grammars are compiled and followed in processes that can be killed, with bounded memory",
+         ("tests/grammar/test_checker.py", "tests/text/test_sandbox.py"),
+         "clients' templates are refused; a model's is rendered by the front, within a budget of steps and text"),
+    Case("S7", "A fault of the host's code is of its request", _at(ISOLATION, "test_a_fault_is_the_requests_own",
+         "test_a_fault_that_passes")),
+    Case("S8", "Ids are ours, random, of 122 bits; those of clients are only echoed", (
+         *_at(HTTP, "test_ids_that_are_not_echoed"), "tests/server/test_responses.py::test_another_key_s_responses")),
+    Case("S9", "One function clears what a row leaves; debugging poisons freed rows and blocks", _at(ISOLATION,
+         "test_nothing_of_a_row_outlives_it", "test_poison")),
+    Case("S10", "Prefixes are hashed with 128 bits under a key of the process, with their salt", (
+         "tests/scheduler/test_scheduler.py::test_salts_do_not_share",)),
+    Case("S11", "Keys never share a prefix", _at(HTTP, "test_keys_part_their_caches")),
+    Case("S12", "Nothing is fetched for a client", note="there is no code that could; pictures and files by "
+         "address are refused"),
+    Case("S13", "Nothing of a model is imported", ("tests/text/test_tokenizer.py::test_code_in_the_folder_is_not_run",
+         "tests/faults/test_models.py::test_E4_code_in_a_model", "tests/core/test_hub.py",
+         f"{SECURITY}::test_children_take_no_module_from_the_current_folder")),
+    Case("S14", "No check is an assert, and no assert does more than check", (
+         *_at(SECURITY, "test_no_security_check_is_an_assert", "test_asserts_do_nothing_that_others_need"),
+         "tests/test_optimized.py"), "the whole suite also runs by `PYTHONOPTIMIZE=1 scripts/test`"),
+    Case("S15", "Errors come from one catalogue; no exception's text reaches a client", _at(SECURITY,
+         "test_no_exception_is_formatted_into_an_answer", "test_the_leaks_are_seen")),
+    Case("S16", "Logs are escaped, without prompts and keys; labels of metrics come from closed sets", (
+         "tests/core/test_log.py", "tests/server/test_metrics.py::test_labels_come_from_closed_sets",
+         "tests/faults/test_models.py::test_E9_what_is_told_about_the_server")),
+    Case("S17", "Loopback unless told otherwise; an open address needs a key", _at(SERVE,
+         "test_an_open_address_needs_a_key")),
+    Case("S18", "What a model writes is data", ("tests/text/parsing/test_parsers.py",)),
+    Case("S19", "Supply", note="versions are pinned in constraints.txt, without hashes; nothing is signed yet"),
+    Case("S20", "No variable of the environment opens a route", _at(SERVE, "test_no_variable_opens_a_route")),
 )  # fmt: skip

@@ -16,10 +16,11 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.faults.cases import CASES, Case
+from tests.faults.cases import CASES, PROPERTIES, Case
 from tests.faults.subject import GROWTH, Subject, memory
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +80,7 @@ def own_tests() -> dict[str, list[str]]:
 
 
 def all_nodes() -> list[str]:
-    return list(dict.fromkeys(node for case in CASES for node in nodes_of(case)))
+    return list(dict.fromkeys(node for case in (*CASES, *PROPERTIES) for node in nodes_of(case)))
 
 
 def nodes_of(case: Case) -> list[str]:
@@ -130,17 +131,23 @@ def verdict(case: Case, results: list[Result]) -> str:
     return f"passed ({found.count('passed')})" if "passed" in found else "not run"
 
 
+def table(head: str, cases: Sequence[Case], results: list[Result]) -> Iterator[str]:
+    yield f"| {head} | Result (tests) | Tests, or why there are none |\n|---|---|---|---|\n"
+    for case in cases:
+        where = dict.fromkeys(f"`{node.partition('::')[0]}`" for node in nodes_of(case))
+        why = "; ".join(filter(None, [", ".join(where), case.note]))
+        yield f"| {case.id} | {case.text} | {verdict(case, results)} | {why} |\n"
+
+
 def page(results: list[Result], form: str) -> str:
     day = datetime.date.today().isoformat()
     longest = max((result.gap for result in results), default=0.0)
     machine = f"Python {platform.python_version()}, {platform.machine()}, without a GPU"
     lines = [HEAD, f"Last run: {day}, {form}, {machine}: {len(results)} tests; the longest silence of a canary was "]
     lines.append(f"{longest:.1f} s.\n\n")
-    lines.append("| Case | What is done | Result (tests) | Tests, or why there are none |\n|---|---|---|---|\n")
-    for case in CASES:
-        where = dict.fromkeys(f"`{node.partition('::')[0]}`" for node in nodes_of(case))
-        why = "; ".join(filter(None, [", ".join(where), case.note]))
-        lines.append(f"| {case.id} | {case.text} | {verdict(case, results)} | {why} |\n")
+    lines += table("Case | What is done", CASES, results)
+    lines.append("\n## What holds by design\n\n")
+    lines += table("Property | What holds", PROPERTIES, results)
     return "".join(lines)
 
 

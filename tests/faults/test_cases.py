@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.faults.cases import CASES
+from tests.faults.cases import CASES, PROPERTIES
 from tests.faults.report import belongs, nodes_of, own_tests
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ def test_every_test_has_its_case() -> None:
 
 
 def test_every_case_has_tests_or_says_why_not() -> None:
-    for case in CASES:
+    for case in (*CASES, *PROPERTIES):
         assert nodes_of(case) or case.note, case.id
         for node in case.elsewhere:
             path, _, name = node.partition("::")

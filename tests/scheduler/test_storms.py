@@ -236,8 +236,9 @@ def test_broken_bookkeeping_is_taken_out_of_use(damage, overlap: bool):
     assert engine.scheduler.audit() == 0
     engine.scheduler.waiting.check_integrity()
     damage(engine)
-    with pytest.raises(AssertionError):
-        engine.scheduler.cache.check_integrity()
+    if __debug__:  # the audit does not need asserts
+        with pytest.raises(AssertionError):
+            engine.scheduler.cache.check_integrity()
     assert 1 <= engine.scheduler.audit() <= 2
     engine.scheduler.check_integrity()
     for _ in range(30):

@@ -196,3 +196,17 @@ def test_as_many_descriptors_as_we_may_have() -> None:
         "soft, kept = r.getrlimit(r.RLIMIT_NOFILE); print(soft > 64 and kept == hard)"
     )
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "True\n"
+
+
+def test_no_variable_opens_a_route() -> None:
+    """The table is the same whatever the environment says."""
+    program = (
+        "from octavo.core.config import EngineConfig; from octavo.server.app import App;"
+        "from octavo.server.config import ServerConfig; app = App(ServerConfig(api_key=('k',)), EngineConfig());"
+        "print([(each.method, each.path, each.public) for each in app.routes]); app.folder.close()"
+    )
+    loud = dict.fromkeys(("OCTAVO_DEBUG", "OCTAVO_DEV", "DEBUG", "VLLM_SERVER_DEV_MODE", "PYTHONDEVMODE"), "1")
+    tables = {
+        subprocess.check_output([sys.executable, "-c", program], env={**os.environ, **more}) for more in ({}, loud)
+    }
+    assert len(tables) == 1 and b"/v1/chat/completions" in tables.pop()
