@@ -169,11 +169,9 @@ def resolve_limits(config: EngineConfig, trained: int, on_gpu: bool) -> tuple[in
 def _context_cost(model: Decoder) -> float:
     """Tokens of context whose attention costs as many operations as a token's matrix products."""
     spec = model.spec
-    embeddings = spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
-    matrices = model.num_bytes / model.dtype.itemsize - embeddings
+    matrices = sum(linear.shape[0] * linear.shape[1] for linear in model.linears())
     if (experts := spec.experts) is not None:  # a token sees few of them
-        unseen = experts.routing.num_experts - experts.routing.top_k
-        matrices -= unseen * sum(experts.layers) * 3 * spec.hidden_size * experts.inner_size
+        matrices += experts.routing.top_k * sum(experts.layers) * 3 * spec.hidden_size * experts.inner_size
     return max(1.0, matrices / (2 * spec.num_layers * spec.num_heads * spec.head_dim))
 
 
