@@ -35,7 +35,7 @@ from octavo.moe import forms
 from octavo.moe.base import ExpertWeights, MoeSpec, Routing
 from octavo.moe.forms import Form, Grouped, Pairs, Tiles
 from octavo.moe.torch_backend import TorchExperts
-from octavo.moe.triton_backend import TritonExperts
+from octavo.moe.triton_backend import OF_WEIGHTS, TritonExperts
 from octavo.quant.mxfp4 import Mxfp4
 from octavo.quant.pack import to_fp8, to_int4, to_int8
 from octavo.quant.schemes import Float8, Plain, Scheme
@@ -160,14 +160,16 @@ def candidates(layers: Layers, tokens: int) -> Iterator[Form]:
     """All that may be worth a try for so many tokens."""
     routing = layers.spec.routing
     rows = tokens * routing.top_k / routing.num_experts
+    stored = layers.layers[0].stored
+    coded = stored != "plain"
     if tokens <= 16:
         for outputs, block, warps, stages in itertools.product((2, 4, 8), (256, 512, 1024), (4, 8), (1, 2)):
             if 1024 <= outputs * block <= 4096:
                 yield Pairs(outputs, block, warps, stages)
     for tile, outputs, block, warps, stages in itertools.product(
-        (16, 32, 64, 128), (64, 128), (64, 128), (4, 8), (3, 4)
+        (16, 32, 64, 128), (32, 64, 128) if coded else (64, 128), (128, 256) if coded else (64, 128), (4, 8), (3, 4)
     ):
-        shared = stages * block * (2 * outputs + tile) * 2
+        shared = stages * block * (2 * outputs * OF_WEIGHTS.get(stored, 2) + tile * 2)
         if shared <= 220 << 10 and outputs * tile <= 128 * 128 and (tile == 16 or rows / 4 <= tile <= 8 * rows):
             yield Tiles(tile, outputs, block, warps, stages)
     if rows >= 4 and layers.layers[0].grouped:

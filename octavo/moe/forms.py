@@ -65,7 +65,7 @@ def choose(
 
 def by_roofline(tokens: int, routing: Routing, grouped: bool, stored: str = "plain") -> Form:
     if stored != "plain":
-        return _for_codes(tokens, routing, grouped)
+        return _for_codes(tokens, routing, grouped, stored)
     pairs = tokens * routing.top_k
     # Pairs that share an expert read it twice: with as many pairs as half the experts, a fifth of them do.
     if tokens == 1 or tokens <= 16 and 2 * pairs <= routing.num_experts:
@@ -80,16 +80,17 @@ def by_roofline(tokens: int, routing: Routing, grouped: bool, stored: str = "pla
     return Tiles(64, rows=128, block=64, warps=8)
 
 
-def _for_codes(tokens: int, routing: Routing, grouped: bool) -> Form:
-    """Not yet measured. Decoding a layer pays once each expert has hundreds of rows."""
-    pairs = tokens * routing.top_k
-    if tokens == 1 or tokens <= 16 and 2 * pairs <= routing.num_experts:
+def _for_codes(tokens: int, routing: Routing, grouped: bool, stored: str) -> Form:
+    """Not yet measured. Pairs make a float32 of each code: of 4 bits GPUs read more in a time than they can so convert.
+    Decoding a layer pays once each expert has hundreds of rows."""
+    pairs, halves = tokens * routing.top_k, stored in ("int4", "mxfp4")
+    if tokens == 1 or not halves and tokens <= 16 and 2 * pairs <= routing.num_experts:
         return Pairs()
     rows = pairs / routing.num_experts
     if grouped and rows >= 192:
         return Grouped()
     if rows <= 12:
-        return Tiles(16, block=128, stages=3)
+        return Tiles(16, block=128, stages=4 if halves else 3)
     if rows <= 48:
         return Tiles(32, block=128, stages=3)
     return Tiles(128, rows=64, block=128, warps=8, stages=3)

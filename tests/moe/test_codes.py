@@ -182,6 +182,8 @@ def test_torch(kind: str) -> None:
 def test_forms() -> None:
     qwen = Routing(128, 8)
     assert forms.choose(1, qwen, 768, 2048, "none", True, "fp8") == Pairs()
+    assert forms.choose(4, qwen, 768, 2048, "none", True, "int8") == Pairs()
+    assert isinstance(forms.choose(4, qwen, 768, 2048, "none", True, "int4"), Tiles)
     assert isinstance(forms.choose(64, qwen, 768, 2048, "none", True, "fp8"), Tiles)
     assert forms.choose(16384, qwen, 768, 2048, "none", True, "int4") == Grouped()
     assert isinstance(forms.choose(16384, qwen, 768, 2048, "none", False, "mxfp4"), Tiles)

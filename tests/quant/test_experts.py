@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from octavo.core.errors import ModelError
+from octavo.engine.build import _context_cost
 from octavo.layers.moe import Stack
 from octavo.models.loader import SINGLE, load_model
 from octavo.quant.pack import quantize, to_fp8, to_int8
@@ -87,6 +88,7 @@ def test_bytes(tmp_path: Path) -> None:
     assert of_experts[0] == numbers
     assert numbers / 4 < of_experts[1] < numbers / 3
     assert whole.num_bytes - small.num_bytes > numbers - of_experts[1]
+    assert _context_cost(small) == _context_cost(whole) > 1  # operations are as many
 
 
 def test_a_missing_expert(tmp_path: Path) -> None:
