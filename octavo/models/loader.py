@@ -124,9 +124,11 @@ def fill(
 
 
 def log_methods(model: Decoder | PoolingModel) -> None:
-    """How many products of quantised layers each method computes."""
+    """How many products of quantised layers each method computes, and what experts of layers are kept as."""
     found = Counter(method.name for linear in model.linears() for method in linear.methods)
     found["decoded when loaded"] = sum(not linear.methods for linear in model.linears())
+    backends = [experts.backend for experts in model.expert_layers()]
+    found.update(f"of experts ({backend.stored})" for backend in backends if backend is not None)
     log.info("quantised layers: %s", ", ".join(f"{count} {name}" for name, count in found.items() if count))
 
 

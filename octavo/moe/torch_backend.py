@@ -31,7 +31,7 @@ class TorchExperts:
 
     def __init__(self, spec: MoeSpec, weights: ExpertWeights) -> None:
         self.spec = spec
-        self.stored = weights.gate_up.kind
+        self.stored = "plain"
         self.nbytes = 0
         self.gate_up = self._products(weights.gate_up, weights.gate_up_bias_XG)
         self.down = self._products(weights.down, weights.down_bias_XE)
@@ -68,6 +68,7 @@ class TorchExperts:
             if method is not None:
                 computed = method(own, dtype)
                 self.nbytes += computed.nbytes
+                self.stored = computed.name
                 found.append(_biased(computed, bias))
                 continue
             weight = own.dequantize(dtype)

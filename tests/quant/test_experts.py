@@ -11,10 +11,12 @@ from torch import Tensor
 
 from octavo.core.errors import ModelError
 from octavo.engine.build import _context_cost
+from octavo.layers import moe
 from octavo.layers.moe import Stack
 from octavo.models.loader import SINGLE, load_model
+from octavo.moe.base import ExpertWeights
 from octavo.quant.pack import quantize, to_fp8, to_int8
-from octavo.quant.schemes import Float8, Plain
+from octavo.quant.schemes import Float8, Plain, Scheme
 from tests.builders import make_model
 from tests.models.cases import CASES as FAMILIES
 from tests.oracle_attention import PagedSession
@@ -31,8 +33,17 @@ def logits(model) -> Tensor:
     return found
 
 
-def stored(model) -> set[str]:
-    return {experts.backend.stored for experts in model.expert_layers()}
+@pytest.fixture
+def kinds(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Of the schemes that reach backends."""
+    found: set[str] = set()
+
+    def seen(gate_up: Scheme, down: Scheme, *biases: Tensor | None) -> ExpertWeights:
+        found.update((gate_up.kind, down.kind))
+        return ExpertWeights(gate_up, down, *biases)
+
+    monkeypatch.setattr(moe, "ExpertWeights", seen)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -46,10 +57,10 @@ def stored(model) -> set[str]:
         ("awq", "int"),
     ],
 )
-def test_checkpoints(tmp_path: Path, case: str, kind: str) -> None:
+def test_checkpoints(tmp_path: Path, kinds: set[str], case: str, kind: str) -> None:
     packed, plain = make_pair(tmp_path, *CASES[case], "qwen3_moe", **SMALL)
     model = load_model(packed)
-    assert stored(model) == {kind}
+    assert kinds == {kind}
     torch.testing.assert_close(logits(model), logits(load_model(plain)), atol=2e-3, rtol=2e-3)
 
 
@@ -57,14 +68,14 @@ def rounded(weight: Tensor, method: str) -> Tensor:
     return quantize(weight, method).dequantize(weight.dtype)
 
 
-@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+@pytest.mark.parametrize(("family", "own"), [("qwen3_moe", {"moe_intermediate_size": 64}), ("gpt_oss", {})])
 @pytest.mark.parametrize("method", ["fp8", "int4"])
-def test_online(tmp_path: Path, family: str, method: str) -> None:
+def test_online(tmp_path: Path, kinds: set[str], family: str, own: dict[str, int], method: str) -> None:
     """Each expert apart, and stacks that lie the other way: as a checkpoint of the rounded weights."""
     name, overrides = FAMILIES[family]
-    folder = make_model(tmp_path, name, **{**overrides, "hidden_size": 128})
+    folder = make_model(tmp_path, name, **{**overrides, "hidden_size": 128, **own})
     quantised = load_model(folder, quantization=method)
-    assert stored(quantised) == {"fp8" if method == "fp8" else "int"}
+    assert kinds == {"fp8" if method == "fp8" else "int"}
     given = load_file(folder / SINGLE)
     for path, tensor in given.items():
         if tensor.dim() == 3 and path.endswith("proj"):
@@ -73,7 +84,6 @@ def test_online(tmp_path: Path, family: str, method: str) -> None:
             given[path] = rounded(tensor, method)
     save_file(given, folder / SINGLE)
     plain = load_model(folder)
-    assert stored(plain) == {"plain"}
     torch.testing.assert_close(logits(quantised), logits(plain), atol=2e-3, rtol=2e-3)
 
 
@@ -88,6 +98,8 @@ def test_bytes(tmp_path: Path) -> None:
     assert of_experts[0] == numbers
     assert numbers / 4 < of_experts[1] < numbers / 3
     assert whole.num_bytes - small.num_bytes > numbers - of_experts[1]
+    (told,) = {experts.backend.stored for experts in small.expert_layers() if experts.backend is not None}
+    assert told == "int8 x int8"
     assert _context_cost(small) == _context_cost(whole) > 1  # operations are as many
 
 
