@@ -8,6 +8,7 @@ not look at counts as possible. Parts that are not possible are left out where t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
@@ -86,7 +87,7 @@ class _Pruning:
             yield "const", None
         kinds = node.get("type")
         kinds = [kinds] if isinstance(kinds, str) else kinds if isinstance(kinds, list) else []
-        faults = [next(iter(self.faults_of(kind, node)), None) for kind in kinds]
+        faults = [next(iter(self.faults_of(kind, node)), None) for kind in kinds if isinstance(kind, str)]
         if faults and all(faults):
             assert faults[0] is not None
             yield faults[0] if len(faults) == 1 else ("type", None)
@@ -99,6 +100,8 @@ class _Pruning:
         if kind == "object":
             properties = node.get("properties")
             for name in _list(node, "required"):
+                if not isinstance(name, str):
+                    continue
                 if isinstance(properties, dict) and name in properties:
                     if not self.allows(properties[name]):
                         yield f"properties.{name}", properties[name]
@@ -106,7 +109,7 @@ class _Pruning:
                     yield "required", None
         if kind == "array" and (least := _number(node.get("minItems"))):
             first = _list(node, "prefixItems")
-            for i, item in enumerate(first[: max(0, int(least))]):
+            for i, item in enumerate(first[: max(0, int(min(least, len(first))))]):
                 if not self.allows(item):
                     yield f"prefixItems[{i}]", item
             if least > len(first) and not self.allows(node.get("items", True)):
@@ -147,7 +150,9 @@ def _list(node: dict[str, Any], key: str) -> list[Any]:
 
 
 def _number(value: Any) -> float | None:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _fits(value: Any, node: dict[str, Any]) -> bool:

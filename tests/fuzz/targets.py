@@ -24,6 +24,7 @@ from octavo.core.gguf.tokenizer import make_tokenizer as make_gguf_tokenizer
 from octavo.core.structured import StructuredOutputs
 from octavo.engine.ipc import Abort, Codec, Start
 from octavo.grammar.checker import Checker
+from octavo.grammar.endless import prune
 from octavo.grammar.messages import Check, Checked, News
 from octavo.grammar.schema import GrammarError, prepare, subschemas
 from octavo.server import fields
@@ -120,6 +121,7 @@ def schemas(data: bytes) -> None:
     try:
         prepared = prepare(schema)
         list(subschemas(prepared))
+        prune(prepared)  # in its process a fault of it would look like a grammar that is too much
     except (GrammarError, RecursionError):
         return
     try:

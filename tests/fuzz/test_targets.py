@@ -8,7 +8,14 @@ import pytest
 
 from tests.fuzz.targets import SEEDS, TARGETS, mutated
 
-FOUND: dict[str, list[bytes]] = {}
+FOUND: dict[str, list[bytes]] = {
+    "schemas": [
+        b'{"type": [{"a": 1}, "string"]}',
+        b'{"type": "object", "properties": {"a": {}}, "required": [{}, "a"]}',
+        b'{"type": "array", "minItems": 1e999, "prefixItems": [{"type": "null"}]}',
+        b'{"type": "array", "minItems": NaN, "maxItems": -Infinity}',
+    ],
+}
 
 
 @pytest.mark.parametrize("name", TARGETS)
