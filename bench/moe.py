@@ -62,9 +62,9 @@ DTYPE = torch.bfloat16
 
 
 def fp8_blocks(weight_NK: Tensor) -> Float8:
-    """A scale for each row and 128 columns, as blocks of 128 x 128 become when they are read."""
+    """A scale for each row and 128 columns (or 64), as blocks of 128 x 128 become when they are read."""
     rows, columns = weight_NK.shape
-    found = to_fp8(weight_NK.view(-1, 128))
+    found = to_fp8(weight_NK.view(-1, 128 if columns % 128 == 0 else 64))
     return Float8(found.code_NK.view(rows, columns), found.scale_NG.view(rows, -1))
 
 
