@@ -2,7 +2,8 @@
 
 The floor of a time is what the bytes and operations need at the fastest copy and matrix product that the device
 reaches (`octavo.bench.hardware`). What is expected is more, by shares of those rates that Octavo reached on one H200
-with Llama-3-8B and Llama-3.2-1B: those measured times come out within 12 % (tests/advise/test_plan.py holds them).
+with Llama-3-8B and Llama-3.2-1B: those measured times come out within 12 %, those of quantised layers and of experts
+within 20 % (tests/advise/test_plan.py holds them).
 """
 
 from __future__ import annotations
@@ -29,7 +30,15 @@ from octavo.quant import METHODS, ONLINE
 from octavo.quant.sizes import expert_size, gguf_size, layout_of
 
 GIB = 1 << 30
-MATRIX_SHARES = ((1, 0.97), (8, 0.87), (64, 0.80))  # rows of a matrix product, share of the slower rate it reaches
+# Rows of matrix products, and the share of the slower rate that they reach.
+MATRIX_SHARES = {
+    "plain": ((1, 0.97), (8, 0.87), (64, 0.80)),
+    "experts": ((1, 0.62), (8, 0.84), (64, 0.92), (256, 0.80), (8192, 0.53)),
+    "float8": ((1, 0.73), (8, 0.70), (64, 0.65), (256, 0.67), (8192, 0.76)),
+    "8 bits": ((1, 0.70), (64, 0.55), (256, 0.40), (1024, 0.60), (4096, 0.73)),
+    "4 bits": ((1, 0.52), (8, 0.49), (64, 0.37), (256, 0.44), (1024, 0.60), (4096, 0.73)),
+}
+FLOAT8_FLOPS = 1.86  # of products of float8, in those of 16 bits
 ATTENTION_READ, ATTENTION_FLOPS = 0.88, 0.65  # of decode's bytes, of prefill's operations
 LAYER_SECONDS = 8e-6  # of launches and small kernels
 BATCHES = (1, 8, 32, 64, 128, 256, 512, 1024)
@@ -51,6 +60,7 @@ class Plan:
     parameters: int
     weight_size: float | None  # bytes of a weight in quantised linear layers
     expert_size: float | None  # and in quantised experts
+    float8: bool  # products of linear layers are of float8, activations too
     reads: bool  # it generates nothing: it has no KV cache and no decode step
     ledger: dict[str, int]  # bytes
     cache: CacheConfig
@@ -88,6 +98,15 @@ class Plan:
         """Sequences of `input_len` and, on average, half of `output_len` that run at once."""
         return max(1, min(self.rows, self.sequences(self.input_len + self.output_len // 2)))
 
+    @property
+    def matrices(self) -> str:
+        """The kind of most matrix products, of `MATRIX_SHARES`."""
+        if self.spec.experts:
+            return "experts"
+        if self.weight_size is None:
+            return "plain"
+        return "float8" if self.float8 else "8 bits" if self.weight_size > 0.8 else "4 bits"
+
     def step(self, contexts: int, tokens: int, rows: int) -> Step:
         """`rows` sequences compute `tokens` each after `contexts` others, and a token is sampled for each."""
         device = self.device
@@ -95,11 +114,13 @@ class Plan:
         starts_N, counts_N = np.full(rows, contexts), np.full(rows, tokens)
         moved, flops = self.cost.matrices(rows * tokens, 0 if self.reads else rows)
         attended, scored = self.cost.attention(starts_N, counts_N)
-        reading, computing = (moved + attended) / device.bandwidth, (flops + scored) / device.flops
+        multiplying = flops / device.flops / (FLOAT8_FLOPS if self.matrices == "float8" else 1)
+        reading, computing = (moved + attended) / device.bandwidth, multiplying + scored / device.flops
         # A product that needs both rates to the full gets neither: the sum of cubes is between maximum and sum.
-        matrices = math.cbrt((moved / device.bandwidth) ** 3 + (flops / device.flops) ** 3)
+        matrices = math.cbrt((moved / device.bandwidth) ** 3 + multiplying**3)
         attention = max(attended / device.bandwidth / ATTENTION_READ, scored / device.flops / ATTENTION_FLOPS)
-        expected = matrices / matrix_share(rows * tokens) + attention + self.cost.num_layers * LAYER_SECONDS
+        share = matrix_share(self.matrices, rows * tokens)
+        expected = matrices / share + attention + self.cost.num_layers * LAYER_SECONDS
         return Step(max(reading, computing), expected, "bandwidth" if reading >= computing else "matrix rate")
 
     def decode(self, batch: int) -> Step:
@@ -171,9 +192,9 @@ class Plan:
         }
 
 
-def matrix_share(rows: int) -> float:
+def matrix_share(kind: str, rows: int) -> float:
     """Of a matrix product's floor in its time, by its rows: straight lines over their logarithm."""
-    at, share = zip(*MATRIX_SHARES, strict=True)
+    at, share = zip(*MATRIX_SHARES[kind], strict=True)
     return float(np.interp(math.log(rows), np.log(at), share))
 
 
@@ -206,9 +227,9 @@ def _names() -> list[str]:
     return [ceiling.part.lower() for ceiling in CEILINGS]
 
 
-def weight_sizes(folder: Path, online: str | None, itemsize: int) -> tuple[float | None, float | None]:
-    """Bytes of a weight in linear layers and in experts, quantised by the folder or as `--quantization` asks; None:
-    they are plain.
+def weight_sizes(folder: Path, online: str | None, itemsize: int) -> tuple[float | None, float | None, bool]:
+    """Bytes of a weight in linear layers and in experts, quantised by the folder or as `--quantization` asks (None:
+    they are plain), and whether layers multiply float8.
 
     Raises ConfigError for what the loader would refuse.
     """
@@ -220,7 +241,7 @@ def weight_sizes(folder: Path, online: str | None, itemsize: int) -> tuple[float
         for name, tensor in GgufFile(gguf).tensors.items():
             if name.startswith("blk.") and len(tensor.shape) > 1:
                 types[tensor.type.name] += math.prod(tensor.shape)
-        return gguf_size(types, itemsize), None
+        return gguf_size(types, itemsize), None, False
     stored = read_json(folder / "config.json").get("quantization_config")
     stored = stored if isinstance(stored, dict) else {}
     method = stored.get("quant_method")
@@ -230,7 +251,8 @@ def weight_sizes(folder: Path, online: str | None, itemsize: int) -> tuple[float
         if online not in ONLINE:
             raise ConfigError(f"--quantization must be one of {', '.join(ONLINE)}, got {online}")
     layout = layout_of(stored, online)
-    return None if layout is None else layout.size, expert_size(stored, layout)
+    float8 = layout is not None and layout.kind == "fp8" and layout.rounds and layout.group is None
+    return None if layout is None else layout.size, expert_size(stored, layout), float8
 
 
 def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, output_len: int) -> Plan:
@@ -247,7 +269,7 @@ def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, out
     itemsize = 4 if dtype == "float32" else 2
     # A quantised cache has a scale of two bytes beside each head.
     kv_itemsize = None if config.kv_cache_dtype == "auto" else 1 + 2 / spec.head_dim
-    size, experts = weight_sizes(folder, config.quantization, itemsize)
+    size, experts, float8 = weight_sizes(folder, config.quantization, itemsize)
     sizes = {"weight_size": size, "expert_size": experts if spec.experts else None}
     cost = Cost.of_folder(folder, itemsize, kv_itemsize, overrides=config.overrides, **sizes)
     reading = reads(config, folder)
@@ -289,6 +311,7 @@ def plan(config: EngineConfig, folder: Path, device: Device, input_len: int, out
         dtype=dtype,
         parameters=parameters(spec),
         **sizes,
+        float8=float8,
         reads=reading,
         ledger=ledger,
         cache=dataclasses.replace(shape, num_blocks=ledger.get("KV cache", 0) // page),
@@ -330,15 +353,15 @@ def lines(found: Plan) -> list[str]:
         "",
         "Assumptions: every weight is read once a step, keys and values once a layer; nothing is found in the prefix",
         "cache; host and network take no time. The floor is bytes / bandwidth or operations / rate. What is expected",
-        "takes the shares of them that Octavo reached on one H200 with two Llama models; other GPUs may differ.",
+        "takes the shares of them that Octavo reached on one H200 with models of its kind; other GPUs may differ.",
         "Workspace is an estimate: the engine measures it when it starts.",
         *(QUANTISED if found.weight_size is not None or found.expert_size is not None else ()),
     ]
 
 
 QUANTISED = (
-    "Quantised layers count with the bytes that they take in memory and at the rates of plain ones, which their",
-    "kernels need not reach; embeddings, head and routers stay as they are.",
+    "Quantised layers count with the bytes that they take in memory, quantised experts at the rates of plain ones,",
+    "which their kernels need not reach; embeddings, head and routers stay as they are.",
 )
 
 
