@@ -3,9 +3,8 @@
     scripts/bench table [--shapes llama-3-8b …] [--rows decode prefill first offline] [--engine kv_cache_dtype=int8]
 
 Every shape runs in a process of its own (random weights and prompts, greedy, fixed lengths); one that fails costs the
-others nothing. The floor is what bytes at 4.3 TB/s or operations at 780 TFLOP/s would take, whichever is more, of the
-weights' own type; of a job it is that of all its prompts and steps at the largest batch that fits. "expected" is what
-`octavo plan` says.
+others nothing. The floor is what bytes at 4.3 TB/s or operations at 780 TFLOP/s (in fp8: 1450) would take, whichever is
+more, of the weights' own type; of a job it is that of all its prompts and steps at the largest batch that fits.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from octavo.advise.plan import FLOAT8_FLOPS
 from octavo.bench.shapes import SHAPES, write_shape
 
 BATCHES = (1, 8, 64, 256)
@@ -41,9 +41,10 @@ def measured(shape: str, rows: list[str], engine: dict[str, Any]) -> list[dict[s
     with tempfile.TemporaryDirectory() as folder:
         llm = LLM(str(write_shape(shape, Path(folder))), load_format="dummy", **engine)
     work, found = cost(llm), []
+    rate = MATRIX_RATE * (FLOAT8_FLOPS if engine.get("quantization") == "fp8" else 1)
 
     def report(row: str, seconds: float, moved: float, flops: float, tokens: float) -> None:
-        floor = max(moved / BANDWIDTH, flops / MATRIX_RATE)
+        floor = max(moved / BANDWIDTH, flops / rate)
         record = {"shape": shape, **engine, "row": row, "ms": seconds * 1e3, "floor_ms": floor * 1e3}
         found.append({**record, "share": floor / seconds, "tokens_per_s": tokens / seconds})
         print(json.dumps(found[-1]), flush=True)
@@ -65,7 +66,7 @@ def measured(shape: str, rows: list[str], engine: dict[str, Any]) -> list[dict[s
         ones = np.ones(JOB, np.int64)
         _, prompts = work.step(0 * ones, JOB_IN * ones, JOB)
         steps = [work.step((JOB_IN + i) * ones, ones, JOB) for i in range(JOB_OUT)]
-        floor = prompts / MATRIX_RATE + sum(max(moved / BANDWIDTH, flops / MATRIX_RATE) for moved, flops in steps)
+        floor = prompts / rate + sum(max(moved / BANDWIDTH, flops / rate) for moved, flops in steps)
         report(f"{JOB} x ({JOB_IN} in, {JOB_OUT} out)", seconds, floor * BANDWIDTH, 0, JOB * JOB_OUT)
         found[-1]["requests_per_s"] = JOB / seconds
     return found
