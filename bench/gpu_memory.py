@@ -1,4 +1,4 @@
-"""How soon a GPU's memory is free after a kill -9: of the engine, the front and the supervisor of `octavo serve` in turn.
+"""How soon the GPU's memory is free after a kill -9 of the engine, the front or the supervisor of `octavo serve`.
 
     python -m bench.gpu_memory [--shape llama-3-8b] [--streams 32] [--seconds 75] [-- FLAGS OF octavo serve]
 
