@@ -82,8 +82,9 @@ def measure(llm: LLM, batch: int, context: int, top: int) -> float:
     """Seconds of a steady step; with `top`, that many of its kernels are printed."""
     core, rng = llm._core, np.random.default_rng(batch)
     length = context - STEPS // 2
+    reading = batch * length // core.info.max_num_batched_tokens  # steps; who was read first answers meanwhile
     for _ in range(batch):
-        add(llm, rng, next(UIDS), length, STEPS + PROFILED + 3 * WARM)
+        add(llm, rng, next(UIDS), length, reading + STEPS + PROFILED + 3 * WARM)
     for _ in range(10_000):
         core.step()
         if core.scheduler._last_plan is not None and core.scheduler._last_plan.steady:

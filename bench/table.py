@@ -1,6 +1,6 @@
 """The rows of docs/benchmarks.md for models on a GPU, each beside its floor: decode steps, prompts, whole jobs.
 
-    scripts/bench table [--shapes llama-3-8b …] [--rows decode prefill first offline] [--engine kv_cache_dtype=int8]
+    scripts/bench table [--shapes llama-3-8b …] [--rows decode long prefill …] [--engine kv_cache_dtype=int8]
 
 Every shape runs in a process of its own (random weights and prompts, greedy, fixed lengths); one that fails costs the
 others nothing. The floor is what bytes at 4.3 TB/s or operations at 780 TFLOP/s (in fp8: 1450) would take, whichever is
@@ -26,10 +26,11 @@ from octavo.bench.shapes import SHAPES, write_shape
 
 BATCHES = (1, 8, 64, 256)
 CONTEXT = 512
+LONG_BATCH, LONG_CONTEXT = 64, 8192
 FIRST = 128  # tokens of the prompt whose first token is timed
 PROMPTS, LENGTH = 64, 2048
 JOB, JOB_IN, JOB_OUT = 1000, 512, 256
-ROWS = ("decode", "prefill", "first", "offline")
+ROWS = ("decode", "long", "prefill", "first", "offline")
 
 
 def measured(shape: str, rows: list[str], engine: dict[str, Any]) -> list[dict[str, Any]]:
@@ -39,7 +40,8 @@ def measured(shape: str, rows: list[str], engine: dict[str, Any]) -> list[dict[s
     from octavo import LLM
 
     with tempfile.TemporaryDirectory() as folder:
-        llm = LLM(str(write_shape(shape, Path(folder))), load_format="dummy", **engine)
+        context = 2 * LONG_CONTEXT if "long" in rows else LONG_CONTEXT
+        llm = LLM(str(write_shape(shape, Path(folder), context)), load_format="dummy", **engine)
     work, found = cost(llm), []
     rate = MATRIX_RATE * (FLOAT8_FLOPS if engine.get("quantization") == "fp8" else 1)
 
@@ -52,9 +54,13 @@ def measured(shape: str, rows: list[str], engine: dict[str, Any]) -> list[dict[s
     if "first" in rows:
         seconds = measure_prefill(llm, 1, FIRST, 0)
         report(f"first token, {FIRST} in", seconds, *work.step(np.zeros(1), np.array([FIRST]), 1), FIRST)
-    for batch in BATCHES if "decode" in rows else ():
-        seconds = measure(llm, batch, CONTEXT, 0)
-        report(f"decode, batch {batch}", seconds, *work.step(np.full(batch, CONTEXT), np.ones(batch), batch), batch)
+    decodes = [(batch, CONTEXT) for batch in BATCHES] if "decode" in rows else []
+    decodes += [(LONG_BATCH, LONG_CONTEXT)] if "long" in rows else []
+    for batch, context in decodes:
+        seconds = measure(llm, batch, context, 0)
+        moved, flops = work.step(np.full(batch, context), np.ones(batch), batch)
+        name = f"decode, batch {batch}" + (f" x {context:,}" if context != CONTEXT else "")
+        report(name, seconds, moved, flops, batch)
     if "prefill" in rows:
         seconds = measure_prefill(llm, PROMPTS, LENGTH, 0)
         _, flops = work.step(np.zeros(PROMPTS), np.full(PROMPTS, LENGTH), PROMPTS)

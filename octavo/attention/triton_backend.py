@@ -65,9 +65,9 @@ class TritonAttention:
         self.values = torch.zeros(shape, dtype=spec.cache_dtype, device=spec.device)
         self.caches = [self.keys, self.values]
         if spec.quantised:
-            self.key_scales = torch.zeros(shape[:-1], dtype=kv_cache.SCALE_DTYPE, device=spec.device)
-            self.value_scales = torch.zeros_like(self.key_scales)
-            self.caches += [self.key_scales, self.value_scales]
+            shape = (spec.num_layers, num_blocks, spec.num_kv_heads, spec.block_size, 2)
+            self.scales = torch.zeros(shape, dtype=kv_cache.SCALE_DTYPE, device=spec.device)
+            self.caches.append(self.scales)
         self.group = spec.num_heads // spec.num_kv_heads
         dim_p2 = max(16, _power_of_two(spec.head_dim))
         self.tile = max(16, min(64, TILE_BYTES // (dim_p2 * spec.dtype.itemsize)))
@@ -144,8 +144,9 @@ class TritonAttention:
         return tuple(cache[layer] for cache in self.caches)
 
     def _kept(self, layer: int) -> tuple[Tensor, ...]:
-        """What kernels read: keys, values, and their scales, in whose place something stands if there are none."""
-        return self.cache(layer) if self.spec.quantised else 2 * self.cache(layer)
+        """What kernels read: keys, values, and words of scales, in whose place something stands if there are none."""
+        keys, values = self.keys[layer], self.values[layer]
+        return keys, values, self.scales[layer].view(torch.int32) if self.spec.quantised else keys
 
     def write(self, layer: int, k_TKD: Tensor, v_TKD: Tensor, batch: ForwardBatch) -> None:
         from octavo.kernels.paged_attention import write_kv_kernel
@@ -156,10 +157,12 @@ class TritonAttention:
             k_TKD,
             v_TKD,
             batch.slots_T,
-            *self._kept(layer),
+            *self.cache(layer),
+            *(() if spec.quantised else (k_TKD,)),
             k_TKD.stride(0),
             v_TKD.stride(0),
             **kv_cache.constants(spec.cache_dtype),
+            BLOCK_SIZE=spec.block_size,
             KV_HEADS=spec.num_kv_heads,
             HEAD_DIM=spec.head_dim,
             HEADS_P2=_power_of_two(spec.num_kv_heads),

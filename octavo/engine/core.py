@@ -5,6 +5,7 @@ The offline API drives it in process, the server through `octavo.engine.process`
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from octavo.core.progress import Phase
 from octavo.core.request import EngineRequest
 from octavo.engine.build import EngineInfo, build
 from octavo.engine.build_pooling import build_pooling, reads
+from octavo.engine.rhythm import Rhythm
 
 AUDIT_STEPS = 1000  # between two looks at the bookkeeping while there is work
 WAIT_SECONDS = 0.005  # for a grammar, where no row has anything else to do
@@ -69,6 +71,7 @@ class EngineCore:
         self.on_plan: Callable[[Plan, Planner], None] | None = None  # told of each step before it runs
         self._flight: tuple[Plan, Handle] | None = None
         self._steps = 0  # since the bookkeeping was looked at
+        self._rhythm = Rhythm()
 
     @classmethod
     def start(
@@ -97,12 +100,14 @@ class EngineCore:
         """One turn of the loop: starts the next step, then takes in the one before. None if no step ended."""
         plan: Plan | None = None
         done: tuple[Plan, Handle] | None = None
+        begun = time.monotonic()
         try:
             plan = self.scheduler.schedule()
             if plan is not None:
                 if self.on_plan is not None:
                     self.on_plan(plan, self.scheduler)
                 done = plan, self.runner.execute(plan)
+                self._rhythm.started(plan.num_tokens, begun, time.monotonic())
         except Exception as error:  # up to here nothing has happened that cannot be done again
             return self._retreat(plan, error)
         self._steps += done is not None
@@ -112,8 +117,17 @@ class EngineCore:
             done, self._flight = self._flight, done
         if done is None:
             return self.scheduler.wait(WAIT_SECONDS) if plan is None else None
-        plan, handle = done
-        return self.scheduler.update(plan, handle.wait())
+        return self._take_in(*done)
+
+    def _take_in(self, plan: Plan, handle: Handle) -> StepOutputs:
+        result = handle.wait()
+        self._rhythm.ended(time.monotonic())
+        return self.scheduler.update(plan, result)
+
+    @property
+    def slack(self) -> float:
+        """Seconds that may be waited for more to come before the next step, while one is under way."""
+        return self._rhythm.slack(time.monotonic()) if self._flight is not None else 0.0
 
     def prepare(self) -> bool:
         """Without work: does something that a later step would have to. False if there is nothing left to do."""
@@ -127,8 +141,8 @@ class EngineCore:
         exhausted = self.runner.recover(error)
         outputs = None
         if self._flight is not None:
-            (before, handle), self._flight = self._flight, None
-            outputs = self.scheduler.update(before, handle.wait())
+            flight, self._flight = self._flight, None
+            outputs = self._take_in(*flight)
         self.scheduler.retreat(plan, error, exhausted)
         return outputs
 

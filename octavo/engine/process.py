@@ -60,6 +60,7 @@ class EngineProcess:
         self._budget = StepBudget()
         self._pace = Pace()
         self._fruitless = 0
+        self._turned = 0.0  # when the last step ended, or what it waits for had come
         self._starting = threading.Lock()
         self._codec = Codec()
         self._inbox: SimpleQueue[ToEngine | None] = SimpleQueue()
@@ -97,10 +98,10 @@ class EngineProcess:
 
     def _step(self, core: EngineCore) -> StepOutputs | None:
         self._planned = 0
-        begun = time.monotonic()
         outputs = core.step()
+        begun, self._turned = self._turned, time.monotonic()
         if self._planned:
-            seconds = time.monotonic() - begun
+            seconds = self._turned - begun
             self._budget.took(self._planned, seconds)
             self._pace.ran(self._planned, seconds)
         if outputs is not None:
@@ -120,17 +121,22 @@ class EngineProcess:
         self._progress.enter(Phase.STEP, self._budget.of(plan.num_tokens), plan.num_tokens)
 
     def _take_messages(self, core: EngineCore) -> bool:
-        """Hands on what has come; waits for something if there is no work. False when the front is gone."""
+        """Hands on what has come; waits for something if there is no work, or none that presses. False when the front
+        is gone."""
         while True:
             while not core.has_work and self._inbox.empty() and self._prepare(core):
                 pass
             self._progress.enter(Phase.IDLE, IDLE_BUDGET)
+            busy = core.has_work
+            patience = core.slack if busy else BEAT_SECONDS
             try:
-                message = self._inbox.get(not core.has_work, BEAT_SECONDS)
+                message = self._inbox.get(patience > 0, max(patience, 0))
             except Empty:
-                if core.has_work:
+                if busy:
                     return True
                 continue
+            if not busy:
+                self._turned = time.monotonic()
             match message:
                 case Add(requests):
                     for request in requests:

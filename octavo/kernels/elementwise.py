@@ -18,7 +18,7 @@ from torch import Tensor
 
 from octavo.kernels import kv_cache
 from octavo.kernels.chain import chain
-from octavo.kernels.paged_attention import quantise
+from octavo.kernels.paged_attention import quantise, scale_place
 from octavo.kernels.row_codes import Rounding, RowCodes, flags, store_codes
 
 HEADS_PER_PROGRAM = 8  # of rotate_and_write: a small batch still fills several SMs
@@ -102,8 +102,7 @@ def rotate_and_write_kernel(
     slots_ptr,  # where the token's keys and values go; negative: nowhere
     key_cache_ptr,
     value_cache_ptr,
-    key_scale_ptr,  # of a quantised cache: see octavo.kernels.paged_attention
-    value_scale_ptr,
+    scale_ptr,  # of a quantised cache: see octavo.kernels.paged_attention
     q_weight_ptr,
     k_weight_ptr,
     stride,
@@ -118,6 +117,7 @@ def rotate_and_write_kernel(
     HALF: tl.constexpr,  # so many pairs turn; the rest of a head is multiplied by one. 0: nothing turns
     INTERLEAVED: tl.constexpr,  # pairs are (2 i, 2 i + 1), else (i, i + HALF)
     BLOCK: tl.constexpr,  # heads of a program
+    BLOCK_SIZE: tl.constexpr,  # of the cache
     QUANTISED: tl.constexpr,
     LARGEST: tl.constexpr,
     INTEGER: tl.constexpr,
@@ -181,10 +181,9 @@ def rotate_and_write_kernel(
     value_row = key_row - KV_HEADS
     if QUANTISED:
         new, scale = quantise(tl.where(is_key, turned, raw).to(tl.float32), LARGEST, INTEGER)
-        row = head[:, None] + tl.zeros([BLOCK, 1], tl.int64)
-        rounded = scale[:, None].to(tl.float16)
-        tl.store(key_scale_ptr + key_row + row, rounded, mask=is_key & (slot >= 0))
-        tl.store(value_scale_ptr + value_row + row, rounded, mask=is_value & (slot >= 0))
+        kept_head = head[:, None] - tl.where(is_key, HEADS, HEADS + KV_HEADS)
+        place = scale_place(slot, kept_head, BLOCK_SIZE, KV_HEADS) + is_value.to(tl.int64)
+        tl.store(scale_ptr + place, scale[:, None].to(tl.float16), mask=(is_key | is_value) & (slot >= 0))
         new_key = new.to(key_cache_ptr.dtype.element_ty)
         new_value = new_key
     else:
@@ -396,7 +395,7 @@ def rotate_and_write(
         slots_T,
         keys,
         values,
-        *(scales or (keys, values)),
+        *(scales or (keys,)),
         q_weight,
         k_weight,
         qkv.stride(0),
@@ -411,6 +410,7 @@ def rotate_and_write(
         HALF=half,
         INTERLEAVED=interleaved,
         BLOCK=block,
+        BLOCK_SIZE=keys.shape[1],
         num_warps=4,
         **kv_cache.constants(keys.dtype),
         **chain(qkv.device),

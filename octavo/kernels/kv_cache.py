@@ -37,6 +37,12 @@ def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return (quotient if dtype.is_floating_point else quotient.add_(0.5).floor_()).to(dtype), scale
 
 
+def of_slots(scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Of keys and of values, [..., blocks, block size, K]: views of a cache's scales [..., blocks, K, block size, 2]."""
+    k_scale, v_scale = scales.transpose(-3, -2).unbind(-1)
+    return k_scale, v_scale
+
+
 def dequantise(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """What `quantise` was given, about."""
     return values.float().mul_(scale.float().unsqueeze(-1)).to(dtype)

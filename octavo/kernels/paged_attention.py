@@ -2,7 +2,9 @@
 
 A layer's keys and values are [blocks, block size, K, D] each, so a token's head is D contiguous values and a tile of
 tokens is gathered row by row through the block table. The query heads of a key/value head are packed as rows of one
-matrix product: keys and values are read once for all of them.
+matrix product: keys and values are read once for all of them. A quantised cache has scales [blocks, K, block size, 2],
+of keys and of values, in 16 bits: kernels read both as one word, which is what can be read ahead, and multiply in
+float16, to which a GPU turns bytes with the fewest instructions.
 
 Grids depend on the number of sequences and tokens only, never on lengths, and nothing is read on the host: each
 program finds its work from tensors on the device, so a launch can be captured in a CUDA graph.
@@ -24,6 +26,7 @@ from octavo.kernels import kv_cache
 LOWEST = tl.constexpr(-1e30)
 LOG2E = tl.constexpr(1.4426950408889634)
 LEAST_SCALE = tl.constexpr(kv_cache.LEAST_SCALE)
+LIFT = tl.constexpr(64.0)  # of weights times scales, so that float16 holds both large and small ones
 
 
 @triton.jit
@@ -37,19 +40,25 @@ def quantise(x, LARGEST: tl.constexpr, INTEGER: tl.constexpr):
 
 
 @triton.jit
+def scale_place(slot, head, BLOCK_SIZE: tl.constexpr, KV_HEADS: tl.constexpr):
+    """Of the scale of a slot's key; that of its value is the next."""
+    return ((slot // BLOCK_SIZE * KV_HEADS + head) * BLOCK_SIZE + slot % BLOCK_SIZE) * 2
+
+
+@triton.jit
 def write_kv_kernel(
     k_ptr,  # [T, K, D], heads of a token side by side
     v_ptr,
     slots_ptr,
     key_cache_ptr,
     value_cache_ptr,
-    key_scale_ptr,  # [slots, K], if QUANTISED
-    value_scale_ptr,
+    scale_ptr,  # float16, if QUANTISED
     k_stride_t,
     v_stride_t,
     QUANTISED: tl.constexpr,
     LARGEST: tl.constexpr,  # finite value of the cache's type
     INTEGER: tl.constexpr,  # it has no fractions
+    BLOCK_SIZE: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     HEADS_P2: tl.constexpr,
@@ -68,8 +77,9 @@ def write_kv_kernel(
     if QUANTISED:
         k, k_scale = quantise(k.to(tl.float32), LARGEST, INTEGER)
         v, v_scale = quantise(v.to(tl.float32), LARGEST, INTEGER)
-        tl.store(key_scale_ptr + slot * KV_HEADS + head, k_scale.to(tl.float16), mask=of_head)
-        tl.store(value_scale_ptr + slot * KV_HEADS + head, v_scale.to(tl.float16), mask=of_head)
+        pair = scale_ptr + scale_place(slot, head, BLOCK_SIZE, KV_HEADS)
+        tl.store(pair, k_scale.to(tl.float16), mask=of_head)
+        tl.store(pair + 1, v_scale.to(tl.float16), mask=of_head)
     tl.store(key_cache_ptr + slot * (KV_HEADS * HEAD_DIM) + offset, k.to(key_cache_ptr.dtype.element_ty), mask=inside)
     tl.store(
         value_cache_ptr + slot * (KV_HEADS * HEAD_DIM) + offset, v.to(value_cache_ptr.dtype.element_ty), mask=inside
@@ -99,8 +109,7 @@ def attend_tiles(
     table_ptr,  # of the sequence
     key_cache_ptr,  # of the head
     value_cache_ptr,
-    key_scale_ptr,  # of the head, if SCALED
-    value_scale_ptr,
+    scale_ptr,  # of the head, if SCALED: int32, a key's scale below and a value's above
     slope,  # [M], if SLOPED: what a score, before it is scaled, loses for each token before the query
     scale,  # for scores of base two; with a soft cap: of what goes into the tanh
     softcap,  # for scores of base two
@@ -119,6 +128,10 @@ def attend_tiles(
     """Goes on with running maximum, sum and weighted values over the tokens [begin, end)."""
     dim = tl.arange(0, DIM_P2)
     offset = tl.arange(0, TILE)
+    if SCALED:
+        acc *= LIFT
+        if q.dtype == tl.bfloat16:
+            q = q.to(tl.float16)
     if MASKED and WINDOW != 0:  # blocks before are no longer the sequence's
         lowest = first_seen(tl.min(q_pos, 0), WINDOW)
     for start in tl.range(begin, end, TILE):
@@ -149,8 +162,10 @@ def attend_tiles(
             k = tl.load(key_cache_ptr + address)
         scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee")
         if SCALED:
-            k_scale = tl.load(key_scale_ptr + slot * KV_HEADS, mask=inside if MASKED else token < end, other=0.0)
-            scores *= k_scale.to(tl.float32)[None, :]
+            word = tl.load(
+                scale_ptr + block * (KV_HEADS * BLOCK_SIZE) + row, mask=inside if MASKED else token < end, other=0
+            )
+            scores *= word.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)[None, :]
         if SLOPED:
             scores -= slope[:, None] * (q_pos[:, None] - token[None, :]).to(tl.float32)
         if CAPPED:  # tanh(x) = 1 - 2 / (1 + e^2x)
@@ -175,10 +190,12 @@ def attend_tiles(
         else:
             v = tl.load(value_cache_ptr + address)
         if SCALED:
-            v_scale = tl.load(value_scale_ptr + slot * KV_HEADS, mask=inside if MASKED else token < end, other=0.0)
-            weights *= v_scale.to(tl.float32)[None, :]
+            v_scale = (word >> 16).to(tl.int16).to(tl.float16, bitcast=True)
+            weights *= (v_scale.to(tl.float32) * LIFT)[None, :]
         acc = tl.dot(weights.to(q.dtype), v.to(q.dtype), acc * fade[:, None], input_precision="ieee")
         maximum = higher
+    if SCALED:
+        acc *= 1 / LIFT
     return maximum, total, acc
 
 

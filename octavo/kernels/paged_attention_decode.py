@@ -85,8 +85,7 @@ def decode_kernel(
     table_ptr,
     key_cache_ptr,
     value_cache_ptr,
-    key_scale_ptr,  # of a quantised cache
-    value_scale_ptr,
+    scale_ptr,  # of a quantised cache
     sinks_ptr,  # [H]
     slopes_ptr,  # [H]
     q_stride_t,
@@ -137,9 +136,9 @@ def decode_kernel(
         maximum, total, acc = attend_tiles(
             q, tl.zeros([GROUP_P2], tl.int32) + context - 1, begin, end, maximum, total,
             tl.zeros([GROUP_P2, DIM_P2], tl.float32), table_ptr + sequence * table_stride,
-            key_cache_ptr + head * HEAD_DIM, value_cache_ptr + head * HEAD_DIM, key_scale_ptr + head,
-            value_scale_ptr + head, slope, scale, softcap, True, WINDOW, CAPPED, SLOPED, SCALED, WIDE, BLOCK_SIZE,
-            KV_HEADS, HEAD_DIM, DIM_P2, TILE,
+            key_cache_ptr + head * HEAD_DIM, value_cache_ptr + head * HEAD_DIM, scale_ptr + head * BLOCK_SIZE,
+            slope, scale, softcap, True, WINDOW, CAPPED, SLOPED, SCALED, WIDE, BLOCK_SIZE, KV_HEADS, HEAD_DIM,
+            DIM_P2, TILE,
         )  # fmt: skip
         value = acc / tl.where(total > 0, total, 1.0)[:, None]
         out = out_ptr + pair.to(tl.int64) * (GROUP * HEAD_DIM)

@@ -26,8 +26,7 @@ def prefill_kernel(
     table_ptr,
     key_cache_ptr,
     value_cache_ptr,
-    key_scale_ptr,  # of a quantised cache
-    value_scale_ptr,
+    scale_ptr,  # of a quantised cache
     sinks_ptr,  # [H]
     slopes_ptr,  # [H]
     num_sequences,
@@ -85,8 +84,7 @@ def prefill_kernel(
         table_ptr += low.to(tl.int64) * table_stride
         key_cache_ptr += head * HEAD_DIM
         value_cache_ptr += head * HEAD_DIM
-        key_scale_ptr += head
-        value_scale_ptr += head
+        scale_ptr += head * BLOCK_SIZE
         maximum = tl.full([M], LOWEST, tl.float32)
         total = tl.zeros([M], tl.float32)
         if SINKS:  # as if each row had seen one token more, without a value
@@ -102,19 +100,19 @@ def prefill_kernel(
             begin = first_seen(lowest, WINDOW) // TILE * TILE
             seen = tl.minimum(tl.cdiv(first_seen(end - 1, WINDOW), TILE) * TILE, end)
             maximum, total, acc = attend_tiles(
-                q, q_pos, begin, seen, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr, key_scale_ptr,
-                value_scale_ptr, slope, scale, softcap, True, WINDOW, CAPPED, SLOPED, SCALED, WIDE, BLOCK_SIZE,
+                q, q_pos, begin, seen, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr, scale_ptr,
+                slope, scale, softcap, True, WINDOW, CAPPED, SLOPED, SCALED, WIDE, BLOCK_SIZE,
                 KV_HEADS, HEAD_DIM, DIM_P2, TILE,
             )  # fmt: skip
         diagonal = tl.maximum((lowest + 1) // TILE * TILE, seen)
         maximum, total, acc = attend_tiles(
-            q, q_pos, seen, diagonal, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr, key_scale_ptr,
-            value_scale_ptr, slope, scale, softcap, False, WINDOW, CAPPED, SLOPED, SCALED, WIDE, BLOCK_SIZE,
+            q, q_pos, seen, diagonal, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr, scale_ptr,
+            slope, scale, softcap, False, WINDOW, CAPPED, SLOPED, SCALED, WIDE, BLOCK_SIZE,
             KV_HEADS, HEAD_DIM, DIM_P2, TILE,
         )  # fmt: skip
         maximum, total, acc = attend_tiles(
-            q, q_pos, diagonal, end, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr, key_scale_ptr,
-            value_scale_ptr, slope, scale, softcap, True, WINDOW, CAPPED, SLOPED, SCALED, WIDE, BLOCK_SIZE,
+            q, q_pos, diagonal, end, maximum, total, acc, table_ptr, key_cache_ptr, value_cache_ptr, scale_ptr,
+            slope, scale, softcap, True, WINDOW, CAPPED, SLOPED, SCALED, WIDE, BLOCK_SIZE,
             KV_HEADS, HEAD_DIM, DIM_P2, TILE,
         )  # fmt: skip
         value = acc / tl.where(total > 0, total, 1.0)[:, None]

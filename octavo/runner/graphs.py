@@ -24,6 +24,7 @@ from octavo.attention.base import AttentionBackend, ForwardBatch
 from octavo.core.config import CacheConfig
 from octavo.core.plan import IntArray, StepPlan
 from octavo.models.decoder import Decoder
+from octavo.runner import mixed
 from octavo.runner.batch import BatchBuilder, upload
 from octavo.runner.recorder import Recorder
 from octavo.sampling.sampler import Sampler
@@ -40,12 +41,15 @@ def batch_sizes(most: int) -> list[int]:
 
 
 def reserve(workspace: int, max_tokens: int, cache: CacheConfig, vocab_size: int, itemsize: int) -> int:
-    """Bytes that all graphs may take: one pool for the largest batch, and what the driver keeps of each recording.
+    """Bytes that all graphs may take: one pool for the largest step, and what the driver keeps of each recording.
 
     `workspace` is what a step of `max_tokens` takes outside of graphs, its logits not counted.
     """
+    counts = mixed.decode_counts(cache.max_rows)
+    tokens = max(cache.max_rows, counts[-1] + mixed.CHUNKS[-1])
+    recordings = len(batch_sizes(cache.max_rows)) + len(counts) * len(mixed.CHUNKS)
     logits = 2 * cache.max_rows * vocab_size * itemsize
-    return workspace * cache.max_rows // max_tokens + logits + GRAPH_BYTES * len(batch_sizes(cache.max_rows))
+    return workspace * tokens // max_tokens + logits + GRAPH_BYTES * recordings
 
 
 class DecodeGraphs:

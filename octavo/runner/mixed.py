@@ -4,8 +4,9 @@ A graph belongs to a number of decodes, a number of chunk tokens and a mode of t
 the next numbers with entries of the spare row, which read and write nothing. Everything a step is made of goes up in
 one copy of one array, whose layout follows from the graph's numbers.
 
-Captured when needed again. A step with more tokens than the largest graph keeps the GPU busy for longer than its
-launches take the host, so it needs none.
+Captured when needed again or, smallest first, while the engine has nothing to do (`capture_next`). A step with more
+tokens than the largest graph keeps the GPU busy for longer than its launches take the host, so it needs none. The few
+rows that are sampled cost next to nothing, so greedy ones share the graphs of those that have temperatures and top_k.
 
 Legend: D decodes, C chunk tokens, P sequences with chunks, T = D + C tokens, N = D + P sequences, R rows.
 """
@@ -28,10 +29,17 @@ from octavo.runner.recorder import Recorder
 from octavo.sampling.sampler import Sampler
 
 DECODES = (0, 8, 32, 64, 128, 256)
-CHUNKS = (64, 128, 256, 512, 1024)
+CHUNKS = (64, 128, 256, 384, 512, 768, 1024)
 PROMPTS = 16  # P, of every graph
 WORTH = 2  # steps of a kind that make it worth a recording, which takes as long as three such steps do without
+MODE = 3  # of the sampler, that graphs have at least
 TURNS = 3  # of the pinned buffers: a step in flight, one being planned, one being read
+
+
+def decode_counts(most: int) -> list[int]:
+    """Numbers of decodes to capture, for batches of at most so many sequences."""
+    most = min(DECODES[-1], most)
+    return [*(count for count in DECODES if count < most), most]
 
 
 class Layout:
@@ -62,10 +70,9 @@ class MixedGraphs:
         self.recorder = recorder
         self.block_size, self.max_model_len = cache.block_size, cache.max_model_len
         self.spare_row = cache.max_rows
-        most = min(DECODES[-1], cache.max_rows)
-        self.decodes = [*(count for count in DECODES if count < most), most]
+        self.decodes = decode_counts(cache.max_rows)
         self.num_groups = len(cache.windows)
-        largest = Layout(most, CHUNKS[-1], cache.block_size, self.num_groups)
+        largest = Layout(self.decodes[-1], CHUNKS[-1], cache.block_size, self.num_groups)
         device, pinned = recorder.device, recorder.device.type == "cuda"
         self.input = torch.zeros(largest.size, dtype=torch.int64, device=device)
         self.out_N = torch.zeros(largest.sequences, dtype=torch.int32, device=device)
@@ -75,6 +82,7 @@ class MixedGraphs:
         self._layouts: dict[tuple[int, int], Layout] = {}
         self._graphs: dict[tuple[int, int, int], torch.cuda.CUDAGraph | None] = {}  # None: it cannot be recorded
         self._wanted: Counter[tuple[int, int, int]] = Counter()  # steps that had no graph yet
+        self._ahead = [(decodes, chunk) for decodes in self.decodes for chunk in CHUNKS][::-1]
 
     def run(self, plan: StepPlan) -> tuple[Tensor, IntArray] | None:
         """Sampled tokens, int32, on their way to the host, and which of them are the plan's, in its order.
@@ -89,12 +97,12 @@ class MixedGraphs:
         if mode is None:
             return None
         layout = self._layout(self.decodes[bisect_left(self.decodes, decodes)], CHUNKS[bisect_left(CHUNKS, chunk)])
-        key = (layout.decodes, layout.chunk, mode)
+        key = (layout.decodes, layout.chunk, mode | MODE)
         if key not in self._graphs:
             self._wanted[key] += 1
             if self._wanted[key] < WORTH:
                 return None
-            self._graphs[key] = self._capture(layout, mode)
+            self._graphs[key] = self._capture(layout, mode | MODE)
         graph = self._graphs[key]
         if graph is None:
             return None
@@ -106,6 +114,18 @@ class MixedGraphs:
         arriving_N = self._down[self._turn, : layout.sequences]
         arriving_N.copy_(self.out_N[: layout.sequences], non_blocking=True)
         return arriving_N, np.where(plan.sampled_S < decodes, 0, layout.decodes - decodes) + plan.sampled_S
+
+    def capture_next(self) -> bool:
+        """Captures one more graph. False if there is none left."""
+        while self._ahead:
+            decodes, chunk = self._ahead.pop()
+            key = (decodes, chunk, MODE)
+            if key not in self._graphs:
+                self._graphs[key] = self._capture(self._layout(decodes, chunk), MODE)
+                if self._graphs[key] is None:
+                    self._ahead.clear()  # the others would hardly fare better
+                return True
+        return False
 
     def _layout(self, decodes: int, chunk: int) -> Layout:
         if (decodes, chunk) not in self._layouts:

@@ -176,7 +176,9 @@ class Runner:
     @torch.inference_mode()
     def prepare(self) -> bool:
         """Something that will be needed and can be done while there is no work. False if there is nothing left."""
-        return self.decode_graphs is not None and self.decode_graphs.capture_next()
+        if self.decode_graphs is None or self.mixed_graphs is None:
+            return False
+        return self.decode_graphs.capture_next() or self.mixed_graphs.capture_next()
 
     def _sample(self, plan: StepPlan, step: StepInput, hidden_TE: Tensor) -> tuple[Tensor, DeviceLogprobs | None]:
         if len(plan.sampled_S) == 0:

@@ -30,7 +30,8 @@ def made(backend, spec):
 def wanted_of(backend, batch, q, options):
     keys, values, *scales = backend.cache(0)
     if scales:
-        keys, values = (kv_cache.dequantise(*kept, torch.float32) for kept in ((keys, scales[0]), (values, scales[1])))
+        of_keys, of_values = kv_cache.of_slots(scales[0])
+        keys, values = (kv_cache.dequantise(*kept, torch.float32) for kept in ((keys, of_keys), (values, of_values)))
     return reference(
         q,
         keys.float(),
@@ -115,7 +116,7 @@ def test_a_quantised_cache(dtype):
     backend.plan(batch)
     backend.write(0, k, v, batch)
     kept = backend.keys[0].flatten(0, 1).view(torch.uint8)[batch.slots_T].view(dtype)
-    scale = backend.key_scales[0].flatten(0, 1)[batch.slots_T]
+    scale = kv_cache.of_slots(backend.scales[0])[0][batch.slots_T // 16, batch.slots_T % 16]
     assert error(kv_cache.dequantise(kept, scale, torch.float64), k.double()) < (
         0.03 if dtype.is_floating_point else 0.01
     )

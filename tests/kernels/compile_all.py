@@ -49,14 +49,14 @@ NORM = {
 }  # fmt: skip
 ROTATE = {
     "NORM": True, "LATE": False, "WIDE": True, "HEADS": 8, "KV_HEADS": 4, "HEAD_DIM": 256, "DIM_P2": 256, "HALF": 128,
-    "INTERLEAVED": True, "BLOCK": 8,
+    "INTERLEAVED": True, "BLOCK": 8, "BLOCK_SIZE": 16,
 }  # fmt: skip
 LATENT = {
     "BLOCK_SIZE": 16, "GROUPS": 1, "GROUP": 16, "RANK": 512, "RANK_P2": 512, "ROPE": 64, "ROPE_P2": 64, "TILE": 32,
 }  # fmt: skip
 FP8 = {"QUANTISED": True, "LARGEST": 448.0, "INTEGER": False}
 INT8 = {"QUANTISED": True, "LARGEST": 127.0, "INTEGER": True}
-WRITE = {"KV_HEADS": 8, "HEAD_DIM": 128, "HEADS_P2": 8, "DIM_P2": 128}
+WRITE = {"BLOCK_SIZE": 16, "KV_HEADS": 8, "HEAD_DIM": 128, "HEADS_P2": 8, "DIM_P2": 128}
 TURN = {
     "HEADS": 16, "NOPE": 128, "RANK": 512, "RANK_P2": 512, "ROPE": 64, "ROPE_P2": 64, "INTERLEAVED": True, "BLOCK": 16,
 }  # fmt: skip
@@ -96,8 +96,8 @@ TYPES = {
 def kind(name: str, constants) -> str:
     if name in ("key_cache_ptr", "value_cache_ptr") and (constants.get("SCALED") or constants.get("QUANTISED")):
         return "*i8" if constants.get("INTEGER", True) else "*fp8e4nv"
-    if name in ("key_scale_ptr", "value_scale_ptr"):
-        return "*fp16"
+    if name == "scale_ptr" and (constants.get("SCALED") or "QUANTISED" in constants):
+        return "*i32" if "SCALED" in constants else "*fp16"
     if name.endswith("_desc"):
         return f"tensordesc<bf16[16, 64],{hopper.box_layout!r}>"
     return TYPES.get(name, "*bf16" if name.endswith("_ptr") else "i32")

@@ -132,9 +132,9 @@ def test_rotate_and_quantise(interleaved):
     plain = [torch.zeros(2, 4, kv_heads, dim, device=DEVICE) for _ in range(2)]
     q = elementwise.rotate_and_write(qkv, turning, *where, tuple(plain), heads, None)
     kept = [torch.full((2, 4, kv_heads, dim), 9, dtype=torch.int8, device=DEVICE) for _ in range(2)]
-    scales = [torch.full((2, 4, kv_heads), 3.0, dtype=torch.float16, device=DEVICE) for _ in range(2)]
-    assert torch.equal(elementwise.rotate_and_write(qkv, turning, *where, (*kept, *scales), heads, None), q)
-    for values, found, scale in zip(plain, kept, scales, strict=True):
+    scales = torch.full((2, kv_heads, 4, 2), 3.0, dtype=torch.float16, device=DEVICE)
+    assert torch.equal(elementwise.rotate_and_write(qkv, turning, *where, (*kept, scales), heads, None), q)
+    for values, found, scale in zip(plain, kept, kv_cache.of_slots(scales), strict=True):
         wanted, wanted_scale = kv_cache.quantise(values, torch.int8)
         for slot in range(8):
             block = (slot // 4, slot % 4)

@@ -18,7 +18,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MIXED = [(1, 1), (1, 40), (1, 70), (5, 5), (3, 35), (9, 64)]
 
 
-def run(spec, steps, window=None, softcap=None, parts=1, seed=0, spoil=None, sinks=None, slopes=None):
+def run(spec, steps, window=None, softcap=None, parts=1, seed=0, spoil=None, sinks=None, slopes=None, size=1.0):
     """(what the kernels give, what the reference gives)."""
     spec = dataclasses.replace(spec, windows=(window,))
     options = AttendOptions(1.2 * spec.head_dim**-0.5, window, softcap, sinks, slopes)
@@ -27,19 +27,22 @@ def run(spec, steps, window=None, softcap=None, parts=1, seed=0, spoil=None, sin
     backend._allocate(form, form)
     fill(*backend.caches)
     batch, q, k, v = make_step(spec, steps, 40, seed)
-    keys, values, *scales = (cache.clone() for cache in backend.cache(0))
+    v = v * size
+    keys, values, *kept = (cache.clone() for cache in backend.cache(0))
+    scales = kv_cache.of_slots(kept[0]) if kept else ()
     if spec.quantised:
         k, v = (whole(x, spec) for x in (k, v))
     written = batch.slots_T >= 0
     for i, (cache, new) in enumerate(((keys, k), (values, v))):
         if spec.quantised:
             new, scale = kv_cache.quantise(new, spec.cache_dtype)
-            scales[i].flatten(0, 1)[batch.slots_T[written]] = scale[written]
+            slots = batch.slots_T[written]
+            scales[i][slots // spec.block_size, slots % spec.block_size] = scale[written]
         bits = cache.view(torch.uint8)  # torch cannot index all types
         bits.flatten(0, 1)[batch.slots_T[written]] = new.to(cache.dtype)[written].view(torch.uint8)
     true = (keys, values)
     if spec.quantised:
-        true = tuple(kv_cache.dequantise(*kept, torch.float32) for kept in zip(true, scales, strict=True))
+        true = tuple(kv_cache.dequantise(*both, torch.float32) for both in zip(true, scales, strict=True))
     wanted = reference(
         q,
         *true,
@@ -58,7 +61,7 @@ def run(spec, steps, window=None, softcap=None, parts=1, seed=0, spoil=None, sin
     backend.plan(batch)
     backend.write(0, k, v, batch)
     got = backend.attend(0, q, batch, options)
-    for found, cache in zip(backend.cache(0), (keys, values, *scales), strict=True):
+    for found, cache in zip(backend.cache(0), (keys, values, *kept), strict=True):
         assert torch.equal(found.view(torch.uint8), cache.view(torch.uint8)) or spoil is not None
     assert not backend._counter.any() or spoil is not None
     return got.double().view_as(wanted), wanted
@@ -149,17 +152,19 @@ def test_quantised_cache(dtype, window, softcap):
     assert error(*run(spec, MIXED, window, softcap, parts=7)) < 1e-5
 
 
-def forget(scales):
-    def spoil(batch, backend):
-        getattr(backend, scales).mul_(2)
-
-    return spoil
-
-
-@pytest.mark.parametrize("scales", ["key_scales", "value_scales"])
-def test_a_wrong_scale_is_seen(scales):
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_wrong_scale_is_seen(which):
     spec = dataclasses.replace(make_spec(4, 2, 16, torch.float32, DEVICE), kv_dtype=torch.int8)
-    assert error(*run(spec, [(1, 40), (6, 36)], spoil=forget(scales))) > 1e-2
+    spoil = lambda batch, backend: kv_cache.of_slots(backend.scales)[which].mul_(2)  # noqa: E731
+    assert error(*run(spec, [(1, 40), (6, 36)], spoil=spoil)) > 1e-2
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e4])
+def test_small_and_large_values_of_a_quantised_cache(size):
+    """Weights times scales are multiplied in float16."""
+    spec = dataclasses.replace(make_spec(4, 2, 16, torch.float16, DEVICE), kv_dtype=torch.int8)
+    got, wanted = run(spec, MIXED, parts=7, size=size)
+    assert error(got, wanted) < 2e-3
 
 
 @pytest.mark.parametrize("block_size", [1, 5, 32])
@@ -178,13 +183,15 @@ def test_what_was_not_written_is_not_read(kv_dtype, window):
     """A block comes as its last owner left it, perhaps with what is no number, and is read from its beginning."""
 
     def poison(batch, backend):
-        keep = [cache.clone().flatten(1, 2) for cache in backend.caches]
+        keep = [cache.clone() for cache in backend.caches]
         backend.poison(torch.arange(backend.keys.shape[1], device=DEVICE))
         for context, table in zip(batch.context_lens_N.tolist(), batch.block_table_NB, strict=True):
             positions = torch.arange(context, device=DEVICE)
-            slots = table[positions // 16].long() * 16 + positions % 16
+            blocks, places = table[positions // 16].long(), positions % 16
             for cache, old in zip(backend.caches, keep, strict=True):
-                cache.view(torch.uint8).flatten(1, 2)[:, slots] = old.view(torch.uint8)[:, slots]
+                new, old = (c.view(torch.uint8).unflatten(-1, (c.shape[-1], -1)) for c in (cache, old))
+                at = (0, blocks, places) if cache.shape[2] == 16 else (0, blocks, slice(None), places)
+                new[at] = old[at]
 
     spec = dataclasses.replace(make_spec(4, 2, 16, device=DEVICE), kv_dtype=kv_dtype)
     got, wanted = run(spec, MIXED, window, parts=7, spoil=poison)
