@@ -38,7 +38,7 @@ def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def of_slots(scales: Tensor) -> tuple[Tensor, Tensor]:
-    """Of keys and of values, [..., blocks, block size, K]: views of a cache's scales [..., blocks, K, block size, 2]."""
+    """Of keys and of values, [..., blocks, size, K]: views of a cache's scales [..., blocks, K, size, 2]."""
     k_scale, v_scale = scales.transpose(-3, -2).unbind(-1)
     return k_scale, v_scale
 

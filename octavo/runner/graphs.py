@@ -45,9 +45,8 @@ def reserve(workspace: int, max_tokens: int, cache: CacheConfig, vocab_size: int
 
     `workspace` is what a step of `max_tokens` takes outside of graphs, its logits not counted.
     """
-    counts = mixed.decode_counts(cache.max_rows)
-    tokens = max(cache.max_rows, counts[-1] + mixed.CHUNKS[-1])
-    recordings = len(batch_sizes(cache.max_rows)) + len(counts) * len(mixed.CHUNKS)
+    tokens = max(cache.max_rows, mixed.TOKENS[-1])
+    recordings = len(batch_sizes(cache.max_rows)) + len(mixed.sizes(cache.max_rows))
     logits = 2 * cache.max_rows * vocab_size * itemsize
     return workspace * tokens // max_tokens + logits + GRAPH_BYTES * recordings
 

@@ -1,8 +1,8 @@
 """Steps with a few prompt tokens as CUDA graphs: without one, a GPU waits for the host to launch its kernels.
 
-A graph belongs to a number of decodes, a number of chunk tokens and a mode of the sampler; each step is filled up to
-the next numbers with entries of the spare row, which read and write nothing. Everything a step is made of goes up in
-one copy of one array, whose layout follows from the graph's numbers.
+A graph belongs to a number of decodes, a number of tokens and a mode of the sampler; each step is filled up to the
+next numbers with entries of the spare row, which read and write nothing. Everything a step is made of goes up in one
+copy of one array, whose layout follows from the graph's numbers.
 
 Captured when needed again or, smallest first, while the engine has nothing to do (`capture_next`). A step with more
 tokens than the largest graph keeps the GPU busy for longer than its launches take the host, so it needs none. The few
@@ -29,7 +29,7 @@ from octavo.runner.recorder import Recorder
 from octavo.sampling.sampler import Sampler
 
 DECODES = (0, 8, 32, 64, 128, 256)
-CHUNKS = (64, 128, 256, 384, 512, 768, 1024)
+TOKENS = (64, 128, 192, 256, 320, 384, 512, 576, 640, 768, 896, 1024, 1152)  # not 448: cuBLAS takes longer than for 512
 PROMPTS = 16  # P, of every graph
 WORTH = 2  # steps of a kind that make it worth a recording, which takes as long as three such steps do without
 MODE = 3  # of the sampler, that graphs have at least
@@ -42,14 +42,19 @@ def decode_counts(most: int) -> list[int]:
     return [*(count for count in DECODES if count < most), most]
 
 
-class Layout:
-    """Where the parts of a step lie in its array: one for each number of decodes and chunk tokens."""
+def sizes(most: int) -> list[tuple[int, int]]:
+    """(decodes, tokens) to capture."""
+    return [(decodes, tokens) for decodes in decode_counts(most) for tokens in TOKENS if tokens > decodes]
 
-    def __init__(self, decodes: int, chunk: int, block_size: int, groups: int) -> None:
-        self.decodes, self.chunk = decodes, chunk
-        self.tokens, self.sequences = decodes + chunk, decodes + PROMPTS
+
+class Layout:
+    """Where the parts of a step lie in its array: one for each number of decodes and tokens."""
+
+    def __init__(self, decodes: int, tokens: int, block_size: int, groups: int) -> None:
+        self.decodes, self.tokens, self.sequences = decodes, tokens, decodes + PROMPTS
+        self.chunk = chunk = tokens - decodes
         self.changes = groups * (decodes + chunk // block_size + 2 * PROMPTS)
-        tokens, sequences, changes = self.tokens, self.sequences, self.changes
+        sequences, changes = self.sequences, self.changes
         sizes = (*[tokens] * 3, sequences, sequences + 1, *[sequences] * 4, *[changes] * 3)
         ends = np.cumsum(sizes).tolist()
         self.size: int = ends[-1]
@@ -72,7 +77,7 @@ class MixedGraphs:
         self.spare_row = cache.max_rows
         self.decodes = decode_counts(cache.max_rows)
         self.num_groups = len(cache.windows)
-        largest = Layout(self.decodes[-1], CHUNKS[-1], cache.block_size, self.num_groups)
+        largest = Layout(self.decodes[-1], TOKENS[-1], cache.block_size, self.num_groups)
         device, pinned = recorder.device, recorder.device.type == "cuda"
         self.input = torch.zeros(largest.size, dtype=torch.int64, device=device)
         self.out_N = torch.zeros(largest.sequences, dtype=torch.int32, device=device)
@@ -82,7 +87,7 @@ class MixedGraphs:
         self._layouts: dict[tuple[int, int], Layout] = {}
         self._graphs: dict[tuple[int, int, int], torch.cuda.CUDAGraph | None] = {}  # None: it cannot be recorded
         self._wanted: Counter[tuple[int, int, int]] = Counter()  # steps that had no graph yet
-        self._ahead = [(decodes, chunk) for decodes in self.decodes for chunk in CHUNKS][::-1]
+        self._ahead = sizes(cache.max_rows)[::-1]
 
     def run(self, plan: StepPlan) -> tuple[Tensor, IntArray] | None:
         """Sampled tokens, int32, on their way to the host, and which of them are the plan's, in its order.
@@ -91,13 +96,16 @@ class MixedGraphs:
         """
         decodes, chunk = plan.num_decodes, len(plan.chunk_tokens_C)
         prompts = len(plan.rows_N) - decodes
-        if not 0 < chunk <= CHUNKS[-1] or decodes > self.decodes[-1] or prompts > PROMPTS:
+        if not chunk or decodes > self.decodes[-1] or prompts > PROMPTS:
+            return None
+        most_decodes = self.decodes[bisect_left(self.decodes, decodes)]
+        if most_decodes + chunk > TOKENS[-1]:
             return None
         mode = self.sampler.graph_mode(plan.rows_N[plan.sampled_S], (plan.banned_rows, plan.banned_tokens), False)
         if mode is None:
             return None
-        layout = self._layout(self.decodes[bisect_left(self.decodes, decodes)], CHUNKS[bisect_left(CHUNKS, chunk)])
-        key = (layout.decodes, layout.chunk, mode | MODE)
+        layout = self._layout(most_decodes, TOKENS[bisect_left(TOKENS, most_decodes + chunk)])
+        key = (layout.decodes, layout.tokens, mode | MODE)
         if key not in self._graphs:
             self._wanted[key] += 1
             if self._wanted[key] < WORTH:
@@ -118,19 +126,19 @@ class MixedGraphs:
     def capture_next(self) -> bool:
         """Captures one more graph. False if there is none left."""
         while self._ahead:
-            decodes, chunk = self._ahead.pop()
-            key = (decodes, chunk, MODE)
+            decodes, tokens = self._ahead.pop()
+            key = (decodes, tokens, MODE)
             if key not in self._graphs:
-                self._graphs[key] = self._capture(self._layout(decodes, chunk), MODE)
+                self._graphs[key] = self._capture(self._layout(decodes, tokens), MODE)
                 if self._graphs[key] is None:
                     self._ahead.clear()  # the others would hardly fare better
                 return True
         return False
 
-    def _layout(self, decodes: int, chunk: int) -> Layout:
-        if (decodes, chunk) not in self._layouts:
-            self._layouts[decodes, chunk] = Layout(decodes, chunk, self.block_size, self.num_groups)
-        return self._layouts[decodes, chunk]
+    def _layout(self, decodes: int, tokens: int) -> Layout:
+        if (decodes, tokens) not in self._layouts:
+            self._layouts[decodes, tokens] = Layout(decodes, tokens, self.block_size, self.num_groups)
+        return self._layouts[decodes, tokens]
 
     def _capture(self, layout: Layout, mode: int) -> torch.cuda.CUDAGraph | None:
         staged = torch.zeros(layout.size, dtype=torch.int64)
