@@ -89,16 +89,20 @@ class TritonAttention:
         # The fastest of a sweep on an H200. Few sequences read far ahead, in larger tiles where they fit; many hide
         # memory's latency from each other.
         wide = 2 if memory >= 10 * TILE_BYTES else 1
-        self._allocate(
-            DecodeForm(parts=processors, least=1, tile=wide * self.tile, warps=4, stages=5),
-            DecodeForm(parts=4 * processors, least=2, tile=self.tile, warps=2, stages=3),
-        )
+        few = DecodeForm(parts=processors, least=1, tile=wide * self.tile, warps=4, stages=5)
+        many = DecodeForm(parts=4 * processors, least=2, tile=self.tile, warps=2, stages=3)
+        self._few = FEW
+        if spec.quantised and self.group <= 16:  # what bytes are turned into fills a warp's registers: it works alone
+            stages = 6 if wide == 2 else 3
+            many = DecodeForm(parts=8 * processors, least=2, tile=max(16, self.tile // 2), warps=1, stages=stages)
+            self._few = FEW // 4
+        self._allocate(few, many)
 
     def _allocate(self, few: DecodeForm, many: DecodeForm) -> None:
         """The lists and the workspace of decode."""
         spec, device = self.spec, self.spec.device
         self._forms = (few, many)
-        units = max(self._units(FEW), self._units(spec.max_num_seqs)) + PLAN_UNITS
+        units = max(self._units(self._few), self._units(spec.max_num_seqs)) + PLAN_UNITS
         self._lists = {
             window: torch.zeros((units, 8), dtype=torch.int32, device=device) for window in spec.windows or (None,)
         }
@@ -112,7 +116,7 @@ class TritonAttention:
         return 0 if window is None else -window if self.spec.chunked else window
 
     def _form(self, sequences: int) -> DecodeForm:
-        return self._forms[sequences > FEW]
+        return self._forms[sequences > self._few]
 
     def _units(self, sequences: int) -> int:
         """As many as decode can have for that many sequences, whatever their lengths are."""
