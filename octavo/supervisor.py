@@ -1,7 +1,8 @@
 """The parent of `octavo serve`: holds the port, runs the front, and starts it again when it has died.
 
     supervisor ── front (HTTP, tokenizers) ─┬─ engine ── grammar matcher
-                                            └─ grammar checker
+                                            ├─ grammar checker
+                                            └─ renderer of chats
 
 It imports neither HTTP nor torch, has one thread and does nothing but wait, so nothing that a client sends can end it.
 The front is a fork of it, taken before there is anything to inherit: so it needs no command line with keys in it.

@@ -1,5 +1,7 @@
 """Processes of ours that speak over a socket pair: how they are started and ended, and the frames they exchange.
 
+A `Worker` keeps one for work that strangers could make endless: it is killed for that, and started again.
+
 A frame is 4 bytes of length, then the message.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import select
 import signal
 import socket
@@ -19,7 +22,7 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
-from octavo.core.errors import EngineError
+from octavo.core.errors import EngineError, EngineUnavailable, OctavoError, Overloaded, RequestError
 
 MAX_FRAME = 64 << 20  # a batch of 256 prompts of 64k tokens; more is an error of ours
 HEADER = struct.Struct("<I")
@@ -29,6 +32,8 @@ FLAGS = ("-P", *(["-O"] if sys.flags.optimize else []))
 
 
 READY, ALIVE, STOP = b"R", b".", b"S"  # what a supervisor and its front say to each other
+START_SECONDS = 60.0  # that a worker has to start; a tokenizer of 128k tokens takes about one
+BUSY_SECONDS = 20.0  # that an answer may take where others take the machine's time
 
 
 class Child:
@@ -73,6 +78,73 @@ class Child:
             fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
             return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         return None
+
+
+class Worker:
+    """A process that answers one question at a time, started when there is one and again after it was killed.
+
+    Its first frame is `start`. It answers that with an empty one, or with the reason why it cannot work.
+    """
+
+    def __init__(self, module: str, environment: Mapping[str, str], start: bytes, work: str) -> None:
+        """`work` is what errors call that which it does."""
+        self._module, self._environment, self._start, self._work = module, environment, start, work
+        self._child: Child | None = None
+
+    def ask(self, data: bytes, seconds: float) -> bytearray | None:
+        """The answer; None if that took it more than `seconds` of its own time, or its life.
+
+        Any process may die, so one that does is replaced once before the question is taken for the cause.
+        """
+        if self._child is not None and not self._child.alive:
+            self.close()
+        for _ in range(2):
+            child = self._child or self._open()
+            try:
+                child.sock.sendall(frame(data))
+                if not child.answers(seconds, BUSY_SECONDS):
+                    break
+                if (found := read_frame(child.sock)) is not None:
+                    return found
+            except TimeoutError:
+                self.close()
+                raise Overloaded(f"the machine is too busy to {self._work}; try again later") from None
+            except OSError:
+                pass
+            self.close()
+        self.close()
+        return None
+
+    def start(self) -> None:
+        with contextlib.suppress(OctavoError):  # who needs it will be told
+            if self._child is None:
+                self._open()
+
+    def _open(self) -> Child:
+        child = self._child = Child(self._module, self._environment)
+        child.sock.settimeout(START_SECONDS)
+        found = None
+        with contextlib.suppress(OSError):
+            child.sock.sendall(frame(self._start))
+            found = read_frame(child.sock)
+        if found is None or found:
+            self.close()
+            if found:
+                raise RequestError(found.decode())
+            raise EngineUnavailable(f"the process that has to {self._work} does not start")
+        return child
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+
+def bound_memory(more: int) -> None:
+    """From here on, this process takes not more than this beyond what is in use."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _end(process: subprocess.Popen[bytes], sock: socket.socket) -> None:

@@ -50,8 +50,10 @@ from octavo.engine.link import Link
 from octavo.engine.news import News
 from octavo.engine.outputs import OutputProcessor, RequestState
 from octavo.engine.recovery import Recovery, Watchdog, report
+from octavo.engine.renderings import Renderings
 from octavo.engine.views import Views
 from octavo.grammar.checker import Checker
+from octavo.text.renderer import Chat
 from octavo.text.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -94,6 +96,7 @@ class AsyncLLM:
         self._checker = Checker(tokenizer_folder(config, folder), info.vocab_size)
         self._checks = ThreadPoolExecutor(CHECKERS, "grammar")
         self._num_checks = 0
+        self._renderings = Renderings(tokenizer.chat_template)
         self._outputs = OutputProcessor(tokenizer)
         self._ledger = Ledger()
         self._news: dict[int, News] = {}  # by the uid of the request
@@ -316,10 +319,16 @@ class AsyncLLM:
         self.check_room()
         return found
 
-    def prepare_grammars(self) -> None:
-        """Starts what reads and follows grammars beside us, so that the first answer with one need not wait for it."""
-        self._send(ExpectGrammar())
-        self._checks.submit(self._checker.start)
+    async def render(self, chat: Chat, size: int) -> str:
+        """A chat of about `size` characters as a prompt. RequestError if it cannot be rendered."""
+        return await self._renderings.render(chat, size)
+
+    def prepare(self) -> None:
+        """Starts what works beside us, so that the first who needs it need not wait: for chats and for grammars."""
+        self._renderings.start()
+        if "generate" in self.supported_tasks:
+            self._send(ExpectGrammar())
+            self._checks.submit(self._checker.start)
 
     def _overdue(self, state: RequestState, news: News) -> None:
         if state.metrics.scheduled_time is None and not state.failure:
@@ -435,5 +444,6 @@ class AsyncLLM:
             self._news[state.request.uid].set()
         self._checks.shutdown(wait=False, cancel_futures=True)
         self._checker.close()
+        self._renderings.close()
         await self._link.end(EXIT_SECONDS)
         self._link.forget()

@@ -10,7 +10,6 @@ is taken for the cause; and what was too much for it is tried again after a whil
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import OrderedDict
@@ -18,91 +17,29 @@ from pathlib import Path
 
 import msgspec
 
-from octavo.core.child import Child, frame, read_frame
-from octavo.core.errors import EngineUnavailable, Overloaded, RequestError
+from octavo.core.child import Worker
+from octavo.core.errors import RequestError
 from octavo.core.structured import StructuredOutputs
 from octavo.grammar.messages import Check, Checked, Start
 
 PROCESS = "octavo.grammar.process"
-START_SECONDS = 60.0  # to load the tokenizer; 128k tokens take about one
 COMPILE_SECONDS = 2.0  # that it may work on a grammar
-BUSY_SECONDS = 20.0  # that this may take where others take the machine's time
 BAD_SECONDS = 60.0  # that a grammar which took too long is refused without another try
 KEPT_BYTES = 64 << 20
 TOO_COMPLEX = "grammar_too_complex"
+TOO_MUCH = Checked(error="it takes too long, or too much memory, to compile", code=TOO_COMPLEX)
 # One allocator arena: address space is what the limit on memory counts.
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-class _Worker:
-    """One checker process, started when it is needed and again after it was killed."""
-
-    def __init__(self, start: Start) -> None:
-        self._start = start
-        self._child: Child | None = None
-
-    def check(self, data: bytes) -> Checked:
-        if self._child is not None and not self._child.alive:
-            self.close()
-        for _ in range(2):
-            child = self._child or self._open()
-            try:
-                if _tell(child, data) and not child.answers(COMPILE_SECONDS, BUSY_SECONDS):
-                    break
-                if (found := _hear(child)) is not None:
-                    return found
-            except TimeoutError:
-                self.close()
-                raise Overloaded("the machine is too busy to compile a grammar; try again later") from None
-            self.close()
-        self.close()
-        return Checked(error="it takes too long, or too much memory, to compile", code=TOO_COMPLEX)
-
-    def start(self) -> None:
-        with contextlib.suppress(RequestError, EngineUnavailable, TimeoutError):  # who needs it will be told
-            if self._child is None:
-                self._open()
-
-    def _open(self) -> Child:
-        child = self._child = Child(PROCESS, ENVIRONMENT)
-        child.sock.settimeout(START_SECONDS)
-        found = _hear(child) if _tell(child, msgspec.msgpack.encode(self._start)) else None
-        if found is None or found.error:
-            self.close()
-            raise RequestError(found.error) if found else EngineUnavailable("the grammar compiler does not start")
-        return child
-
-    def close(self) -> None:
-        if self._child is not None:
-            self._child.close()
-            self._child = None
-
-
-def _tell(child: Child, data: bytes) -> bool:
-    """False if nobody is there to hear it."""
-    with contextlib.suppress(OSError):
-        child.sock.sendall(frame(data))
-        return True
-    return False
-
-
-def _hear(child: Child) -> Checked | None:
-    """The answer; None if the process has died."""
-    try:
-        answer = read_frame(child.sock)
-    except OSError:
-        return None
-    return None if answer is None else msgspec.msgpack.decode(answer, type=Checked)
-
-
 class Checker:
     def __init__(self, folder: Path, vocab_size: int) -> None:
-        self._start = Start(str(folder), vocab_size)
+        self._start = msgspec.msgpack.encode(Start(str(folder), vocab_size))
         self._known: OrderedDict[bytes, Checked] = OrderedDict()
         self._bytes = 0
         self._bad_until: dict[bytes, float] = {}  # of those that were too complex
         self._lock = threading.Lock()
-        self._workers: dict[int, _Worker] = {}  # by thread
+        self._workers: dict[int, Worker] = {}  # by thread
 
     def known(self, asked: StructuredOutputs) -> str | None:
         """The grammar, if that can be told at once."""
@@ -120,7 +57,7 @@ class Checker:
     def start(self) -> None:
         """Starts the process that works for this thread, so that the first grammar need not wait for it."""
         with self._lock:
-            worker = self._workers.setdefault(threading.get_ident(), _Worker(self._start))
+            worker = self._worker()
         worker.start()
 
     def check(self, asked: StructuredOutputs) -> str:
@@ -129,12 +66,20 @@ class Checker:
             found = self._find(key)
             if found is not None:
                 self._known.move_to_end(key)
-            worker = self._workers.setdefault(threading.get_ident(), _Worker(self._start))
+            worker = self._worker()
         if found is None:
-            found = worker.check(msgspec.msgpack.encode(Check(asked)))
+            answer = worker.ask(msgspec.msgpack.encode(Check(asked)), COMPILE_SECONDS)
+            found = TOO_MUCH if answer is None else msgspec.msgpack.decode(answer, type=Checked)
             with self._lock:
                 self._keep(key, found)
         return _source(asked, found)
+
+    def _worker(self) -> Worker:
+        """The one of this thread."""
+        number = threading.get_ident()
+        if number not in self._workers:
+            self._workers[number] = Worker(PROCESS, ENVIRONMENT, self._start, "compile a grammar")
+        return self._workers[number]
 
     def _keep(self, key: bytes, found: Checked) -> None:
         if key not in self._known:

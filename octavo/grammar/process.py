@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.core import guard
-from octavo.core.child import die_with_parent, frame, read_frame
+from octavo.core.child import bound_memory, die_with_parent, frame, read_frame
 from octavo.core.errors import OctavoError
 from octavo.grammar.messages import (
     Advance,
@@ -199,13 +199,6 @@ def check(vocabulary: Vocabulary, job: Check) -> Checked:
         return Checked(error="it is nested too deeply", code="grammar_too_complex")
 
 
-def bound_memory(more: int) -> None:
-    """From here on, not more than this beyond what is in use."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + more
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
 def main() -> int:
     sock = socket.socket(fileno=int(sys.argv[1]))
     die_with_parent(sock)
@@ -218,9 +211,9 @@ def main() -> int:
     try:
         vocabulary = Vocabulary(load_tokenizer(Path(start.folder)), start.vocab_size)
     except OctavoError as error:
-        sock.sendall(frame(msgspec.msgpack.encode(Checked(error=str(error)))))
+        sock.sendall(frame(str(error).encode()))
         return 1
-    sock.sendall(frame(msgspec.msgpack.encode(Checked())))
+    sock.sendall(frame(b""))
     bound_memory(MATCHER_BYTES if start.rows else CHECKER_BYTES)
     if start.rows:
         Matcher(sock, vocabulary, start).run()

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from octavo.core.child import HEADER, Child, frame
 from octavo.core.request import EngineRequest
 from octavo.grammar.checker import PROCESS
-from octavo.grammar.messages import Advance, Checked, Close, Define, Forget, News, Open, Start, State, ToGrammars
+from octavo.grammar.messages import Advance, Close, Define, Forget, News, Open, Start, State, ToGrammars
 
 log = logging.getLogger(__name__)
 
@@ -180,9 +180,8 @@ class Grammars:
                 yield from self._read(self._news.decode(data))
                 continue
             self._started = True
-            error = msgspec.msgpack.decode(data, type=Checked).error
-            if error:
-                yield from self._lose(error)
+            if data:  # why it cannot work
+                yield from self._lose(data.decode())
                 return
 
     def _read(self, news: News) -> Iterator[tuple[int, State, str]]:

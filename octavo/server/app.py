@@ -169,10 +169,11 @@ class App:
             self._table.setdefault(route.path, {})[route.method] = route
         self._patterns = {route.path: route.pattern() for route in self.routes if "{" in route.path}
 
-    def attach(self, llm: Engine) -> None:
+    def attach(self, llm: Engine) -> Service:
         """From here on there is an engine."""
         self.service = Service(llm, self.server, self.engine, self.metrics, self.keys)
         self.batches.resume()
+        return self.service
 
     async def close(self) -> None:
         """After the last request: nothing goes on, and nothing is left that need not be."""

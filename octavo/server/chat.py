@@ -47,7 +47,7 @@ from octavo.server.protocol import (
     TopLogprob,
     Usage,
 )
-from octavo.server.service import Service, offload
+from octavo.server.service import Service
 from octavo.server.tools import Reader, Toolbox, enforce, toolbox, with_tool_calls
 from octavo.text.parsing import base as parsing
 from octavo.text.parsing.base import Call, Parsed
@@ -77,7 +77,7 @@ async def begin(
     messages = with_tool_calls(tree["messages"])
     variables, unused = _variables(service, request)
     exchange.ignored = ",".join(filter(None, (exchange.ignored, unused)))
-    text = await offload(size, lambda: _render(service, request, messages, tools.shown, variables))
+    text = await _render(service, request, messages, tools.shown, variables, size)
     params = enforce(params, tools, reader.parser(text), service.template_text)
     special = request.add_special_tokens
     prompt = await service.truncate(text, request, params.max_tokens, special)
@@ -126,15 +126,17 @@ def _variables(service: Service, request: ChatRequest) -> tuple[dict[str, Any], 
     return {**known, **given}, "" if used else "reasoning_effort"
 
 
-def _render(
+async def _render(
     service: Service,
     request: ChatRequest,
     messages: list[dict[str, Any]],
     tools: list[dict[str, Any]] | None,
     variables: dict[str, Any],
+    size: int,
 ) -> str:
     goes_on = request.continue_final_message
-    return service.render(
+    return await service.render(
+        size,
         messages,
         tools=tools,
         documents=request.documents,

@@ -10,6 +10,7 @@ from octavo.core.params import SamplingParams
 from octavo.core.picture import Picture
 from octavo.core.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
 from octavo.engine.build import EngineInfo
+from octavo.text.renderer import Chat
 from octavo.text.tokenizer import Tokenizer
 
 
@@ -75,6 +76,10 @@ class Engine(Protocol):
         queue_seconds: float | None = None,
     ) -> PoolingRequestOutput[PoolingOutput]:
         """What the model makes of a text, of token ids, or of a pair of texts. Cancelled, it is aborted."""
+        ...
+
+    async def render(self, chat: Chat, size: int) -> str:
+        """A chat of about `size` characters as a prompt. RequestError if the template does not take it."""
         ...
 
     def check_room(self) -> None:

@@ -107,8 +107,7 @@ async def start_engine(engine: EngineConfig, server: ServerConfig) -> Engine:
     recovery = Recovery(server.resume_requests, server.watchdog_timeout, report_folder(server.crash_dir))
     llm = await AsyncLLM.start(engine, log_level=server.log_level, log_format=server.log_format, recovery=recovery)
     collector.settle()
-    if "generate" in llm.supported_tasks:
-        llm.prepare_grammars()
+    llm.prepare()
     return llm
 
 
@@ -205,7 +204,7 @@ class Serving:
         """
         began = time.monotonic()
         self.llm = llm = await self.start(self.engine, self.server)
-        self.app.attach(llm)
+        await self.app.attach(llm).check_template()
         log.say(f"Ready in {time.monotonic() - began:.1f} s. Try:\n\n{curl(url, self.app)}\n")
         if self.control is not None:
             self.control.send(READY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,8 +18,9 @@ from octavo.server.engine import Engine
 from octavo.server.metrics import Metrics
 from octavo.server.protocol import GenerationRequest, ModelCard
 from octavo.text.parsing.formats import choose
+from octavo.text.renderer import Chat
 
-# Text longer than this is rendered and tokenized in a thread: a few hundred KB take longer than a token may wait.
+# Text longer than this is tokenized in a thread: a few hundred KB take longer than a token may wait.
 SHORT_TEXT = 16 * 1024
 MAX_RETRY_SECONDS = 120
 
@@ -52,7 +53,7 @@ class Service:
         self.created = int(time.time())
         self.defaults = server_defaults(server, llm.generation_config)
         self.form_options = server.form_options
-        self.template = read_template(server.chat_template, llm) if server.chat_template else None
+        self.template = read_template(server.chat_template) if server.chat_template else None
         self.template_text = self.template or "\n".join(llm.tokenizer.chat_template.templates.values())
         self.format = choose(self.template_text, server.tool_call_parser, server.reasoning_parser)
         tokens = map(llm.tokenizer.id_to_token, llm.tokenizer.all_special_ids)
@@ -108,12 +109,22 @@ class Service:
         """Seconds until about half of those that wait now have been served, at the pace of the last answers."""
         return max(1, min(MAX_RETRY_SECONDS, round(self.llm.stats.waiting * self.metrics.pace / 2)))
 
-    def render(self, messages: Sequence[dict[str, Any]], **options: Any) -> str:
+    async def render(self, size: int, messages: list[dict[str, Any]], **options: Any) -> str:
+        """The prompt of a chat that came in a body of this size."""
         variables = {**self.server.template_variables, **(options.pop("variables", None) or {})}
         form = self.server.chat_template_content_format
-        return self.llm.tokenizer.chat_template.render(
-            messages, template=self.template, content_format=form, variables=variables, **options
-        )
+        chat = Chat(messages, template=self.template, content_format=form, variables=variables, **options)
+        return await self.llm.render(chat, size)
+
+    async def check_template(self) -> None:
+        """A ConfigError if the template of --chat-template cannot be compiled."""
+        if self.template is None:
+            return
+        try:
+            await self.render(0, [{"role": "user", "content": "-"}])
+        except RequestError as error:
+            if error.param == "chat_template":  # it has an error; to refuse this message is its right
+                raise ConfigError(f"--chat-template {self.server.chat_template}: {error.message}") from None
 
     async def truncate(
         self, prompt: Prompt, request: GenerationRequest, max_tokens: int | None, add_special_tokens: bool
@@ -163,15 +174,8 @@ def sampling_defaults(generation_config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def read_template(path: str, llm: Engine) -> str:
-    """The chat template of --chat-template; a ConfigError if it cannot be read or compiled."""
+def read_template(path: str) -> str:
     try:
-        source = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(f"--chat-template {path}: {error}") from None
-    try:
-        llm.tokenizer.chat_template.render([{"role": "user", "content": "-"}], template=source)
-    except RequestError as error:
-        if error.param == "chat_template":  # it has an error; to refuse this message is its right
-            raise ConfigError(f"--chat-template {path}: {error.message}") from None
-    return source

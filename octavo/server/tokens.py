@@ -18,15 +18,13 @@ async def tokenize(service: Service, exchange: Exchange, body: bytes) -> Respons
     if text is None:
         goes_on, begins = request.continue_final_message, request.add_generation_prompt
         special = False
-        text = await offload(
+        text = await service.render(
             len(body),
-            lambda: service.render(
-                tree["messages"],
-                tools=tree.get("tools") or None,
-                add_generation_prompt=not goes_on if begins is None else begins,
-                continue_final_message=goes_on,
-                variables=request.chat_template_kwargs,
-            ),
+            tree["messages"],
+            tools=tree.get("tools") or None,
+            add_generation_prompt=not goes_on if begins is None else begins,
+            continue_final_message=goes_on,
+            variables=request.chat_template_kwargs,
         )
     if request.add_special_tokens is not None:
         special = request.add_special_tokens

@@ -43,7 +43,7 @@ class ChatTemplate:
 
     def __init__(self, templates: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
         self.templates = dict(templates)
-        self._special_tokens = dict(special_tokens)
+        self.special_tokens = dict(special_tokens)
 
     def __bool__(self) -> bool:
         return bool(self.templates)
@@ -89,7 +89,7 @@ class ChatTemplate:
             raise RequestError(f"{name} cannot be set in chat_template_kwargs", f"chat_template_kwargs.{name}")
         final = _mark_end(chat[-1]) if continue_final_message else ""
         limit = _LIMIT_EXTRA + _LIMIT_FACTOR * plain.characters
-        text = _render(compiled.template, {**self._special_tokens, **theirs, **ours}, limit)
+        text = _render(compiled.template, {**self.special_tokens, **theirs, **ours}, limit)
         return _cut_at_mark(text, final) if continue_final_message else text
 
     def _choose(self, template: str | None, tools: object) -> str:
@@ -116,7 +116,7 @@ def _compile(source: str, param: str) -> _Compiled:
         return _Compiled(sandbox.compile_template(tree), *found)
     except jinja2.TemplateSyntaxError as error:
         raise RequestError(f"the chat template has an error in line {error.lineno}: {error.message}", param) from error
-    except (jinja2.TemplateError, RecursionError, ValueError) as error:
+    except (jinja2.TemplateError, RecursionError, ValueError, SyntaxError, MemoryError) as error:
         raise RequestError("the chat template cannot be compiled", param) from error
 
 

@@ -2,8 +2,9 @@
 
 Jinja's immutable sandbox keeps templates from Python's internals. Beyond it, everything a template can repeat (loop
 turns, calls, string operations) is charged to a budget, no string may grow beyond the limit on the output, and numbers
-that size things are capped: for a request of ordinary size, a template is stopped within about a second. Python cannot
-interrupt itself, so a server that takes templates from strangers should still render them in a process of their own.
+that size things are capped: for a request of ordinary size, most templates are stopped within about a second, with an
+error that says why. Not everything can be counted (a list of itself, printed), and Python cannot interrupt itself: so
+a server renders in a process of its own, which can be killed (`octavo.text.renderer`).
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ CASES = (
     Case("B17", "Internal fields from clients",
          ("tests/server/test_requests.py::test_no_feature_is_dropped_in_silence",)),
     Case("C1", "Chat templates of clients, on every route that has chats: 400"),
-    Case("C2", "Templates that loop, grow, reach for Python", ("tests/text/test_sandbox.py",),
-         "only a model's own template or --chat-template is rendered, within a budget"),
+    Case("C2", "Templates that loop, grow, reach for Python", ("tests/text/test_sandbox.py",
+         "tests/text/test_renderer.py"), "only a model's own template or --chat-template is rendered"),
     Case("C4", "Schemas: unknown types, circles, 20,000 properties, depth, sizes", ("tests/grammar/test_checker.py",)),
     Case("C5", "Regexes and schemas without end: killed after 2 s, 400", ("tests/server/test_structured.py::"
          "test_a_hostile_grammar_harms_nobody",)),
@@ -172,9 +172,9 @@ PROPERTIES = (
     Case("S4", "One constructor checks every request, of every route and of the offline API", (MATRIX,)),
     Case("S5", "What a request may cost is reserved before any work", (*_at(MATRIX, "test_logprobs_are_paid_for",
          "test_what_is_reserved"), "tests/server/test_overload.py", "tests/server/test_bodies.py")),
-    Case("S6", "Grammars are compiled and followed in processes that can be killed, with bounded memory",
-         ("tests/grammar/test_checker.py", "tests/text/test_sandbox.py"),
-         "clients' templates are refused; a model's is rendered by the front, within a budget of steps and text"),
+    Case("S6", "Grammars are compiled and followed, and chats rendered, in processes that can be killed, with bounded "
+         "memory", ("tests/grammar/test_checker.py", "tests/text/test_sandbox.py", "tests/text/test_renderer.py"),
+         "clients' templates are refused; offline, in a process of the user's own, a model's has its budget only"),
     Case("S7", "A fault of the host's code is of its request", _at(ISOLATION, "test_a_fault_is_the_requests_own",
          "test_a_fault_that_passes")),
     Case("S8", "Ids are ours, random, of 122 bits; those of clients are only echoed", (

@@ -2,12 +2,14 @@
 
 With `--results FILE…` it writes the page of what `pytest --junitxml` has left there, of several runs if it need be.
 `--soak SECONDS` runs the random load of case H1 against one server for that long instead, and prints its memory.
+`--crowd SECONDS` keeps a thousand streams open at it for that long (case I8), and prints how many have ended well.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import asyncio
 import datetime
 import platform
 import re
@@ -20,9 +22,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.faults.cases import CASES, PROPERTIES, Case
-from tests.faults.subject import GROWTH, Subject, memory
+import httpx
 
+from tests.faults.cases import CASES, PROPERTIES, Case
+from tests.faults.subject import AUTH, CANARY, GROWTH, LEFT, SECONDS, Subject, memory
+from tests.faults.test_processes import stream
+from tests.server.conftest import wait_for
+
+STREAMS = 1000
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
 FORMS = (
@@ -176,14 +183,50 @@ def soak(seconds: float) -> int:
         return subject.close() or most - least > GROWTH
 
 
+def crowd(seconds: float) -> int:
+    """A thousand streams at any time. None may fail or differ from the others."""
+
+    async def main(subject: Subject) -> int:
+        end, total, last = time.monotonic() + seconds, 0, 0.0
+        body = {**CANARY, "max_tokens": 100}
+        limits = httpx.Limits(max_connections=None)
+
+        async def client(http: httpx.AsyncClient) -> None:
+            nonlocal total, last
+            while time.monotonic() < end:
+                text = await stream(http, body, [0])
+                assert len(text) > 50 and subject.reference.startswith(text), text
+                total += 1
+                if time.monotonic() > last + 30:
+                    last = time.monotonic()
+                    front = memory(subject.snapshot().pids[0]) >> 20
+                    print(f"{end - last:6.0f} s left: {total} streams, front {front} MiB", flush=True)
+
+        async with httpx.AsyncClient(base_url=subject.url, headers=AUTH, limits=limits, timeout=SECONDS * 5) as http:
+            await asyncio.gather(*(client(http) for _ in range(STREAMS)))
+        return total
+
+    with tempfile.TemporaryDirectory() as folder:
+        subject = Subject(Path(folder), "--max-num-seqs", str(STREAMS))
+        before = subject.snapshot()
+        total = asyncio.run(main(subject))
+        left = memory(subject.snapshot().pids[0]) - before.memory
+        wait_for(lambda: not [name for name in LEFT if subject.state()[name]], SECONDS)
+        print(f"{total} streams in {seconds:.0f} s, {STREAMS} at a time; the front has {left >> 20} MiB more")
+        return subject.close()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--soak", type=float, metavar="SECONDS")
+    parser.add_argument("--crowd", type=float, metavar="SECONDS")
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--results", type=Path, nargs="+", metavar="FILE")
     options = parser.parse_args()
     if options.soak is not None:
         return soak(options.soak)
+    if options.crowd is not None:
+        return crowd(options.crowd)
     if options.results:
         results, form = [result for file in options.results for result in read(file)], FORMS[2]
         results = list({result.test: result for result in results}.values())  # of two runs of a test, the later one

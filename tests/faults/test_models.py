@@ -87,6 +87,25 @@ def test_E4_a_template_in_a_model(folder: Path, tmp_path: Path) -> None:
     assert not canary.exists()
 
 
+def test_C2_a_template_without_end(folder: Path, tmp_path: Path) -> None:
+    """It stops whoever renders it, and nobody else: streams go on, and so do their texts."""
+    (folder / "chat_template.jinja").write_text(
+        "{% set ns = namespace(x=[1]) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}"
+    )
+    (tmp_path / "s").mkdir()
+    subject = Subject(tmp_path / "s", "--model", str(folder))
+    try:
+        before = subject.snapshot()
+        with subject.canaries():
+            for path, size in (("/v1/chat/completions", 1), ("/v1/messages", 1), ("/tokenize", 1 << 16)):
+                body = {"messages": [{"role": "user", "content": "x" * size}], "max_tokens": 8, "model": "model"}
+                answer = subject.post(path, body)
+                assert answer.status_code == 400 and "too much memory" in answer.text, (path, answer.text)
+        subject.check(before)
+    finally:
+        assert subject.close() == 0
+
+
 LIES = {
     "a terabyte of header": struct.pack("<Q", 1 << 40),
     "a header of text": struct.pack("<Q", 4) + b"nope",

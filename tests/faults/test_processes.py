@@ -23,7 +23,7 @@ from tests.server.test_end_to_end import is_running, status
 
 FORM = {"prompt": "Once", "max_tokens": 150, "temperature": 0, "stream": True, "guided_regex": "[a-z ]{100}"}
 SAMPLED = {**CANARY, "temperature": 1.0}
-KINDS = ("engine", "matcher", "checker", "front", "supervisor")
+KINDS = ("engine", "matcher", "checker", "renderer", "front")
 BROKEN = "the connection broke"
 
 
@@ -36,9 +36,10 @@ def process(subject: Subject, kind: str) -> int:
     if kind == "front":
         return front
     engine = next(pid for pid, what in pids.items() if "octavo.engine.process" in what)
-    parent = {"engine": front, "matcher": engine, "checker": front}[kind]
-    wanted = "octavo.engine.process" if kind == "engine" else "octavo.grammar.process"
-    return next(pid for pid, what in pids.items() if wanted in what and status(pid).get("PPid") == str(parent))
+    parent = engine if kind == "matcher" else front
+    wanted = {"engine": "octavo.engine.process", "renderer": "octavo.text.render_process"}
+    runs = wanted.get(kind, "octavo.grammar.process")
+    return next(pid for pid, what in pids.items() if runs in what and status(pid).get("PPid") == str(parent))
 
 
 async def stream(client: httpx.AsyncClient, body: dict[str, Any], begun: list[int]) -> str:
@@ -117,18 +118,20 @@ def strike(subject: Subject, kind: str, number: int, streams: int) -> None:
     """The case, and P0 after it, as far as it can hold: processes are others, and so is what they have open."""
     before, pid = subject.snapshot(), process(subject, kind)
     bodies = [(CANARY, FORM, CANARY, SAMPLED)[i % 4] for i in range(streams)]
-    grammars: list[str] = []
+    others: list[str] = []
 
     def act() -> None:
         os.kill(pid, number)
-        if kind == "checker":  # a grammar that nobody has seen needs it
+        if kind in ("checker", "renderer"):  # a grammar that nobody has seen needs the one, any chat the other
             form = {"prompt": "x", "max_tokens": 4, "guided_regex": f"[a-z]{{{number}}}"}
-            answer = subject.post("/v1/completions", form)
-            grammars.append("" if answer.status_code == 200 else answer.json()["error"]["code"])
+            chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 4}
+            asked = ("/v1/completions", form) if kind == "checker" else ("/v1/chat/completions", chat)
+            answer = subject.post(*asked)
+            others.append("" if answer.status_code == 200 else answer.json()["error"]["code"])
 
     found = under_streams(subject, bodies, act)
     check_streams(subject, kind, bodies, found)
-    assert set(grammars) <= ({""} if number == signal.SIGKILL else {"", "server_overloaded"})
+    assert set(others) <= ({""} if number == signal.SIGKILL else {"", "server_overloaded"})
     if kind == "engine":
         assert "engine_unavailable" in found
     wait_for(lambda: subject.request("GET", "/readyz").status_code == 200, SECONDS)
@@ -142,19 +145,19 @@ def strike(subject: Subject, kind: str, number: int, streams: int) -> None:
     subject.lines(before.log)
 
 
-@pytest.mark.parametrize("kind", KINDS[:4])
+@pytest.mark.parametrize("kind", KINDS)
 def test_G1_kill(killed: Subject, kind: str) -> None:
     strike(killed, kind, signal.SIGKILL, 12)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS[:4])
+@pytest.mark.parametrize("kind", KINDS)
 def test_G1_kill_under_two_hundred_streams(own: Subject, kind: str) -> None:
     strike(own, kind, signal.SIGKILL, 200)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS[:4])
+@pytest.mark.parametrize("kind", KINDS)
 def test_G2_freeze_under_two_hundred_streams(own: Subject, kind: str) -> None:
     strike(own, kind, signal.SIGSTOP, 200)
 

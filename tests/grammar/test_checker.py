@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from octavo.core import child
 from octavo.core.child import Child
 from octavo.core.errors import RequestError
 from octavo.core.structured import StructuredOutputs
-from octavo.grammar import checker as module
 from octavo.grammar.checker import COMPILE_SECONDS, Checker
 from tests.builders import VOCAB_SIZE, save_tokenizer
 
@@ -181,7 +181,7 @@ def test_a_process_that_has_no_time_is_no_fault_of_its_grammar(checker: Checker,
     assert worker._child is not None
     os.kill(worker._child._process.pid, signal.SIGSTOP)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "BUSY_SECONDS", 0.3)
+        patch.setattr(child, "BUSY_SECONDS", 0.3)
         assert refused(checker, {"regex": "frozen[a-z]+"}).code == "server_overloaded"
     assert checker.check(StructuredOutputs(regex="frozen[a-z]+"))
 

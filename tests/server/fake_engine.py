@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers
@@ -27,6 +28,7 @@ from octavo.engine.intake import Intake
 from octavo.engine.news import News
 from octavo.engine.outputs import OutputProcessor, RequestState
 from octavo.text.chat import ChatTemplate
+from octavo.text.renderer import Chat
 from octavo.text.tokenizer import FastBackend, Tokenizer
 
 TEMPLATE = (
@@ -284,6 +286,9 @@ class FakeLLM:
             np.array(values, np.float32).tobytes(),
             np.array(ranks, np.int32).tobytes(),
         )
+
+    async def render(self, chat: Chat, size: int) -> str:
+        return self.tokenizer.chat_template.render(**msgspec.structs.asdict(chat))
 
     async def look(self) -> Picture:
         self.check()

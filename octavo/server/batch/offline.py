@@ -69,6 +69,7 @@ async def _run(
     llm = await start(engine, server)
     try:
         service = Service(llm, server, engine, Metrics(), Keys(()))
+        await service.check_template()
         lines = Lines(ROUTES, lambda: service, lambda exchange: contextlib.nullcontext())
         work = asyncio.create_task(_answer_all(lines, source, server.max_body_bytes, out))
         while not work.done():

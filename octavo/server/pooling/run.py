@@ -16,7 +16,7 @@ from octavo.engine.scores import gather
 from octavo.server.completions import read_prompts
 from octavo.server.http import Exchange
 from octavo.server.pooling.protocol import MAX_INPUTS, ReadingRequest, ReadingUsage, TextsRequest
-from octavo.server.service import Prompt, Service, offload
+from octavo.server.service import Prompt, Service
 from octavo.server.tracing import Answered
 
 # Numbers in one answer: MAX_INPUTS embeddings of 8,192. A vector for each token of many texts would be without bound.
@@ -153,13 +153,11 @@ async def read_texts(
         raise RequestError("This model has no chat template: send its text as input.", "messages")
     if request.add_generation_prompt and request.continue_final_message:
         raise RequestError("add_generation_prompt and continue_final_message exclude each other.", "messages")
-    text = await offload(
+    text = await service.render(
         size,
-        lambda: service.render(
-            tree["messages"],
-            add_generation_prompt=request.add_generation_prompt,
-            continue_final_message=request.continue_final_message,
-            variables=request.chat_template_kwargs,
-        ),
+        tree["messages"],
+        add_generation_prompt=request.add_generation_prompt,
+        continue_final_message=request.continue_final_message,
+        variables=request.chat_template_kwargs,
     )
     return Texts([text], "messages", bool(special))
