@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import resource
 import select
@@ -22,7 +23,8 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
-from octavo.core.errors import EngineError, EngineUnavailable, OctavoError, Overloaded, RequestError
+from octavo.core import log
+from octavo.core.errors import EngineError, EngineUnavailable, OctavoError, Overloaded
 
 MAX_FRAME = 64 << 20  # a batch of 256 prompts of 64k tokens; more is an error of ours
 HEADER = struct.Struct("<I")
@@ -46,6 +48,7 @@ class Child:
                 [sys.executable, *FLAGS, "-m", module, str(theirs.fileno())],
                 pass_fds=[theirs.fileno(), *descriptors],
                 stdin=subprocess.DEVNULL,
+                cwd=working_folder(),
                 env={**os.environ, **environment},
             )
         self.close = weakref.finalize(self, _end, self._process, self.sock)
@@ -129,8 +132,7 @@ class Worker:
             found = read_frame(child.sock)
         if found is None or found:
             self.close()
-            if found:
-                raise RequestError(found.decode())
+            log.event("worker", logging.ERROR, work=self._work, reason=found.decode() if found else "it ended")
             raise EngineUnavailable(f"the process that has to {self._work} does not start")
         return child
 
@@ -145,6 +147,15 @@ def bound_memory(more: int) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + more
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def working_folder() -> str | None:
+    """Where a child runs: where we do, unless that was deleted, which libraries do not expect when they are loaded."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "/"
+    return None
 
 
 def _end(process: subprocess.Popen[bytes], sock: socket.socket) -> None:

@@ -52,7 +52,7 @@ def resolve_model(
         return MODEL_DIR
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return folder
+        return folder.absolute()  # for processes that may run elsewhere
     if folder.exists():
         if folder.suffix == ".gguf":
             return unpack(folder)

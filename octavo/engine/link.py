@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from octavo.core.child import FLAGS, HEADER, MAX_FRAME
+from octavo.core.child import FLAGS, HEADER, MAX_FRAME, working_folder
 from octavo.core.config import EngineConfig
 from octavo.core.crash import plain_config
 from octavo.core.errors import ConfigError, EngineError
@@ -81,6 +81,7 @@ class Link:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, *FLAGS, "-m", MODULE, str(theirs.fileno())),
                 pass_fds=[theirs.fileno(), start.progress, start.log, start.stacks],
+                cwd=working_folder(),
                 env={**ENVIRONMENT, **os.environ},
             )
         link = cls(process, *await asyncio.open_connection(sock=ours, limit=MAX_FRAME))

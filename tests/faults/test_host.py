@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
+import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.subject import CANARY, SECONDS, Subject
+from tests.faults.test_models import DEMO
 from tests.faults.test_processes import process, under_streams
 from tests.server.conftest import error_of, wait_for
 
@@ -73,4 +77,33 @@ def test_G13_no_room_on_the_disk(server: Subject, tmp_path: Path) -> None:
     assert server.snapshot().pids == before.pids and not list(server.tmp.glob("octavo-*/upload-*"))
     end = server.log.stat().st_size
     assert server.request("GET", "/nothing", headers={"X-Request-Id": "afterwards"}).status_code == 404
-    assert server.lines(end)[-1]["id"] == "afterwards"  # the log goes on
+    wait_for(lambda: any(line.get("id") == "afterwards" for line in server.lines(end)), SECONDS)  # the log goes on
+
+
+def test_G13_folders_that_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it was started, before that, and its model, while it serves. When the model is back, so is the server."""
+    model, place = tmp_path / "model", tmp_path / "place"
+    shutil.copytree(DEMO, model)
+    for folder in (place, tmp_path / "server"):
+        folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.chdir(place)
+        place.rmdir()
+        server = Subject(tmp_path / "server", "--model", str(model), "--crash-dir", str(tmp_path / "crashes"))
+    try:
+        chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 4, "guided_regex": "[a-f]{3}"}
+        assert server.post("/v1/chat/completions", chat).status_code == 200  # its processes are there now
+        model.rename(tmp_path / "elsewhere")
+        before = server.snapshot()
+        with server.canaries():
+            for path in ("/v1/chat/completions", "/tokenize"):
+                answer = server.post(path, {**chat, "guided_regex": "[a-f]{4}"})
+                assert answer.status_code == 200, answer.text
+        server.check(before)
+        os.kill(process(server, "engine"), signal.SIGKILL)
+        wait_for(lambda: any(line["event"] == "engine_start" for line in server.lines()), SECONDS)
+        (tmp_path / "elsewhere").rename(model)
+        wait_for(lambda: server.request("GET", "/readyz").status_code == 200, SECONDS)
+        assert server.stream() == server.reference
+    finally:
+        assert server.close() == 0

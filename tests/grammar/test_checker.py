@@ -14,7 +14,7 @@ import pytest
 
 from octavo.core import child
 from octavo.core.child import Child
-from octavo.core.errors import RequestError
+from octavo.core.errors import EngineUnavailable, RequestError
 from octavo.core.structured import StructuredOutputs
 from octavo.grammar.checker import COMPILE_SECONDS, Checker
 from tests.builders import VOCAB_SIZE, save_tokenizer
@@ -231,9 +231,10 @@ def test_shape_and_size(values: dict[str, Any], param: str):
     assert caught.value.param == param
 
 
-def test_a_tokenizer_that_is_not_there(tmp_path: Path):
+def test_a_tokenizer_that_is_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """It may have been deleted meanwhile. Clients learn nothing of our disk."""
     (tmp_path / "tokenizer.json").write_text("{}")
-    checker = Checker(tmp_path, 100)
-    with pytest.raises(RequestError, match="tokenizer.json cannot be read"):
-        checker.check(StructuredOutputs(regex="a"))
-    checker.close()
+    with pytest.raises(EngineUnavailable) as error:
+        Checker(tmp_path, 100).check(StructuredOutputs(choice=["a"]))
+    assert "tokenizer.json" not in str(error.value)
+    assert "tokenizer.json cannot be read" in caplog.records[-1].__dict__["fields"]["reason"]

@@ -422,6 +422,17 @@ def test_a_client_that_pipelines_and_leaves(server: Running) -> None:
     server.idle()
 
 
+@pytest.mark.parametrize("options", [{}, {"stream": True}])
+def test_a_client_that_closes_its_sending_side_has_left(server: Running, options: dict[str, Any]) -> None:
+    """What the network tells us is the same as of one that is gone, for whom nothing more should be computed."""
+    with server.connect() as sock:
+        sock.sendall(completion(prompt="count", max_tokens=4000, **options))
+        wait_for(lambda: bool(server.llm and server.llm.live))
+        sock.shutdown(socket.SHUT_WR)
+        assert b"[DONE]" not in read_answer(sock)
+    server.idle()
+
+
 def test_too_many_pipelined(server: Running) -> None:
     livez = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
     assert all_of(server, livez * 30 + LAST).count(b"HTTP/1.1 200") == 31
