@@ -63,8 +63,15 @@ def main() -> None:
     times: dict[bool, list[float]] = {False: [], True: []}
     start = last = time.perf_counter()
     next_burst = next_long = start
+    told = 0
     while (now := time.perf_counter()) - start < 60 * args.minutes or core.has_work:
         arriving = now - start < 60 * args.minutes
+        if now - start >= 60 * (told + 1):
+            told += 1
+            print(
+                f"{told} min: {finished} answers, {aborted} aborted, {tokens} tokens; {len(live)} wait or run",
+                flush=True,
+            )
         if arriving and now >= next_burst and len(live) < 3000:
             for _ in range(int(rng.integers(1, 120))):
                 length = int(np.clip(rng.lognormal(5.5, 1.2), 1, room))
