@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import multiprocessing
 import os
+import select
 import selectors
 import socket
 import sys
@@ -34,6 +36,7 @@ from tests.server.fake_engine import FakeLLM
 
 MARKS = [chr(code) for code in range(0x30, 0x7B) if chr(code) not in '"\\']  # a token is one of them
 TICKS = 1 << 16
+MARKER = b'"delta":{"content":"'  # its text follows
 CHUNK_BYTES = 260  # of a streamed token with its JSON and its HTTP
 
 
@@ -89,52 +92,64 @@ def server(port: Any, interval: float, groups: int, times: Any, ticks: Any, seco
         runner.run(run())
 
 
-def read(port: int, count: int, seconds: float, times: Any, ticks: Any) -> dict[str, Any]:
-    """Opens the streams, reads them for so long once all have begun, and leaves."""
+def connect(port: int, count: int) -> list[socket.socket]:
+    """As many streams, each with its request on the way."""
     body = json.dumps(
         {"model": "fake", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 100_000, "stream": True}
     )
     head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json"
     head += f"\r\ncontent-length: {len(body)}"
-    selector = selectors.DefaultSelector()
-    begun: set[int] = set()
-    for i in range(count):
-        sock = socket.create_connection(("127.0.0.1", port))
+    socks = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
+    for sock in socks:
         sock.sendall(f"{head}\r\n\r\n{body}".encode())
         sock.setblocking(False)
-        selector.register(sock, selectors.EVENT_READ, i)
+    return socks
+
+
+def read(port: int, count: int, seconds: float, spin: bool, times: Any, ticks: Any) -> dict[str, Any]:
+    """Opens the streams, reads them for so long once all have begun, and leaves. What was read is looked at then."""
+    socks = {sock.fileno(): sock for sock in connect(port, count)}
+    poll = select.epoll()
+    for number in socks:
+        poll.register(number, select.EPOLLIN)
+    begun: set[int] = set()
+    chunks: list[bytes] = []
+    moments: list[float] = []  # when each chunk came
+    latest: list[int] = []  # the number of ticks that there had been
+    end = float("inf")
+    gc.disable()  # a pause would be the server's
+    while (now := time.monotonic()) < end:
+        for number, _ in poll.poll(0 if spin else 1.0):
+            data = socks[number].recv(1 << 16)
+            now = time.monotonic()
+            if not data:
+                poll.unregister(number)
+            if end < float("inf"):
+                chunks.append(data)
+                moments.append(now)
+                latest.append(ticks.value)
+            elif MARKER in data:
+                begun.add(number)
+        if len(begun) == count and end == float("inf"):
+            end = time.monotonic() + seconds
+    return {**judge(chunks, moments, latest, times), "begun": len(begun)}
+
+
+def judge(chunks: list[bytes], moments: list[float], latest: list[int], times: Any) -> dict[str, Any]:
+    """How late each token was, and how many came together."""
     place = {mark: i for i, mark in enumerate(MARKS)}
-    marker = b'"delta":{"content":"'
     late: list[float] = []
     together: list[int] = []
     errors = 0
-    end = float("inf")
-    while time.monotonic() < end:
-        for key, _ in selector.select(1.0):
-            data = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
-            now = time.monotonic()
-            if not data:
-                errors += 1
-                selector.unregister(key.fileobj)
-                continue
-            if b'"error"' in data:
-                errors += 1
-            parts = data.split(marker)[1:]
-            if not parts:
-                continue
-            begun.add(key.data)
-            if end == float("inf"):
-                continue
-            latest = ticks.value
-            for part in parts:
-                text = part.partition(b'"')[0].decode()
-                together.append(len(text))
-                for mark in text:
-                    tick = latest - 1 - (latest - 1 - place[mark]) % len(MARKS)
-                    late.append(now - times[tick % TICKS])
-        if len(begun) == count and end == float("inf"):
-            end = time.monotonic() + seconds
-    return {"late": late, "together": together, "errors": errors, "begun": len(begun)}
+    for data, now, last in zip(chunks, moments, latest, strict=True):
+        errors += not data or b'"error"' in data
+        for part in data.split(MARKER)[1:]:
+            text = part.partition(b'"')[0].decode()
+            together.append(len(text))
+            for mark in text:
+                tick = last - 1 - (last - 1 - place[mark]) % len(MARKS)
+                late.append(now - times[tick % TICKS])
+    return {"late": late, "together": together, "errors": errors}
 
 
 def drain(port: int, count: int, ready: Any) -> None:
@@ -181,6 +196,7 @@ def main() -> None:
     parser.add_argument("--interval", type=float, default=50.0, help="milliseconds between ticks (default: 50)")
     parser.add_argument("--groups", type=int, default=1, help="of streams that get their tokens in turn (default: 1)")
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--spin", action="store_true", help="the client never sleeps: nobody must wake it")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
 
@@ -195,7 +211,8 @@ def main() -> None:
             time.sleep(0.05)
         time.sleep(1.0)
         ours, theirs = context.Pipe()
-        reading = context.Process(target=client, args=(theirs, port.value, args.streams, args.seconds, times, ticks))
+        asked = (args.streams, args.seconds, args.spin)
+        reading = context.Process(target=client, args=(theirs, port.value, *asked, times, ticks))
         before = used.value
         reading.start()
         found = ours.recv()
@@ -211,6 +228,7 @@ def main() -> None:
         "streams": args.streams,
         "interval_ms": args.interval,
         "groups": args.groups,
+        "client": "spins" if args.spin else "sleeps",
         "tokens": len(late_ms),
         "errors": found["errors"],
         "added_ms": {"p50": round(p50, 2), "p99": round(p99, 2), "max": round(most, 2)},

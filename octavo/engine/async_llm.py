@@ -47,7 +47,7 @@ from octavo.engine.gate import ALONE, MAX_ALONE, REFUSED, Gate, Suspects
 from octavo.engine.intake import Intake
 from octavo.engine.ipc import Abort, Add, ExpectGrammar, Failed, Look, Seen, Step, ToEngine
 from octavo.engine.link import Link
-from octavo.engine.news import News
+from octavo.engine.news import News, Sink
 from octavo.engine.outputs import OutputProcessor, RequestState
 from octavo.engine.recovery import Recovery, Watchdog, report
 from octavo.engine.renderings import Renderings
@@ -180,8 +180,11 @@ class AsyncLLM:
         add_special_tokens: bool = True,
         tenant: str = "",
         queue_seconds: float | None = None,
+        sink: Sink | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Streams outputs as `params.output_kind` says; what comes faster than it is taken is merged.
+
+        What a `sink` can take is given to it as soon as its step is over, and is not yielded.
 
         Raises RequestError before the first item if the request is refused, QueueTimeout if its first step has not
         ended after `queue_seconds`, EngineUnavailable at any time if the engine dies.
@@ -208,7 +211,7 @@ class AsyncLLM:
         )
         text = prompt if isinstance(prompt, str) else None
         state = RequestState(request_id, request, self.tokenizer, text, arrival)
-        with self._served(state, queue_seconds) as news:
+        with self._served(state, queue_seconds, sink) as news:
             while not state.finished:
                 await news.wait()
                 if state.failure:
@@ -268,13 +271,13 @@ class AsyncLLM:
         return state.pooling_output()
 
     @contextlib.contextmanager
-    def _served(self, state: RequestState, queue_seconds: float | None) -> Iterator[News]:
+    def _served(self, state: RequestState, queue_seconds: float | None, sink: Sink | None = None) -> Iterator[News]:
         """While this lasts, the engine works on the request; what there is of it is told by the `News`."""
         request = state.request
         self._check_suspicion(state)
         cost = cost_of(request, self.info.vocab_size)
         self._ledger.reserve(cost)
-        news = self._news[request.uid] = News()
+        news = self._news[request.uid] = News(state, sink)
         self._outputs.add(state)
         timer = None
         if queue_seconds is not None:

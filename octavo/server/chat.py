@@ -91,9 +91,11 @@ async def begin(
 
 
 async def _events(answer: ChatAnswer) -> AsyncGenerator[bytes, None]:
-    async with aclosing(answer.chunks()) as batches:
-        async for chunks in batches:
-            yield b"".join([event(_encode(chunk)) for chunk in chunks])
+    async with aclosing(answer.run.stream(lambda _, output: answer.write(output))) as events:
+        async for data in events:
+            yield data
+    for chunk in await answer.last():
+        yield event(_encode(chunk))
 
 
 def _params(service: Service, request: ChatRequest, reader: Reader) -> SamplingParams:
@@ -178,6 +180,8 @@ class ChatAnswer:
         self.parsers = [reader.parser(text) for _ in range(run.params.n)]
         self.parsed = [Parsed() for _ in self.parsers]
         self.inputs = [Inputs(tools.customs) for _ in self.parsers]
+        self.counts = [0] * run.params.n  # tokens of each answer so far
+        self.begun = False
 
     async def whole(self) -> ChatCompletion:
         run, request = self.run, self.request
@@ -260,44 +264,45 @@ class ChatAnswer:
         counts = [len(await self.service.encode(text, False)) for text in texts]
         return self.run.usage(reasoning_tokens=sum(counts))
 
-    async def chunks(self) -> AsyncGenerator[list[ChatChunk], None]:
-        """The chunks as they come; those that came together are given together."""
-        run = self.run
-        include_usage, continuous = self.options.include_usage, self.options.continuous_usage_stats
-        counts = [0] * run.params.n
+    def chunks(self, output: RequestOutput) -> list[ChatChunk]:
+        """What an output says."""
+        run, chunks = self.run, []
+        if not self.begun:
+            self.begun = True
+            role = Delta("assistant", self.echo)
+            chunks = [self.chunk(ChatChunkChoice(i, role)) for i in range(run.params.n)]
+            self.add_prompt(chunks[0], output)
+        for piece in output.outputs:
+            self.counts[piece.index] += len(piece.token_ids)
+            chunks += map(self.chunk, self.choices(piece))
+            if output.finished:
+                chunks[-1].metrics = run.timings()
+        return chunks
 
-        def chunk(choice: ChatChunkChoice) -> ChatChunk:
-            found = self.chunk([choice])
-            if include_usage:  # null in all but the last, as OpenAI has it
-                found.usage = run.usage(counts[choice.index]) if continuous else None
-            return found
+    def write(self, output: RequestOutput) -> bytes:
+        """Its chunks as events."""
+        return b"".join([event(_encode(chunk)) for chunk in self.chunks(output)])
 
-        begun = False
-        async with aclosing(run.outputs()) as outputs:
-            async for _, output in outputs:
-                chunks: list[ChatChunk] = []
-                if not begun:
-                    begun = True
-                    role = Delta("assistant", self.echo)
-                    chunks = [chunk(ChatChunkChoice(i, role)) for i in range(run.params.n)]
-                    self.add_prompt(chunks[0], output)
-                for piece in output.outputs:
-                    counts[piece.index] += len(piece.token_ids)
-                    chunks += map(chunk, self.choices(piece))
-                    if output.finished:
-                        chunks[-1].metrics = run.timings()
-                if chunks:
-                    yield chunks
-        if include_usage:
-            last = self.chunk([])
-            last.usage = await self.usage()
-            yield [last]
+    async def last(self) -> list[ChatChunk]:
+        """What is told when all has been."""
+        if not self.options.include_usage:
+            return []
+        last = self.chunk()
+        last.usage = await self.usage()
+        return [last]
 
-    def chunk(self, choices: list[ChatChunkChoice]) -> ChatChunk:
-        run = self.run
-        return ChatChunk(
-            id=run.id, created=run.created, model=run.model, system_fingerprint=FINGERPRINT, choices=choices
+    def chunk(self, choice: ChatChunkChoice | None = None) -> ChatChunk:
+        run, options = self.run, self.options
+        found = ChatChunk(
+            id=run.id,
+            created=run.created,
+            model=run.model,
+            system_fingerprint=FINGERPRINT,
+            choices=[] if choice is None else [choice],
         )
+        if choice is not None and options.include_usage:  # null in all but the last, as OpenAI has it
+            found.usage = run.usage(self.counts[choice.index]) if options.continuous_usage_stats else None
+        return found
 
     def choices(self, piece: CompletionOutput) -> list[ChatChunkChoice]:
         """What one piece of an answer says: some content, and that it has ended."""

@@ -31,6 +31,7 @@ from octavo.server.protocol import (
     CompletionChoice,
     CompletionLogprobs,
     CompletionRequest,
+    StreamOptions,
 )
 from octavo.server.service import Prompt, Service
 
@@ -59,9 +60,9 @@ async def completions(service: Service, exchange: Exchange, body: bytes) -> Resp
         prompt_param="prompt",
         add_special_tokens=special,
     )
-    answer = _Answer(service, request, run)
+    answer = CompletionAnswer(service, request, run, options)
     if request.stream:
-        return Stream(answer.events(options.include_usage, options.include_usage and options.continuous_usage_stats))
+        return Stream(answer.events())
     return json_response(await answer.whole())
 
 
@@ -113,15 +114,19 @@ def _prompt(given: Any, param: str) -> Prompt:
     return given  # type: ignore[no-any-return]
 
 
-class _Answer:
+class CompletionAnswer:
     """Formats what a generation yields, whole or as events. Choice p * n + i is answer i to prompt p."""
 
-    def __init__(self, service: Service, request: CompletionRequest, run: Generation) -> None:
+    def __init__(self, service: Service, request: CompletionRequest, run: Generation, options: StreamOptions) -> None:
         self.service = service
         self.request = request
         self.run = run
+        self.options = options
         self.n = request.n or 1
-        self.offsets = [0] * (len(run.prompts) * self.n)  # characters of each choice that were sent
+        choices = len(run.prompts) * self.n
+        self.offsets = [0] * choices  # characters of each choice that were sent
+        self.counts = [0] * choices  # tokens
+        self.begun = [False] * choices
 
     async def whole(self) -> Completion:
         finals: dict[int, RequestOutput] = {}
@@ -139,33 +144,32 @@ class _Answer:
                 choices.append(choice)
         return self.completion(choices, usage=self.run.usage(), metrics=self.run.timings())
 
-    async def events(self, include_usage: bool, continuous: bool) -> AsyncGenerator[bytes, None]:
-        counts = [0] * len(self.offsets)
-        begun: set[int] = set()
-        async with aclosing(self.run.outputs()) as outputs:
-            async for prompt, output in outputs:
-                chunks = []
-                for piece in output.outputs:
-                    index = prompt * self.n + piece.index
-                    counts[index] += len(piece.token_ids)
-                    choice = self.choice(index, piece)
-                    if index not in begun:
-                        begun.add(index)
-                        self.add_prompt(choice, prompt, output)
-                    elif not (choice.text or piece.token_ids or choice.finish_reason):
-                        continue
-                    chunk = self.completion([choice])
-                    if continuous:
-                        chunk.usage = self.run.usage(counts[index])
-                    elif include_usage:
-                        chunk.usage = None
-                    if output.finished:
-                        chunk.metrics = self.run.timings()
-                    chunks.append(event(_encode(chunk)))
-                if chunks:
-                    yield b"".join(chunks)
-        if include_usage:
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self.run.stream(self.write)) as events:
+            async for data in events:
+                yield data
+        if self.options.include_usage:
             yield event(_encode(self.completion([], usage=self.run.usage())))
+
+    def write(self, prompt: int, output: RequestOutput) -> bytes:
+        """What an output says, as events."""
+        events = []
+        for piece in output.outputs:
+            index = prompt * self.n + piece.index
+            self.counts[index] += len(piece.token_ids)
+            choice = self.choice(index, piece)
+            if not self.begun[index]:
+                self.begun[index] = True
+                self.add_prompt(choice, prompt, output)
+            elif not (choice.text or piece.token_ids or choice.finish_reason):
+                continue
+            chunk = self.completion([choice])
+            if self.options.include_usage:
+                chunk.usage = self.run.usage(self.counts[index]) if self.options.continuous_usage_stats else None
+            if output.finished:
+                chunk.metrics = self.run.timings()
+            events.append(event(_encode(chunk)))
+        return b"".join(events)
 
     def completion(self, choices: list[CompletionChoice], **values: Any) -> Completion:
         run = self.run

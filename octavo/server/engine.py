@@ -10,6 +10,7 @@ from octavo.core.params import SamplingParams
 from octavo.core.picture import Picture
 from octavo.core.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput
 from octavo.engine.build import EngineInfo
+from octavo.engine.news import Sink
 from octavo.text.renderer import Chat
 from octavo.text.tokenizer import Tokenizer
 
@@ -54,8 +55,11 @@ class Engine(Protocol):
         add_special_tokens: bool = True,
         tenant: str = "",
         queue_seconds: float | None = None,
+        sink: Sink | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Raises RequestError before the first item; closing the generator aborts the request.
+
+        What a `sink` can take is given to it as soon as its step is over, and is not yielded.
 
         `request_id` is what the log calls it: several may have the same.
         """

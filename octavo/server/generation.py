@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from octavo.core.errors import EngineUnavailable, InternalError, NanLogits, RequestError
 from octavo.core.outputs import CompletionOutput, RequestMetrics, RequestOutput, TokenLogprobs
 from octavo.core.params import RequestOutputKind, SamplingParams
+from octavo.engine.news import Sink
 from octavo.server.beams import beam_params, beam_search
 from octavo.server.http import Exchange
 from octavo.server.protocol import (
@@ -42,6 +43,7 @@ _SAMPLING = (
 LEAST_LOGPROB = -9999.0  # JSON has no -inf: what OpenAI says of a token that could not have been sampled
 # How far answers to one prompt may run ahead of a client that reads slowly; the transport bounds the rest.
 PENDING_OUTPUTS = 16
+Write = Callable[[int, RequestOutput], bytes]  # the events of an output of one of the prompts; b"" if it says nothing
 
 
 def sampling_params(request: GenerationRequest, service: Service, **values: Any) -> SamplingParams:
@@ -88,6 +90,7 @@ class Generation:
         self.completion_tokens = 0
         self.prompt_tokens = [0] * len(prompts)  # known with the first output
         self.cached_tokens = [0] * len(prompts)
+        self.metrics = service.metrics
         self._service = service
         self._exchange = exchange
         self._priority = request.priority
@@ -96,32 +99,51 @@ class Generation:
         self._wants_times = bool(wanted) and len(prompts) == 1
         self.names_ids = bool(request.return_tokens_as_token_ids) or service.server.return_tokens_as_token_ids
         self._times: RequestMetrics | None = None
-        self._interval = request.stream_interval or 1
+        self.interval = request.stream_interval or 1
         self._salt = service.keys.salt(exchange.key, request.cache_salt or "")
         self._prompt_param = prompt_param
         self._add_special_tokens = add_special_tokens
+        self._queue: asyncio.Queue[tuple[int, RequestOutput] | Exception | None] = asyncio.Queue(PENDING_OUTPUTS)
 
-    async def outputs(self) -> AsyncGenerator[tuple[int, RequestOutput], None]:
-        """(prompt, output) as they come; an error before the first ends all of them."""
+    async def stream(self, write: Write) -> AsyncGenerator[bytes, None]:
+        """What `write` makes of the outputs, as they come, but for what could be sent at once, which has been."""
+        async with aclosing(self.outputs(write)) as outputs:
+            async for prompt, output in outputs:
+                if data := write(prompt, output):
+                    yield data
+
+    async def outputs(self, write: Write | None = None) -> AsyncGenerator[tuple[int, RequestOutput], None]:
+        """(prompt, output) as they come; an error before the first ends all of them.
+
+        With `write`, outputs that can be written and sent in the pass over their step are, and do not come here.
+        """
         with self._exchange.limited(self._deadline):
             try:
-                if len(self.prompts) == 1:  # a generator less for each token of nearly all streams
-                    async with aclosing(self._answer(0)) as answer:
+                if len(self.prompts) == 1:
+                    async with aclosing(self._answer(0, write)) as answer:
                         async for output in answer:
                             yield 0, output
                 else:
-                    async with aclosing(self._all()) as outputs:
+                    async with aclosing(self._all(write)) as outputs:
                         async for item in outputs:
                             yield item
             finally:
                 self._meter()
+
+    @property
+    def clear(self) -> bool:
+        """What is pushed to the exchange now is behind all that has come before it."""
+        return self._queue.empty() and self._exchange.ready
+
+    def push(self, data: bytes) -> None:
+        self._exchange.push(data)
 
     def _meter(self) -> None:
         number = self._service.keys.number(self._exchange.key)
         if number:
             self._exchange.fields["key"] = number
             used = (sum(self.prompt_tokens), sum(self.cached_tokens), self.completion_tokens)
-            self._service.metrics.on_key(number, *used)
+            self.metrics.on_key(number, *used)
 
     def timings(self) -> RequestTimings | UnsetType:
         """What `include_metrics` asks for, once the answer is complete. It has no meaning for several answers."""
@@ -140,17 +162,16 @@ class Generation:
                 found.tokens_per_second = round((self.completion_tokens - 1) / seconds, 3)
         return found
 
-    async def _all(self) -> AsyncGenerator[tuple[int, RequestOutput], None]:
+    async def _all(self, write: Write | None) -> AsyncGenerator[tuple[int, RequestOutput], None]:
         """The answers to several prompts, as they come."""
-        queue: asyncio.Queue[tuple[int, RequestOutput] | Exception | None] = asyncio.Queue(PENDING_OUTPUTS)
         tasks = []
         try:
             for i in range(len(self.prompts)):
-                tasks.append(asyncio.create_task(self._pump(i, queue)))
+                tasks.append(asyncio.create_task(self._pump(i, write)))
                 await asyncio.sleep(0)  # it tokenizes its prompt: between them others have their turn
             running = len(tasks)
             while running:
-                item = await queue.get()
+                item = await self._queue.get()
                 if isinstance(item, Exception):
                     raise item
                 if item is None:
@@ -162,66 +183,34 @@ class Generation:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _pump(self, prompt: int, queue: asyncio.Queue[tuple[int, RequestOutput] | Exception | None]) -> None:
+    async def _pump(self, prompt: int, write: Write | None) -> None:
         try:
-            async with aclosing(self._answer(prompt)) as answer:
+            async with aclosing(self._answer(prompt, write)) as answer:
                 async for output in answer:
-                    await queue.put((prompt, output))
-            await queue.put(None)
+                    await self._queue.put((prompt, output))
+            await self._queue.put(None)
         except Exception as error:  # handed to the request, whose task logs and answers it
-            await queue.put(error)
+            await self._queue.put(error)
 
-    async def _answer(self, prompt: int) -> AsyncGenerator[RequestOutput, None]:
-        metrics = self._service.metrics
-        tokens = [0] * self.params.n
-        reasons: dict[int, str] = {}
-        last: dict[int, float] = {}
-        answer = self._beams(prompt) if self.beams else self._generate(self.prompts[prompt], self.params)
-        held: RequestOutput | None = None
-        streams = self.params.output_kind is RequestOutputKind.DELTA
-        begun = finished = False
+    async def _answer(self, prompt: int, write: Write | None) -> AsyncGenerator[RequestOutput, None]:
+        told = _Told(self, prompt, write)
+        sink = None if write is None else told
+        answer = self._beams(prompt) if self.beams else self._generate(self.prompts[prompt], self.params, sink)
         try:
             async with aclosing(answer):
                 async for output in answer:
-                    if not begun:
-                        begun = True
-                        self.prompt_tokens[prompt] = len(output.prompt_token_ids)
-                        metrics.on_start(self.prompt_tokens[prompt], self.params)
-                    now = time.monotonic()
-                    self.cached_tokens[prompt] = output.num_cached_tokens
-                    for piece in output.outputs:
-                        count = len(piece.token_ids)
-                        tokens[piece.index] += count
-                        self.completion_tokens += count
-                        metrics.generation_tokens += count
-                        if streams and count:
-                            if piece.index in last:
-                                metrics.inter_token.observe(now - last[piece.index])
-                            last[piece.index] = now
-                        if piece.finish_reason is not None:
-                            reasons[piece.index] = finish_reason(piece)
-                    if output.finished:
-                        finished = True
-                        self._times = output.metrics
-                        metrics.on_finish(output, tokens, reasons.values())
-                        self._log(output, reasons)
-                        self._trace(output, sum(tokens))
-                    if self._interval == 1 or not streams:
-                        yield output
-                        continue
-                    held = output if held is None else merged(held, output)
-                    sent = sum(tokens) - sum(len(piece.token_ids) for piece in held.outputs)
-                    if output.finished or not sent or sum(tokens) - sent >= self._interval:
-                        yield held
-                        held = None
+                    due = told.count(output)
+                    if due is not None:
+                        yield due
         except NanLogits:
-            metrics.corrupted += 1
+            self.metrics.corrupted += 1
             raise
         finally:
-            if begun and not finished:
-                metrics.finished["abort"] += self.params.n
+            told.close()
 
-    def _generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[RequestOutput, None]:
+    def _generate(
+        self, prompt: Prompt, params: SamplingParams, sink: Sink | None = None
+    ) -> AsyncGenerator[RequestOutput, None]:
         return self._service.llm.generate(
             prompt,
             params,
@@ -232,6 +221,7 @@ class Generation:
             add_special_tokens=self._add_special_tokens,
             tenant=self._service.keys.number(self._exchange.key),
             queue_seconds=self._service.server.max_queue_seconds or None,
+            sink=sink,
         )
 
     async def _beams(self, prompt: int) -> AsyncGenerator[RequestOutput, None]:
@@ -250,8 +240,17 @@ class Generation:
             usage.completion_tokens_details = CompletionTokensDetails(min(reasoning_tokens, completion))
         return usage
 
-    def _trace(self, output: RequestOutput, tokens: int) -> None:
-        found = (len(output.prompt_token_ids), output.num_cached_tokens, tokens)
+    def begun(self, prompt: int, output: RequestOutput) -> None:
+        """The first output for a prompt is there."""
+        self.prompt_tokens[prompt] = len(output.prompt_token_ids)
+        self.metrics.on_start(self.prompt_tokens[prompt], self.params)
+
+    def finished(self, output: RequestOutput, tokens: list[int], reasons: dict[int, str]) -> None:
+        """All answers to a prompt, of `tokens` tokens, are complete."""
+        self._times = output.metrics
+        self.metrics.on_finish(output, tokens, reasons.values())
+        self._log(output, reasons)
+        found = (len(output.prompt_token_ids), output.num_cached_tokens, sum(tokens))
         self._exchange.answered.append(Answered(self.id, self.model, self.params, output.metrics, *found))
 
     def _log(self, output: RequestOutput, reasons: dict[int, str]) -> None:
@@ -263,6 +262,68 @@ class Generation:
         fields["finish"] = ",".join(sorted(set(reasons.values())))
         if first is not None:
             fields.setdefault("first_token_ms", round((first - output.metrics.arrival_time) * 1000, 1))
+
+
+class _Told:
+    """What has come of the answers to one prompt; as a sink of the engine's, it sends what can be sent at once."""
+
+    def __init__(self, run: Generation, prompt: int, write: Write | None) -> None:
+        self._run, self._prompt, self._write = run, prompt, write
+        self._metrics = run.metrics
+        self._streams = run.params.output_kind is RequestOutputKind.DELTA
+        self._interval = run.interval if self._streams else 1
+        self._tokens = [0] * run.params.n
+        self._reasons: dict[int, str] = {}
+        self._last: dict[int, float] = {}  # when each answer's last piece came
+        self._held: RequestOutput | None = None
+        self._begun = self._finished = False
+
+    @property
+    def ready(self) -> bool:
+        return self._run.clear
+
+    def take(self, output: RequestOutput) -> None:
+        assert self._write is not None, "nothing goes to a sink that cannot write"
+        due = self.count(output)
+        if due is not None and (data := self._write(self._prompt, due)):
+            self._run.push(data)
+
+    def count(self, output: RequestOutput) -> RequestOutput | None:
+        """What is to be told now, by the interval that the client asked for."""
+        run, metrics = self._run, self._metrics
+        if not self._begun:
+            self._begun = True
+            run.begun(self._prompt, output)
+        now = time.monotonic()
+        run.cached_tokens[self._prompt] = output.num_cached_tokens
+        for piece in output.outputs:
+            index, count = piece.index, len(piece.token_ids)
+            self._tokens[index] += count
+            run.completion_tokens += count
+            metrics.generation_tokens += count
+            if self._streams and count:
+                if index in self._last:
+                    metrics.inter_token.observe(now - self._last[index])
+                self._last[index] = now
+            if piece.finish_reason is not None:
+                self._reasons[index] = finish_reason(piece)
+        if output.finished:
+            self._finished = True
+            run.finished(output, self._tokens, self._reasons)
+        return output if self._interval == 1 else self._due(output)
+
+    def _due(self, output: RequestOutput) -> RequestOutput | None:
+        held = self._held = output if self._held is None else merged(self._held, output)
+        come = sum(self._tokens)
+        sent = come - sum(len(piece.token_ids) for piece in held.outputs)
+        if not (output.finished or not sent or come - sent >= self._interval):
+            return None
+        self._held = None
+        return held
+
+    def close(self) -> None:
+        if self._begun and not self._finished:
+            self._metrics.finished["abort"] += self._run.params.n
 
 
 def _ms(seconds: float) -> float:

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs
 
 import msgspec
@@ -45,6 +45,7 @@ BODY_SECONDS = 30.0  # a body has this long, and a second more for every
 BODY_BYTES_PER_SECOND = 16 * 1024
 # A client that is still sending does not read an answer: this many times the limit is read and thrown away first.
 DISCARD_FACTOR = 8
+OUTLET = "octavo.outlet"  # the extension of ASGI by which the transport hands over an `Outlet`
 DONE = b"data: [DONE]\n\n"
 EVENTS = b"text/event-stream; charset=utf-8"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -70,6 +71,17 @@ class Stream:
     events: AsyncGenerator[bytes, None]
     end: bytes = DONE
     media_type: bytes = EVENTS
+
+
+class Outlet(Protocol):
+    """The body of an answer, for those who cannot wait as `Send` does."""
+
+    @property
+    def open(self) -> bool:
+        """The body has begun, and its client reads."""
+        ...
+
+    def write(self, chunk: bytes) -> None: ...
 
 
 class Dialect:
@@ -109,6 +121,7 @@ class Exchange:
         "key",
         "method",
         "named",
+        "outlet",
         "path",
         "query",
         "quiet_since",
@@ -128,6 +141,7 @@ class Exchange:
         self.query: dict[str, str] = _query(scope.get("query_string", b""))
         self.receive = receive
         self.send = send
+        self.outlet: Outlet | None = scope.get("extensions", {}).get(OUTLET)
         self.start = time.monotonic()
         self.task = asyncio.current_task()
         given = self.header(b"x-request-id")
@@ -285,6 +299,17 @@ class Exchange:
         if not self.started:  # whoever takes up a stream at its end gets nothing more
             await self._start_stream(stream.media_type)
         await self.send({"type": "http.response.body", "body": stream.end})
+
+    @property
+    def ready(self) -> bool:
+        """A stream waits for its next event, and its client reads: what is pushed now is sent, in its place."""
+        return self.quiet_since is not None and self.started and self.outlet is not None and self.outlet.open
+
+    def push(self, chunk: bytes) -> None:
+        """An event of a stream that is `ready`, without a wait and so without a task."""
+        assert self.outlet is not None, "only what is ready can be pushed to"
+        self.quiet_since = time.monotonic()
+        self.outlet.write(chunk)
 
     async def comment(self, text: bytes) -> None:
         """A line of server-sent events that clients skip, if the stream waits for an event."""

@@ -21,6 +21,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from octavo.core import log
+from octavo.server.http import OUTLET
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 256
@@ -70,6 +71,25 @@ class Parser:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._parser, name)
+
+
+class Body:
+    """The body of an answer that has begun, past ASGI's messages: for `octavo.server.http.Outlet`."""
+
+    __slots__ = ("_cycle",)
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    @property
+    def open(self) -> bool:
+        cycle = self._cycle
+        return not (cycle.flow.write_paused or cycle.disconnected or cycle.response_complete) and bool(
+            cycle.chunked_encoding
+        )
+
+    def write(self, chunk: bytes) -> None:
+        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
 
 
 class Connection(HttpToolsProtocol):
@@ -180,6 +200,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self.running = cycle
+        cycle.scope["extensions"] = {OUTLET: Body(cycle)}  # type: ignore[dict-item]
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:

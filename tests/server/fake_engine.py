@@ -25,7 +25,7 @@ from octavo.core.params import SamplingParams
 from octavo.core.picture import CacheMap, Pace, Picture
 from octavo.engine.build import EngineInfo
 from octavo.engine.intake import Intake
-from octavo.engine.news import News
+from octavo.engine.news import News, Sink
 from octavo.engine.outputs import OutputProcessor, RequestState
 from octavo.text.chat import ChatTemplate
 from octavo.text.renderer import Chat
@@ -135,6 +135,7 @@ class FakeLLM:
         add_special_tokens: bool = True,
         tenant: str = "",
         queue_seconds: float | None = None,
+        sink: Sink | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         arrival = time.monotonic()
         self.check()
@@ -151,7 +152,7 @@ class FakeLLM:
         text = self.tokenizer.decode(ids, skip_special_tokens=False)
         scripts = [self.script(request.uid + i, text, i, request.max_tokens) for i in range(params.n)]
         self.live[request.uid] = (state, scripts)
-        self.news[request.uid] = News()
+        self.news[request.uid] = News(state, sink)
         self.outputs.add(state)
         if self.task is None or self.task.done():
             self.task = asyncio.create_task(self.run())
@@ -192,8 +193,11 @@ class FakeLLM:
     def crash(self) -> None:
         """As when the engine process dies: every request fails, and so do all later ones."""
         self.ready = False
-        for event in self.news.values():
-            event.set()
+        self.wake()
+
+    def wake(self) -> None:
+        for news in self.news.values():
+            news.set()
 
     @property
     def alive(self) -> bool:
@@ -211,7 +215,9 @@ class FakeLLM:
         """The steps of the engine, while there is anything to do."""
         while self.ready and any(not state.finished for state, _ in self.live.values()):
             await asyncio.sleep(self.delay)
-            if self.ready:
+            if self.broken is not None:
+                self.wake()
+            elif self.ready:
                 self.step()
 
     def step(self) -> None:

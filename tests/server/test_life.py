@@ -20,7 +20,9 @@ import pytest
 from octavo.core import restarts
 from octavo.core.config import EngineConfig
 from octavo.core.errors import EngineError
+from octavo.core.outputs import RequestOutput
 from octavo.server import serve, sockets, transport
+from octavo.server.completions import CompletionAnswer
 from octavo.server.config import ServerConfig
 from tests.server.conftest import Running, StartServer, error_of, events, read_answer, wait_for
 from tests.server.fake_engine import FakeLLM
@@ -124,22 +126,30 @@ def test_a_client_that_does_not_read_is_dropped(start_server: StartServer, monke
     assert len(server.llm.aborted) == 1
 
 
-def test_a_slow_reader_gets_everything(start_server: StartServer) -> None:
+@pytest.mark.parametrize("fields", [{"prompt": "count"}, {"prompt": ["count"] * 3}, {"prompt": "count", "n": 3}])
+def test_a_slow_reader_gets_everything(start_server: StartServer, fields: dict[str, Any]) -> None:
+    """And in order, however often the connection's buffer was full between two pieces."""
     server = start_server(FakeLLM(max_model_len=20_000))
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", server.port))
         sock.settimeout(10)
-        sock.sendall(request({**COUNT, "max_tokens": 3000}).replace(b"Host", b"Connection: close\r\nHost"))
+        asked = {**COUNT, **fields, "max_tokens": 2000}
+        sock.sendall(request(asked).replace(b"Host", b"Connection: close\r\nHost"))
         time.sleep(0.3)
-        data = b""
+        data, chunks = b"", 0
         while chunk := sock.recv(65536):
-            data += chunk
-    whole = server.complete("count", max_tokens=3000).json()["choices"][0]["text"]
-    body = b"".join(part.partition(b"\r\n")[2] for part in data.partition(b"\r\n\r\n")[2].split(b"\r\n\r\n"))
-    assert data.endswith(b"0\r\n\r\n") and b"data: [DONE]" in body
-    text = "".join(json.loads(line[6:])["choices"][0]["text"] for line in dechunked(data) if line[6:] != "[DONE]")
-    assert text == whole
+            data, chunks = data + chunk, chunks + 1
+            if chunks % 20 == 0:
+                time.sleep(0.01)
+    whole = server.complete(**{**fields, "max_tokens": 2000}).json()["choices"]
+    lines = dechunked(data)
+    assert data.endswith(b"0\r\n\r\n") and lines[-1] == "data: [DONE]"
+    texts = [""] * len(whole)
+    for line in lines[:-1]:
+        choice = json.loads(line[6:])["choices"][0]
+        texts[choice["index"]] += choice["text"]
+    assert texts == [choice["text"] for choice in whole]
 
 
 def dechunked(data: bytes) -> list[str]:
@@ -269,6 +279,29 @@ def test_a_fault_in_mid_stream(start_server: StartServer) -> None:
         rest = [line for line in lines if line]
     assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "internal_error"
     assert "secret" not in rest[-1]
+    server.idle()
+
+
+def test_a_fault_in_a_step_is_one_streams_own(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs are written in the pass over a step, in which all streams have a part."""
+    server = start_server(FakeLLM(delay=0.01))
+    broken: list[CompletionAnswer] = []
+    armed = threading.Event()
+    write = CompletionAnswer.write
+
+    def faulty(answer: CompletionAnswer, prompt: int, output: RequestOutput) -> bytes:
+        if armed.is_set() and broken in ([], [answer]):
+            broken[:] = [answer]
+            raise KeyError("secret")
+        return write(answer, prompt, output)
+
+    monkeypatch.setattr(CompletionAnswer, "write", faulty)
+    with stream(server, max_tokens=200) as ours, stream(server, max_tokens=200) as theirs:
+        armed.set()
+        ends = [[line for line in lines if line][-1].removeprefix("data: ") for lines in (ours, theirs)]
+    assert "[DONE]" in ends
+    (failed,) = (end for end in ends if end != "[DONE]")
+    assert json.loads(failed)["error"]["code"] == "internal_error" and "secret" not in failed
     server.idle()
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
+from octavo.core.outputs import RequestOutput
 from octavo.server.chat import ChatAnswer
 from octavo.server.messages import protocol as p
 from octavo.server.protocol import ChatChunkChoice, FunctionDelta, ToolDelta, Usage
@@ -26,28 +27,31 @@ class MessageBuilder:
         self.message = p.MessageAnswer(id=id, model=run.model, content=[], usage=p.MessageUsage(0, 0, 0))
         self.open = ""  # the kind of the open block: text, thinking, or a call's number
         self.arguments = ""  # of the open call
+        self.begun = False
 
-    async def events(self) -> AsyncGenerator[p.MessageEvent, None]:
-        begun = False
-        async with aclosing(self.answer.chunks()) as batches:
-            async for chunks in batches:
-                if not begun:
-                    begun = True
-                    self.message.usage = usage(self.answer.run.usage(0))
-                    yield p.MessageStart(msgspec.structs.replace(self.message, content=[]))
-                    yield p.Ping()
-                for chunk in chunks:
-                    for choice in chunk.choices:
-                        for event in self.read(choice):
-                            yield event
+    def events(self, output: RequestOutput) -> Iterator[p.MessageEvent]:
+        """What an output says."""
+        if not self.begun:
+            self.begun = True
+            self.message.usage = usage(self.answer.run.usage(0))
+            yield p.MessageStart(msgspec.structs.replace(self.message, content=[]))
+            yield p.Ping()
+        for chunk in self.answer.chunks(output):
+            for choice in chunk.choices:
+                yield from self.read(choice)
+
+    async def last(self) -> list[p.MessageEvent]:
+        """What is told when all has been."""
         self.message.usage = usage(await self.answer.usage())
-        yield p.MessageDelta(p.EndDelta(str(self.message.stop_reason), self.message.stop_sequence), self.message.usage)
-        yield p.MessageStop()
+        end = p.EndDelta(str(self.message.stop_reason), self.message.stop_sequence)
+        return [p.MessageDelta(end, self.message.usage), p.MessageStop()]
 
     async def whole(self) -> p.MessageAnswer:
-        async with aclosing(self.events()) as events:
-            async for _ in events:
-                pass
+        async with aclosing(self.answer.run.outputs()) as outputs:
+            async for _, output in outputs:
+                for _ in self.events(output):
+                    pass
+        await self.last()
         return self.message
 
     def read(self, choice: ChatChunkChoice) -> Iterator[p.MessageEvent]:

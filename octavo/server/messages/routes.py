@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 
@@ -86,10 +85,11 @@ async def _chat(service: Service, exchange: Exchange, request: p.CountRequest, s
 
 async def _events(builder: MessageBuilder) -> AsyncGenerator[bytes, None]:
     with fields.renamed(NAMES):
-        async with aclosing(builder.events()) as events:
-            async for event in events:
-                yield named_event(_tag(event), _encode(event))
+        async with aclosing(builder.answer.run.stream(lambda _, output: _write(builder.events(output)))) as events:
+            async for data in events:
+                yield data
+        yield _write(await builder.last())
 
 
-def _tag(event: Any) -> str:
-    return str(event.__struct_config__.tag)
+def _write(events: Iterable[p.MessageEvent]) -> bytes:
+    return b"".join([named_event(str(event.__struct_config__.tag), _encode(event)) for event in events])

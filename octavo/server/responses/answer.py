@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from collections.abc import Iterator
 from typing import Any
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from octavo.core.errors import RequestError
+from octavo.core.outputs import RequestOutput
 from octavo.server.chat import ChatAnswer
 from octavo.server.protocol import ChatChunkChoice, TokenLogprob, ToolDelta, Usage
 from octavo.server.responses import protocol as p
@@ -34,28 +34,28 @@ class ResponseBuilder:
     def snapshot(self) -> p.ResponseObject:
         return replace(self.response, output=list(self.response.output))
 
-    async def events(self) -> AsyncGenerator[p.AnyEvent, None]:
-        response, begun = self.response, False
-        async with aclosing(self.answer.chunks()) as batches:
-            async for chunks in batches:
-                if not begun:  # an error before this is an ordinary answer
-                    begun = True
-                    yield p.Created(self.next(), self.snapshot())
-                    if response.status == "queued":
-                        yield p.Queued(self.next(), self.snapshot())
-                    response.status = "in_progress"
-                    yield p.InProgress(self.next(), self.snapshot())
-                for chunk in chunks:
-                    for choice in chunk.choices:
-                        for event in self.read(choice):
-                            yield event
+    def events(self, output: RequestOutput) -> Iterator[p.AnyEvent]:
+        """What an output says."""
+        response = self.response
+        if not self.sequence:  # an error before this is an ordinary answer
+            yield p.Created(self.next(), self.snapshot())
+            if response.status == "queued":
+                yield p.Queued(self.next(), self.snapshot())
+            response.status = "in_progress"
+            yield p.InProgress(self.next(), self.snapshot())
+        for chunk in self.answer.chunks(output):
+            for choice in chunk.choices:
+                yield from self.read(choice)
+
+    async def last(self) -> p.AnyEvent:
+        """What is told when all has been; the response is complete from then on."""
+        response = self.response
         response.usage = usage(await self.answer.usage())
         if response.incomplete_details is not None:
             response.status = "incomplete"
-            yield p.Incomplete(self.next(), self.snapshot())
-        else:
-            response.status, response.completed_at = "completed", int(time.time())
-            yield p.Completed(self.next(), self.snapshot())
+            return p.Incomplete(self.next(), self.snapshot())
+        response.status, response.completed_at = "completed", int(time.time())
+        return p.Completed(self.next(), self.snapshot())
 
     def failed(self, error: RequestError) -> p.Failed:
         self.response.status = "failed"

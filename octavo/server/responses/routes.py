@@ -14,6 +14,7 @@ import msgspec
 
 from octavo.core import log
 from octavo.core.errors import ContextLengthExceeded, EngineError, EngineUnavailable, InternalError, RequestError
+from octavo.core.outputs import RequestOutput
 from octavo.server import fields
 from octavo.server.chat import ChatAnswer, begin
 from octavo.server.http import ClientGone, Exchange, Response, Stream, json_response, named_event
@@ -51,9 +52,11 @@ class Responses:
         if request.stream:
             return Stream(self._events(stored, builder), end=b"")
         with fields.renamed(NAMES):
-            async with aclosing(builder.events()) as events:
-                async for _ in events:
-                    pass
+            async with aclosing(answer.run.outputs()) as outputs:
+                async for _, output in outputs:
+                    for _ in builder.events(output):
+                        pass
+            await builder.last()
         self._keep(stored)
         return json_response(stored.response)
 
@@ -81,11 +84,12 @@ class Responses:
     async def _events(self, stored: Stored, builder: ResponseBuilder) -> AsyncGenerator[bytes, None]:
         with fields.renamed(NAMES):
             try:
-                async with aclosing(builder.events()) as events:
-                    async for event in events:
-                        if builder.response.status not in ("queued", "in_progress"):
-                            self._keep(stored)  # before the client knows that it may ask for it
-                        yield encode(event)
+                async with aclosing(builder.answer.run.stream(lambda _, output: write(builder, output))) as events:
+                    async for data in events:
+                        yield data
+                last = await builder.last()
+                self._keep(stored)  # before the client knows that it may ask for it
+                yield encode(last)
             except RequestError as error:
                 if builder.sequence:
                     yield encode(builder.failed(error))
@@ -108,10 +112,14 @@ class Responses:
             response.status = "in_progress"
         try:
             with self._busy(exchange), fields.renamed(NAMES):
-                async with aclosing(builder.events()) as events:
-                    async for event in events:
-                        if streams:
-                            run.tell(encode(event))
+                async with aclosing(builder.answer.run.outputs()) as outputs:
+                    async for _, output in outputs:
+                        for event in builder.events(output):
+                            if streams:
+                                run.tell(encode(event))
+                last = await builder.last()
+                if streams:
+                    run.tell(encode(last))
         except asyncio.CancelledError:
             if exchange.cause is None:
                 raise
@@ -172,6 +180,10 @@ class Responses:
         if exchange.query.get("order", "desc") == "desc":
             items.reverse()
         return json_response(page(exchange, items, p.InputItems))
+
+
+def write(builder: ResponseBuilder, output: RequestOutput) -> bytes:
+    return b"".join([encode(event) for event in builder.events(output)])
 
 
 def encode(event: Any) -> bytes:
