@@ -1,20 +1,24 @@
 """Products with quantised weights on a GPU, over the rows of x: time, share of the memory's and of the cores' rate.
 
-    scripts/bench quant_linear [--kinds fp8 int8 int4] [--json FILE] [--plot FILE]
+    scripts/bench quant_linear [--kinds fp8 int8 int4] [--rows 256 2048] [--json FILE] [--plot FILE]
+    scripts/bench quant_linear --sweep [--rows 256 2048]
 
 The four matrices of a layer of Llama-3-8B, as the engine calls them for a bfloat16 model, with what it does for each
 call around the product (rounding of x, decoding of W); each call reads other weights, together more than any cache
-holds. fp8 is W8A8 with a scale a row, int8 W8A16 likewise, int4 W4A16 in groups of 128. The floor is the larger of the
-bytes of codes and scales at 4.3 TB/s and the operations at 780 TFLOP/s (fp8: 1450). Times are medians of CUDA graph
-replays. "bf16" is the plain product through cuBLAS.
+holds. fp8 and int8 are W8A8 with a scale a row, w8a16 is int8 of weights alone, int4 W4A16 in groups of 128. The floor
+is the larger of the bytes of codes and scales at 4.3 TB/s and the operations at 780 TFLOP/s (W8A8: 1450). Times are
+medians of CUDA graph replays. "bf16" is the plain product through cuBLAS. `--sweep` compares forms of the kernel for
+many rows of int8 with torch's product without scales, for each matrix, without the rounding of x.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,14 +26,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.moe import measure
+from octavo.kernels.codes import CodeMatrix, Rounding
+from octavo.kernels.many_codes import Form, choose, many_codes
+from octavo.kernels.row_codes import round_rows
 from octavo.quant.methods import select_method
 from octavo.quant.pack import to_fp8, to_int4, to_int8
-from octavo.quant.schemes import Scheme
+from octavo.quant.schemes import Scheme, unrounded
 
 SHAPES = {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)}
 ROWS = [2**power for power in range(13)]
-KINDS: dict[str, Callable[[Tensor], Scheme]] = {"fp8": to_fp8, "int8": to_int8, "int4": lambda w: to_int4(w, 128)}
-BANDWIDTH, RATES = 4.3e12, {"fp8": 1450e12, "int8": 780e12, "int4": 780e12, "bf16": 780e12}
+KINDS: dict[str, Callable[[Tensor], Scheme]] = {
+    "fp8": to_fp8,
+    "int8": to_int8,
+    "w8a16": lambda weight: unrounded(to_int8(weight)),
+    "int4": lambda weight: to_int4(weight, 128),
+}
+BANDWIDTH, RATES = 4.3e12, {"fp8": 1450e12, "int8": 1450e12, "w8a16": 780e12, "int4": 780e12, "bf16": 780e12}
+TILES = ((128, 256, 8), (256, 128, 8), (128, 128, 8), (128, 128, 4), (128, 64, 4), (64, 128, 4))  # and warps
 CACHE_BYTES = 200 << 20  # that calls together read, at least
 DTYPE = torch.bfloat16
 
@@ -61,6 +74,29 @@ def layer(kind: str, rows: list[int]) -> dict[int, tuple[float, float]]:
     return found
 
 
+def sweep(rows: list[int]) -> None:
+    """Every form of the kernel for many rows of int8."""
+    for (name, (n, k)), m in itertools.product(SHAPES.items(), rows):
+        scheme = to_int8(torch.empty(n, k, device="cuda").normal_(0, 0.02))
+        codes = CodeMatrix.of(scheme.code_NP, scheme.scale_NG, None)
+        x = round_rows(torch.randn(m, k, device="cuda").to(DTYPE), Rounding("int8"))
+        wanted = x.dequantize() @ codes.dequantize().T
+        found = {"torch._int_mm": measure([partial(torch._int_mm, x.code_MPE[:, 0], scheme.code_NP.t())], rounds=5)}
+        for size, block, stages in itertools.product(TILES, (64, 128), (3, 4)):
+            form = Form(*size[:2], block, size[2], stages)
+            product = partial(many_codes, x, codes, form=form)
+            try:
+                assert (product().float() - wanted).norm() < 1e-2 * wanted.norm(), form
+                found[str(form)] = measure([product], rounds=5)
+            except Exception as error:  # what a GPU has no room for: Triton's errors have no common class
+                torch.cuda.synchronize()
+                print(f"  {form}: {type(error).__name__}", flush=True)
+        chosen = choose(m, n, torch.cuda.get_device_properties("cuda").multi_processor_count)
+        print(f"{name}, {m} rows, chosen is {chosen}; us (TOP/s):", flush=True)
+        for which, us in sorted(found.items(), key=lambda pair: pair[1])[:6]:
+            print(f"  {which}: {us:.1f} ({2e-6 * m * n * k / us:.0f})", flush=True)
+
+
 def plot(figures: dict[str, dict[int, tuple[float, float]]], path: Path) -> None:
     import matplotlib
 
@@ -88,7 +124,11 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", type=int, default=ROWS)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--plot", type=Path, help="write a PNG")
+    parser.add_argument("--sweep", action="store_true", help="compare forms of the kernel for many rows of int8")
     options = parser.parse_args()
+    if options.sweep:
+        sweep(options.rows)
+        return
     figures = {}
     for kind in options.kinds:
         figures[kind] = layer(kind, options.rows)

@@ -20,7 +20,7 @@ from octavo.kernels.codes import CodeMatrix, Rounding, RowCodes
 from octavo.kernels.cpu_int8 import PackedInt8
 from octavo.quant.schemes import Float8, Integers, Scheme
 
-SHARED_BYTES = 200 << 10  # that a program must be able to have for the kernel of few rows: Hopper's 227 KiB are enough
+SHARED_BYTES = 200 << 10  # that a program must be able to have for our kernels of codes: Hopper's 227 KiB are enough
 MANY_ROWS = 32  # of x, from which on decoding a matrix first is faster than our kernel for any shape
 
 
@@ -86,13 +86,7 @@ class Int8(LinearMethod):
 
     @staticmethod
     def supports(scheme: Scheme, dtype: torch.dtype, device: torch.device) -> str | None:
-        if not isinstance(scheme, Integers) or scheme.bits != 8 or scheme.scale_NG.shape[1] != 1:
-            return "the weights are not int8 with a scale a row"
-        if not scheme.dynamic and scheme.input_scale is None:
-            return "activations are not to be rounded"
-        if scheme.offset_NG is not None or scheme.order_K is not None:
-            return "the weights have zero points"
-        return None if device.type == "cpu" else "it is for a CPU"
+        return _rows_of_int8(scheme) if device.type == "cpu" else "it is for a CPU"
 
     def __init__(self, scheme: Scheme, dtype: torch.dtype) -> None:
         assert isinstance(scheme, Integers)
@@ -170,12 +164,9 @@ class FewRows:
         self.kernels, self.round_rows = skinny_codes, row_codes.round_rows
         self.codes = codes
         device = codes.code_NP.device
-        self.serves = self.chained = False
-        if device.type == "cuda" and torch.version.hip is None:
-            properties = torch.cuda.get_device_properties(device)
-            self.processors = properties.multi_processor_count
-            self.serves = getattr(properties, "shared_memory_per_block_optin", 0) >= SHARED_BYTES
-            self.chained = _capability(device) >= (9, 0)
+        self.serves = _roomy(device)
+        self.processors = torch.cuda.get_device_properties(device).multi_processor_count if self.serves else 1
+        self.chained = self.serves and _capability(device) >= (9, 0)
 
     def form(self, tokens: int, rounding: Rounding | None) -> Any:
         """How to compute it for rows that are rounded so, or not at all; None: not here."""
@@ -192,8 +183,33 @@ class FewRows:
         return y
 
 
-class ScaledProduct(LinearMethod):
-    """Float8 on tensor cores, with a scale for each row of x and of W."""
+class RoundedProduct(LinearMethod):
+    """8 bits by 8 bits on tensor cores, with a scale for each row of x and of W: few rows on our kernel for them."""
+
+    def __init__(self, scheme: Scheme, dtype: torch.dtype) -> None:
+        assert isinstance(scheme, Integers | Float8)
+        integers = isinstance(scheme, Integers)
+        code_NK = scheme.code_NP if isinstance(scheme, Integers) else scheme.code_NK
+        self.codes = CodeMatrix.of(code_NK, scheme.scale_NG, None)
+        self.rounded = Rounding("int8" if integers else "fp8", scale=scheme.input_scale)
+        self.nbytes = scheme.nbytes
+        self.few = FewRows(self.codes)
+
+    def rounding(self, tokens: int) -> Rounding | None:
+        return self.rounded
+
+    def __call__(self, x_TK: Tensor) -> Tensor:
+        return self.of_codes(self.few.round_rows(x_TK, self.rounded))
+
+    def of_codes(self, x: RowCodes) -> Tensor:
+        return self.few(x, self.rounded) if self.few.form(len(x), self.rounded) is not None else self.of_many(x)
+
+    def of_many(self, x: RowCodes) -> Tensor:
+        raise NotImplementedError
+
+
+class ScaledProduct(RoundedProduct):
+    """Many rows through torch's product of float8."""
 
     name = "fp8 on tensor cores"
 
@@ -212,30 +228,40 @@ class ScaledProduct(LinearMethod):
         return None if _capability(device) >= (9, 0) else "the device has no such product"
 
     def __init__(self, scheme: Scheme, dtype: torch.dtype) -> None:
-        assert isinstance(scheme, Float8)
-        self.code_KN = scheme.code_NK.t()
-        self.scale_1N = scheme.scale_NG.t().contiguous()
-        self.rounded = Rounding("fp8", scale=scheme.input_scale)
-        self.nbytes = scheme.nbytes
-        self.few = FewRows(CodeMatrix.of(scheme.code_NK, scheme.scale_NG, None))
+        super().__init__(scheme, dtype)
+        self.scale_1N = self.codes.scale_GN.float()
 
-    def rounding(self, tokens: int) -> Rounding | None:
-        return self.rounded
-
-    def __call__(self, x_TK: Tensor) -> Tensor:
-        return self.of_codes(self.few.round_rows(x_TK, self.rounded))
-
-    def of_codes(self, x: RowCodes) -> Tensor:
-        if self.few.form(len(x), self.rounded) is not None:
-            return self.few(x, self.rounded)
+    def of_many(self, x: RowCodes) -> Tensor:
         return torch._scaled_mm(
             x.code_MPE[:, 0],
-            self.code_KN,
+            self.codes.code_NP.t(),
             x.scale_M[:, None],
             self.scale_1N,
             out_dtype=torch.bfloat16,
             use_fast_accum=True,  # sums of 14 bits within a tile of K: what every server does, at a tenth less time
         )
+
+
+class Int8Product(RoundedProduct):
+    """Many rows through our kernel."""
+
+    name = "int8 on tensor cores"
+
+    @staticmethod
+    def supports(scheme: Scheme, dtype: torch.dtype, device: torch.device) -> str | None:
+        if (reason := _rows_of_int8(scheme)) is not None:
+            return reason
+        if any(size % 16 for size in scheme.shape):
+            return "sizes must be multiples of 16"
+        if kernels.elementwise_for(device) is None:
+            return "it needs a GPU and triton"
+        return None if _roomy(device) else "the device has too little shared memory"
+
+    def of_many(self, x: RowCodes) -> Tensor:
+        from octavo.kernels import many_codes
+
+        form = many_codes.choose(len(x), len(self.codes.code_NP), self.few.processors)
+        return many_codes.many_codes(x, self.codes, form=form)
 
 
 class Decoding(LinearMethod):
@@ -255,7 +281,7 @@ class Decoding(LinearMethod):
         return F.linear(x_TK, self.scheme.dequantize(x_TK.dtype))
 
 
-_METHODS: tuple[type[LinearMethod], ...] = (Int4OnCpu, Int8, ScaledProduct, Codes, Decoding)
+_METHODS: tuple[type[LinearMethod], ...] = (Int4OnCpu, Int8, ScaledProduct, Int8Product, Codes, Decoding)
 
 
 def select_method(
@@ -271,6 +297,23 @@ def select_method(
             return method, reasons
         reasons.append(f"{method.name}: {reason}")
     return None, reasons
+
+
+def _rows_of_int8(scheme: Scheme) -> str | None:
+    if not isinstance(scheme, Integers) or scheme.bits != 8 or scheme.scale_NG.shape[1] != 1:
+        return "the weights are not int8 with a scale a row"
+    if not scheme.dynamic and scheme.input_scale is None:
+        return "activations are not to be rounded"
+    return None if scheme.offset_NG is None and scheme.order_K is None else "the weights have zero points"
+
+
+@cache
+def _roomy(device: torch.device) -> bool:
+    """Whether programs can have the shared memory that kernels of codes ask for."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", 0) >= SHARED_BYTES
 
 
 @cache

@@ -18,6 +18,7 @@ from octavo.kernels.latent_attention import (
     turn_and_write_kernel,
     write_latent_kernel,
 )
+from octavo.kernels.many_codes import many_codes_kernel
 from octavo.kernels.paged_attention import write_kv_kernel
 from octavo.kernels.paged_attention_decode import decode_kernel, plan_kernel
 from octavo.kernels.paged_attention_prefill import prefill_kernel
@@ -60,6 +61,7 @@ WRITE = {"BLOCK_SIZE": 16, "KV_HEADS": 8, "HEAD_DIM": 128, "HEADS_P2": 8, "DIM_P
 TURN = {
     "HEADS": 16, "NOPE": 128, "RANK": 512, "RANK_P2": 512, "ROPE": 64, "ROPE_P2": 64, "INTERLEAVED": True, "BLOCK": 16,
 }  # fmt: skip
+MANY = {"K": 4096, "ROWS": 128, "OUTPUTS": 256, "BLOCK": 128, "BAND": 8}
 VARLEN = {"KV_HEADS": 8, "GROUP": 4, "HEAD_DIM": 128, "DIM_P2": 128, "M": 64, "TILE": 64}
 NVIDIA, AMD = TARGETS[:3], TARGETS[3:]
 # Kernel, constants, warps, stages, and targets if not all: large kernels take long to compile for AMD.
@@ -82,6 +84,7 @@ KERNELS = [
     (rotate_and_write_kernel, ROTATE | INT8, 4, 1),
     (rotate_and_write_kernel, ROTATE | FP8 | {"LATE": True}, 4, 1, NVIDIA[1:]),
     (gate_kernel, {"ACTIVATION": "gelu", "BLOCK": 1024}, 4, 1),
+    (many_codes_kernel, MANY, 8, 4, NVIDIA[1:]),
     (varlen_kernel, VARLEN | {"CAUSAL": True, "WINDOW": 0, "CAPPED": False}, 4, 2, NVIDIA),
     (varlen_kernel, VARLEN | {"CAUSAL": False, "WINDOW": 65, "CAPPED": True, "TILE": 32}, 4, 1, AMD),
 ]
@@ -90,6 +93,8 @@ TYPES = {
     "weight_ptr": "*fp32", "counter_ptr": "*i32", "units_ptr": "*i32", "scale": "fp32", "softcap": "fp32",
     "slopes_ptr": "*fp32", "k_scale": "fp32", "v_scale": "fp32", "positions_ptr": "*i64", "eps": "fp32",
     "next_weight_ptr": "*fp32", "code_ptr": "*i8", "code_scale_ptr": "*fp32",
+    "x_desc": "tensordesc<i8[128, 128]>", "code_desc": "tensordesc<i8[256, 128]>",
+    "out_desc": "tensordesc<bf16[128, 256]>", "x_scale_ptr": "*fp32",
 }  # fmt: skip
 
 
@@ -98,7 +103,7 @@ def kind(name: str, constants) -> str:
         return "*i8" if constants.get("INTEGER", True) else "*fp8e4nv"
     if name == "scale_ptr" and (constants.get("SCALED") or "QUANTISED" in constants):
         return "*i32" if "SCALED" in constants else "*fp16"
-    if name.endswith("_desc"):
+    if name.endswith("_desc") and name not in TYPES:
         return f"tensordesc<bf16[16, 64],{hopper.box_layout!r}>"
     return TYPES.get(name, "*bf16" if name.endswith("_ptr") else "i32")
 

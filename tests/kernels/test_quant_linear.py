@@ -13,9 +13,9 @@ import torch
 from octavo import kernels
 from octavo.kernels.codes import CodeMatrix
 from octavo.kernels.quant_linear import Form, choose, decode, quant_linear
-from octavo.quant.methods import MANY_ROWS, Codes, ScaledProduct, select_method
+from octavo.quant.methods import MANY_ROWS, Codes, Int8Product, ScaledProduct, select_method
 from octavo.quant.pack import to_fp8, to_int4, to_int8
-from octavo.quant.schemes import Float8, Integers, Scheme, Table
+from octavo.quant.schemes import Float8, Integers, Scheme, Table, unrounded
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -122,7 +122,8 @@ def test_why_not() -> None:
     if DEVICE == "cuda":
         narrow = Integers(to_int8(weight).code_NP, torch.ones(16, 6))
         assert "groups of 8" in str(Codes.supports(narrow, torch.bfloat16, gpu))
-        assert select_method(to_int8(weight), torch.bfloat16, gpu)[0] is Codes
+        assert select_method(unrounded(to_int8(weight)), torch.bfloat16, gpu)[0] is Codes
+        assert select_method(to_int8(weight), torch.bfloat16, gpu)[0] is Int8Product
 
 
 @pytest.mark.parametrize(("kind", "group", "reason"), [("int4", 16, "32"), ("int4", 32, ""), ("int8", 16, "")])
