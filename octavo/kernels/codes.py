@@ -7,9 +7,9 @@ Two codes of 4 bits share a byte: in each block of columns the low halves of the
 halves those behind, so that the inputs that meet a tile of bytes lie side by side in memory. (`octavo.quant.schemes`
 has 0 to 15, and [even, odd] columns in a byte.)
 
-x = code * scale, with a scale for each row. Tensor cores multiply codes of 8 bits twice as fast as 16-bit floats, and
-need no conversion. A pair has a second code for what the first has lost, which makes 8 or 16 significant bits: as good
-as the floats that it stands for.
+x = code * scale, with a scale for each row, or for each group of its columns. Tensor cores multiply codes of 8 bits
+twice as fast as 16-bit floats, and need no conversion. A pair has a second code for what the first has lost, which
+makes 8 or 16 significant bits: as good as the floats that it stands for.
 
 Legend: N rows, K columns, G groups of a row, P bytes of a row; M rows of x, P parts of theirs (2 of a pair), E columns.
 """
@@ -24,6 +24,7 @@ from torch import Tensor
 LARGEST_BLOCK = 128
 MXFP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 FINER = {"fp8": 16, "int8": 256}  # a second part's unit, in the first's
+HELD = 4
 TYPES = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 
 
@@ -112,11 +113,12 @@ def repack(code_NP: Tensor, block: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """How rows are to be rounded. `scale` is float32 [1], or each row's own is found."""
+    """How rows are to be rounded. `scale` is float32 [1], or each row's own is found, or each of its groups'."""
 
     kind: str  # fp8 or int8
     pair: bool = False
     scale: Tensor | None = None
+    group: int = 0  # columns, a power of two; 0: all
 
     @property
     def parts(self) -> int:
@@ -125,22 +127,40 @@ class Rounding:
 
 @dataclass(frozen=True, slots=True)
 class RowCodes:
+    """Of groups' codes and scales there is memory for rows up to a multiple of HELD, which products ask for."""
+
     kind: str
     code_MPE: Tensor  # float8_e4m3fn or int8
-    scale_M: Tensor  # float32
+    scale_M: Tensor  # float32; of groups [G, M]
     dtype: torch.dtype  # of the rows before, and of what comes of them
 
     @classmethod
     def empty(cls, rounding: Rounding, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> RowCodes:
-        code_MPE = torch.empty(rows, rounding.parts, columns, dtype=TYPES[rounding.kind], device=device)
-        own = rounding.scale is None
-        scale_M = torch.empty(rows, device=device) if rounding.scale is None else rounding.scale.float().expand(rows)
-        return cls(rounding.kind, code_MPE, scale_M if own else scale_M.contiguous(), dtype)
+        held = -(-rows // HELD) * HELD if rounding.group else rows
+        code_MPE = torch.empty(held, rounding.parts, columns, dtype=TYPES[rounding.kind], device=device)[:rows]
+        if rounding.group:
+            scale_M = torch.empty(columns // rounding.group, held, device=device)[:, :rows]
+        elif rounding.scale is None:
+            scale_M = torch.empty(rows, device=device)
+        else:
+            scale_M = rounding.scale.float().expand(rows).contiguous()
+        return cls(rounding.kind, code_MPE, scale_M, dtype)
 
     def __len__(self) -> int:
-        return len(self.scale_M)
+        return len(self.code_MPE)
+
+    def held(self) -> tuple[Tensor, Tensor]:
+        """Codes [M, E] and scales [M, G] of rows in groups, and of those behind, which may be anything."""
+        _, parts, columns = self.code_MPE.shape
+        groups, rows = len(self.scale_M), self.scale_M.stride(0)
+        assert parts == 1
+        return self.code_MPE.as_strided((rows, columns), (columns, 1)), self.scale_M.as_strided(
+            (rows, groups), (1, rows)
+        )
 
     def dequantize(self) -> Tensor:
         """In float32: what the kernels multiply."""
         unit = torch.tensor([1, 1 / FINER[self.kind]], device=self.scale_M.device)[: self.code_MPE.shape[1]]
-        return (self.code_MPE.float() * unit[:, None]).sum(1) * self.scale_M[:, None]
+        value = (self.code_MPE.float() * unit[:, None]).sum(1)
+        scale_MG = self.scale_M.view(-1, len(self)).t() if self.scale_M.dim() == 1 else self.scale_M.t()
+        return value * scale_MG.repeat_interleave(value.shape[1] // scale_MG.shape[1], 1)

@@ -54,6 +54,7 @@ def norm_kernel(
     INTEGER: tl.constexpr,
     PAIR: tl.constexpr,
     STATIC: tl.constexpr,
+    GROUP: tl.constexpr,
     SIZE_P2: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
@@ -88,7 +89,7 @@ def norm_kernel(
             normed = weighted(x * tl.rsqrt(tl.sum(x * x, 0) / size + eps), weight, kind, WIDE)
     if ROUND:
         value = normed.to(kind).to(tl.float32)
-        store_codes(value, token, size, offset, inside, code_ptr, code_scale_ptr, INTEGER, PAIR, STATIC)
+        store_codes(value, token, size, offset, inside, code_ptr, code_scale_ptr, INTEGER, PAIR, STATIC, GROUP)
     elif NEXT or not AFTER:
         tl.store(out_ptr + token * stride + offset, normed.to(kind), mask=inside)
 
@@ -232,6 +233,7 @@ def gate_codes_kernel(
     INTEGER: tl.constexpr,
     PAIR: tl.constexpr,
     STATIC: tl.constexpr,
+    GROUP: tl.constexpr,
     SIZE_P2: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
@@ -244,7 +246,7 @@ def gate_codes_kernel(
     inside = column < size
     gate = gate_up_ptr + token * 2 * size + column
     value = gated(gate, gate + size, inside, ACTIVATION).to(tl.float32)
-    store_codes(value, token, size, column, inside, code_ptr, scale_ptr, INTEGER, PAIR, STATIC)
+    store_codes(value, token, size, column, inside, code_ptr, scale_ptr, INTEGER, PAIR, STATIC, GROUP)
 
 
 @triton.jit

@@ -10,17 +10,27 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo.kernels.chain import chain
-from octavo.kernels.codes import Rounding, RowCodes
+from octavo.kernels.codes import HELD, Rounding, RowCodes
+
+MULTIPLE = tl.constexpr(HELD)
 
 
 @triton.jit
 def store_codes(
-    x, row, size, offset, inside, code_ptr, scale_ptr, INTEGER: tl.constexpr, PAIR: tl.constexpr, STATIC: tl.constexpr
+    x, row, size, offset, inside, code_ptr, scale_ptr,
+    INTEGER: tl.constexpr, PAIR: tl.constexpr, STATIC: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Of one row's values in float32, zeros outside."""
+    """Of one row's values in float32, zeros outside. A program has a row."""
     LARGEST: tl.constexpr = 127.0 if INTEGER else 448.0
     if STATIC:
         scale = tl.load(scale_ptr + row)
+    elif GROUP:
+        COUNT: tl.constexpr = x.shape[0] // GROUP
+        group = tl.arange(0, COUNT)
+        of_group = tl.maximum(tl.max(tl.abs(tl.reshape(x, [COUNT, GROUP])), 1), 1e-12) / LARGEST
+        held = tl.cdiv(tl.num_programs(0), MULTIPLE) * MULTIPLE
+        tl.store(scale_ptr + group * held + row, of_group, mask=group < size // GROUP)
+        scale = tl.reshape(tl.broadcast_to(of_group[:, None], [COUNT, GROUP]), [COUNT * GROUP])
     else:
         scale = tl.maximum(tl.max(tl.abs(x), 0), 1e-12) / LARGEST
         tl.store(scale_ptr + row, scale)
@@ -47,6 +57,7 @@ def round_rows_kernel(
     INTEGER: tl.constexpr,
     PAIR: tl.constexpr,
     STATIC: tl.constexpr,
+    GROUP: tl.constexpr,
     SIZE_P2: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
@@ -58,14 +69,15 @@ def round_rows_kernel(
     offset = tl.arange(0, SIZE_P2)
     inside = offset < size
     x = tl.load(x_ptr + row * stride + offset, mask=inside, other=0.0).to(tl.float32)
-    store_codes(x, row, size, offset, inside, code_ptr, scale_ptr, INTEGER, PAIR, STATIC)
+    store_codes(x, row, size, offset, inside, code_ptr, scale_ptr, INTEGER, PAIR, STATIC, GROUP)
 
 
-def flags(rounding: Rounding | None) -> dict[str, bool]:
+def flags(rounding: Rounding | None) -> dict[str, int]:
     """Of a kernel that calls `store_codes`, or does not."""
     if rounding is None:
-        return {"INTEGER": False, "PAIR": False, "STATIC": False}
-    return {"INTEGER": rounding.kind == "int8", "PAIR": rounding.pair, "STATIC": rounding.scale is not None}
+        return {"INTEGER": False, "PAIR": False, "STATIC": False, "GROUP": 0}
+    static = rounding.scale is not None
+    return {"INTEGER": rounding.kind == "int8", "PAIR": rounding.pair, "STATIC": static, "GROUP": rounding.group}
 
 
 def round_rows(x_ME: Tensor, rounding: Rounding) -> RowCodes:

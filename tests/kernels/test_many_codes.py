@@ -1,4 +1,4 @@
-"""Products of many rows in codes, against torch: in the interpreter, or on a GPU."""
+"""Products of many rows in codes: our kernel and what torch is asked for, in the interpreter, or on a GPU."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import dataclasses
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from bench.quant_linear import fp8_blocks
 from octavo import kernels
 from octavo.kernels.codes import CodeMatrix, Rounding, RowCodes
 from octavo.kernels.many_codes import FORMS, Form, choose, many_codes
 from octavo.kernels.row_codes import round_rows
 from octavo.quant import methods
-from octavo.quant.methods import Int8Product
-from octavo.quant.pack import to_int8
+from octavo.quant.methods import Int8Product, ScaledBlocks
+from octavo.quant.pack import to_fp8, to_int8
 from octavo.quant.schemes import Integers, unrounded
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -97,3 +99,52 @@ def test_who_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
         assert reason in str(Int8Product.supports(wrong, torch.bfloat16, gpu))
     monkeypatch.setattr(methods, "_roomy", lambda device: False)
     assert "shared memory" in str(Int8Product.supports(scheme, torch.bfloat16, gpu))
+
+
+def scaled_mm(code_MK, code_KN, scale_MG, of_x, scale_GB, of_weight, output_dtype):
+    """What torch's does on Hopper, and what it asks for."""
+    (rows, columns), outputs = code_MK.shape, code_KN.shape[1]
+    groups = columns // 128
+    assert (of_x, of_weight) == (F.ScalingType.BlockWise1x128, F.ScalingType.BlockWise128x128)
+    assert rows % 4 == 0 and code_MK.is_contiguous() and code_KN.t().is_contiguous()
+    assert scale_MG.shape == (rows, groups) and scale_MG.stride() == (1, rows)
+    held = -(-groups // 4) * 4
+    assert scale_GB.shape == (held, outputs // 128) and scale_GB.stride() == (1, held)
+    x = code_MK.float() * scale_MG.repeat_interleave(128, 1)
+    weight_KN = code_KN.float() * scale_GB[:groups].repeat_interleave(128, 0).repeat_interleave(128, 1)
+    return (x @ weight_KN).to(output_dtype)
+
+
+@pytest.mark.parametrize("rows", [65, 130, 256])
+def test_float8_in_blocks(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheme = fp8_blocks(draw(256, 640) * 2.0 ** draw(2, 5, seed=1).repeat_interleave(128, 0).repeat_interleave(128, 1))
+    if DEVICE.type == "cpu":
+        monkeypatch.setattr(F, "scaled_mm", scaled_mm)
+    elif (reason := ScaledBlocks.supports(scheme, torch.bfloat16, DEVICE)) is not None:
+        pytest.skip(reason)
+    product = ScaledBlocks(scheme, torch.bfloat16)
+    x = draw(rows, 640, seed=2).to(torch.bfloat16)
+    wanted = round_rows(x, product.groups).dequantize() @ scheme.dequantize(torch.float32).T
+    torch.testing.assert_close(product(x).float(), wanted, rtol=2**-7, atol=2**-7 * wanted.abs().max().item())
+    product.scale_GB[4, 1] *= 1.5
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(product(x).float(), wanted, rtol=2**-7, atol=2**-7 * wanted.abs().max().item())
+
+
+def test_which_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "elementwise_for", lambda device: kernels)
+    monkeypatch.setattr(methods, "_capability", lambda device: (9, 0))
+    monkeypatch.setattr(methods, "_cuda", lambda: (13, 0))
+    scheme, gpu = fp8_blocks(draw(256, 256)), torch.device("cuda")
+    assert ScaledBlocks.supports(scheme, torch.bfloat16, gpu) is None
+    differs = scheme.scale_NG.clone()
+    differs[200] *= 2
+    for wrong, reason in (
+        (unrounded(scheme), "not to be rounded"),
+        (dataclasses.replace(scheme, scale_NG=differs), "differ within"),
+        (to_fp8(draw(256, 256)), "in blocks"),
+        (scheme.map_rows(lambda rows: rows[:64]), "in blocks"),
+    ):
+        assert reason in str(ScaledBlocks.supports(wrong, torch.bfloat16, gpu))
+    monkeypatch.setattr(methods, "_cuda", lambda: (12, 8))
+    assert "12.9" in str(ScaledBlocks.supports(scheme, torch.bfloat16, gpu))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -25,6 +26,9 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torc
 
 
 def reference(x: torch.Tensor, rounding: Rounding) -> RowCodes:
+    if rounding.group:
+        of = reference(x.reshape(-1, rounding.group), dataclasses.replace(rounding, group=0))
+        return RowCodes(of.kind, of.code_MPE.view(len(x), 1, -1), of.scale_M.view(len(x), -1).t(), x.dtype)
     largest, finer, kind = {"fp8": (448, 16, torch.float8_e4m3fn), "int8": (127, 256, torch.int8)}[rounding.kind]
     scale = (
         x.float().abs().amax(1).clamp(min=1e-12) / largest if rounding.scale is None else rounding.scale.expand(len(x))
@@ -66,6 +70,24 @@ def test_round_rows(rounding: Rounding) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fp8", "int8"])
+@pytest.mark.parametrize(("count", "columns"), [(1, 128), (3, 384), (8, 256)])
+def test_a_scale_for_each_group(kind: str, count: int, columns: int) -> None:
+    x = rows(count, columns, kind, torch.float32).view(-1, 128)
+    x[:, 0] = 448 if kind == "fp8" else 4
+    x *= 2.0 ** torch.randint(-3, 3, (len(x), 1), generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    x = x.view(count, columns)
+    wanted, got = reference(x, Rounding(kind, group=128)), round_rows(x, Rounding(kind, group=128))
+    same(got, wanted)
+    code_ME, scale_MG = got.held()
+    assert len(got) == count and len(code_ME) == len(scale_MG) == -(-count // 4) * 4
+    assert scale_MG.stride() == (1, len(scale_MG))
+    assert torch.equal(scale_MG[:count].t(), got.scale_M)
+    assert torch.equal(code_ME[:count].float(), got.code_MPE[:, 0].float())
+    with pytest.raises(AssertionError):
+        same(got, dataclasses.replace(wanted, scale_M=wanted.scale_M * 1.01))
+
+
+@pytest.mark.parametrize("kind", ["fp8", "int8"])
 def test_a_wrong_rounding_is_seen(kind: str) -> None:
     x = draw(3, 90)
     right = reference(x, Rounding(kind))
@@ -91,14 +113,15 @@ def test_a_static_scale_is_kept_and_too_much_is_cut_off() -> None:
     assert codes.scale_M.tolist() == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("rounding", ROUNDINGS[2:], ids=str)
+@pytest.mark.parametrize("rounding", [*ROUNDINGS[2:], Rounding("int8", group=32)], ids=str)
 def test_a_norm_or_a_gate_that_rounds(rounding: Rounding) -> None:
     x, residual, weight = draw(3, 96), draw(3, 96, seed=1), draw(96, seed=2)
     wanted, stream = elementwise.add_rms_norm(x, residual.clone(), weight, 1e-5, 0.5, True)
     codes, grown = elementwise.add_rms_norm_codes(x, residual, weight, 1e-5, 0.5, True, rounding)
     torch.testing.assert_close(grown, stream)
     same(codes, reference(wanted, rounding))
-    same(elementwise.gate_codes(x, "silu", rounding), reference(elementwise.gate(x, "silu"), rounding))
+    pair = draw(3, 192, seed=3)
+    same(elementwise.gate_codes(pair, "silu", rounding), reference(elementwise.gate(pair, "silu"), rounding))
 
 
 def make(kind: str, rows: int, columns: int, groups: int, offset: str) -> CodeMatrix:
