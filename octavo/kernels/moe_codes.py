@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from octavo.kernels.codes import CodeMatrix
-from octavo.kernels.quant_linear import halves, offset_of
+from octavo.kernels.quant_linear import halves, mxfp4_number, mxfp4_scale, offset_of
 from octavo.kernels.skinny_codes import parts
 
 PLAIN: dict[str, Any] = {
@@ -64,14 +64,6 @@ def _filled(**words: str) -> tl.constexpr:
 # Sign, exponent and fraction go where a float of 16 bits has them, among its smallest; a power of two puts it right.
 BFLOATS = _filled(UNIT="0x7E807E80", LOW="6", HIGH="2", MASK="0x01C001C0", KIND="bf16x2")
 FLOATS = _filled(UNIT="0x74007400", LOW="9", HIGH="5", MASK="0x0E000E00", KIND="f16x2")
-
-
-@triton.jit
-def mxfp4_number(code, kind: tl.constexpr):
-    """Of the lower half of each byte, by way of float16's smallest numbers."""
-    bits = code.to(tl.uint16)
-    value = ((bits & 8) << 12 | (bits & 7) << 9).to(tl.float16, bitcast=True)
-    return (value.to(tl.float32) * 16384.0).to(kind)
 
 
 @triton.jit
@@ -122,9 +114,7 @@ def factors(
     at = (column // GROUP)[None, :].to(tl.int64) * TOTAL + row[:, None]
     there = kept[:, None] & (column < IN)[None, :]
     scale = tl.load(scale_ptr + at, mask=there, other=0)
-    if CODE == "mxfp4":  # an exponent, where float32 has its own
-        scale = (scale.to(tl.int32) << 23).to(tl.float32, bitcast=True)
-    scale = scale.to(tl.float32)
+    scale = mxfp4_scale(scale) if CODE == "mxfp4" else scale.to(tl.float32)
     shift = scale
     if OFFSET:
         shift = offset_of(tl.load(offset_ptr + at, mask=there, other=0), scale)

@@ -5,7 +5,8 @@
 * `tiles`: up to some tens of rows an expert. A program takes a tile of rows of one expert (see
   `octavo.kernels.moe_route`) and some of its outputs, weights as the left operand; programs beyond the last tile end at
   once. The gate is part of the first product. `combine` adds a token's experts up, in their order.
-* For many rows `gather` lays an expert's rows together for torch's grouped product, and `combine` likewise.
+* For many rows `gather` lays an expert's rows together for torch's grouped products; `gate` is between them, and
+  `combine` again behind.
 
 Weights are plain, or codes that `octavo.kernels.moe_codes` makes numbers of.
 Rounded where the separate operations round: after each product, and after an activation. Sums are float32.
@@ -322,8 +323,46 @@ def gather_kernel(
 
 
 @triton.jit
+def gate_kernel(
+    y_ptr,  # rows by expert [P, G]
+    bias_ptr,  # [X, G]
+    out_ptr,  # [P, I]
+    ends_ptr,  # [X]
+    alpha,
+    limit,
+    X: tl.constexpr,
+    X_P2: tl.constexpr,
+    OUT: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    BIAS: tl.constexpr,
+    CHAINED: tl.constexpr,
+):
+    if CHAINED:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < OUT
+    low = 2 * column if INTERLEAVED else column
+    high = low + (1 if INTERLEAVED else OUT)
+    gate = tl.load(y_ptr + row * (2 * OUT) + low, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(y_ptr + row * (2 * OUT) + high, mask=inside, other=0.0).to(tl.float32)
+    if BIAS:
+        index = tl.arange(0, X_P2)
+        ends = tl.load(ends_ptr + index, mask=index < X, other=2**31 - 1)
+        bias = bias_ptr + tl.sum((ends <= row).to(tl.int32), 0).to(tl.int64) * (2 * OUT)
+        gate += tl.load(bias + low, mask=inside, other=0.0).to(tl.float32)
+        up += tl.load(bias + high, mask=inside, other=0.0).to(tl.float32)
+    kind: tl.constexpr = out_ptr.dtype.element_ty
+    tl.store(out_ptr + row * OUT + column, activated(gate, up, ACTIVATION, alpha, limit, kind).to(kind), mask=inside)
+
+
+@triton.jit
 def combine_kernel(
     y_ptr,  # [P, E], by pair, or with SORTED by expert
+    bias_ptr,  # [X, E]
     shared_ptr,  # [T, E]
     out_ptr,  # [T, E]
     weights_ptr,  # [P]
@@ -334,6 +373,7 @@ def combine_kernel(
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
     SORTED: tl.constexpr,
+    BIAS: tl.constexpr,
     SHARED: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
@@ -350,6 +390,9 @@ def combine_kernel(
         if SORTED:
             row = (tl.load(starts_ptr + tl.load(experts_ptr + pair)) + tl.load(ranks_ptr + pair)).to(tl.int64)
         y = tl.load(y_ptr + row * SIZE + column, mask=inside, other=0.0).to(tl.float32)
+        if BIAS:
+            bias = bias_ptr + tl.load(experts_ptr + pair).to(tl.int64) * SIZE
+            y += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
         total += y * tl.load(weights_ptr + pair)
     if SHARED:
         total += tl.load(shared_ptr + token * SIZE + column, mask=inside, other=0.0).to(tl.float32)

@@ -50,6 +50,20 @@ def halves(code, kind: tl.constexpr):
 
 
 @triton.jit
+def mxfp4_number(code, kind: tl.constexpr):
+    """Of the lower half of each byte, by way of float16's smallest numbers."""
+    bits = code.to(tl.uint16)
+    value = ((bits & 8) << 12 | (bits & 7) << 9).to(tl.float16, bitcast=True)
+    return (value.to(tl.float32) * 16384.0).to(kind)
+
+
+@triton.jit
+def mxfp4_scale(exponent):
+    """Put where float32 has its own."""
+    return (exponent.to(tl.int32) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def offset_of(value, scale):
     """An offset, or what a zero stands for."""
     if value.dtype == tl.int8:
@@ -125,6 +139,7 @@ def decode_kernel(
     num_columns,
     group,
     HALVES: tl.constexpr,
+    MXFP4: tl.constexpr,  # groups may be shorter than a block
     OFFSET: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -139,11 +154,18 @@ def decode_kernel(
     place = row * (num_columns // EACH) + tl.program_id(0) * BYTES + tl.arange(0, BYTES)[None, :]
     code = tl.load(code_ptr + place, mask=there, other=0.0)
     index = column // group * num_rows + row
+    weight = weight_ptr + row * num_columns + column
+    if MXFP4:
+        low = mxfp4_number(code & 15, tl.float32) * mxfp4_scale(tl.load(scale_ptr + index, mask=there, other=0))
+        index = (column + BYTES) // group * num_rows + row
+        high = mxfp4_number(code >> 4, tl.float32) * mxfp4_scale(tl.load(scale_ptr + index, mask=there, other=0))
+        tl.store(weight, low.to(kind), mask=there)
+        tl.store(weight + BYTES, high.to(kind), mask=there)
+        return
     scale = tl.load(scale_ptr + index, mask=there, other=0.0).to(tl.float32)
     shift = tl.zeros_like(scale)
     if OFFSET:
         shift = offset_of(tl.load(offset_ptr + index, mask=there, other=0), scale)
-    weight = weight_ptr + row * num_columns + column
     if HALVES:
         low, high = halves(code, tl.float32)
         tl.store(weight, (low * scale + shift).to(kind), mask=there)
@@ -214,6 +236,7 @@ def decode(codes: CodeMatrix, dtype: torch.dtype) -> Tensor:
         columns,
         codes.group,
         HALVES=bool(codes.block),
+        MXFP4=codes.kind == "mxfp4",
         OFFSET=codes.offset_GN is not None,
         ROWS=32,
         COLUMNS=size,

@@ -81,13 +81,13 @@ def by_roofline(tokens: int, routing: Routing, grouped: bool, stored: str = "pla
 
 
 def _for_codes(tokens: int, routing: Routing, grouped: bool, stored: str) -> Form:
-    """Not yet measured. Pairs make a float32 of each code: of 4 bits GPUs read more in a time than they can so convert.
-    Decoding a layer pays once each expert has hundreds of rows."""
+    """Pairs make a float32 of each code: of 4 bits GPUs read more in a time than they can so convert. Decoding a layer
+    pays once each expert has more than a hundred rows: then each tile of them would decode it again."""
     pairs, halves = tokens * routing.top_k, stored in ("int4", "mxfp4")
     if tokens == 1 or not halves and tokens <= 16 and 2 * pairs <= routing.num_experts:
         return Pairs()
     rows = pairs / routing.num_experts
-    if grouped and rows >= 192:
+    if grouped and rows >= 128:
         return Grouped()
     if rows <= 12:
         return Tiles(16, block=128, stages=4 if halves else 3)

@@ -89,7 +89,7 @@ class TritonExperts:
         self.room = shared_memory(spec.device)
         large = max(weights.gate_up.shape[0] * spec.hidden_size, weights.down.shape[0] * spec.inner_size)
         large *= spec.dtype.itemsize if self.stored != "plain" else 0
-        self.grouped = why_not_grouped(spec) is None and self.stored != "mxfp4" and large <= SCRATCH_BYTES
+        self.grouped = why_not_grouped(spec) is None and large <= SCRATCH_BYTES
         self.device = torch.cuda.get_device_name(spec.device) if spec.device.type == "cuda" else spec.device.type
 
     def form(self, tokens: int) -> Form:
@@ -212,7 +212,6 @@ class TritonExperts:
     def _grouped(self, x_TE: Tensor, logits_TX: Tensor, bias_X: Tensor | None, shared_TE: Tensor | None) -> Tensor:
         from octavo.kernels import moe_experts, moe_route
         from octavo.kernels.chain import chain
-        from octavo.kernels.elementwise import gate
 
         spec = self.spec
         routed = moe_route.route(logits_TX, bias_X, spec.routing, aligned=True)
@@ -230,7 +229,23 @@ class TritonExperts:
             **chain(x_TE.device),
         )
         experts, dtype = spec.routing.num_experts, spec.dtype
-        inner_PI = gate(grouped_mm(x_PE, self.gate_up.decoded(experts, dtype), routed.ends_X), spec.activation)
+        gate_up_PG = grouped_mm(x_PE, self.gate_up.decoded(experts, dtype), routed.ends_X)
+        inner_PI = x_TE.new_empty(pairs, spec.inner_size)
+        moe_experts.gate_kernel[(pairs, -(-spec.inner_size // COLUMNS))](
+            gate_up_PG,
+            self.gate_up_bias_XG,
+            inner_PI,
+            routed.ends_X,
+            *spec.clamp,
+            X=experts,
+            X_P2=_power_of_two(experts),
+            OUT=spec.inner_size,
+            BLOCK=COLUMNS,
+            ACTIVATION=spec.activation,
+            INTERLEAVED=spec.interleaved,
+            BIAS=spec.bias,
+            **chain(x_TE.device),
+        )
         y_PE = grouped_mm(inner_PI, self.down.decoded(experts, dtype), routed.ends_X)
         return self._combine(y_PE, routed, shared_TE, by_expert=True)
 
@@ -242,6 +257,7 @@ class TritonExperts:
         out_TE = y_PE.new_empty(tokens, self.spec.hidden_size)
         moe_experts.combine_kernel[(tokens, -(-self.spec.hidden_size // COLUMNS))](
             y_PE,
+            self.down_bias_XE,
             shared_TE,
             out_TE,
             routed.weights_TK,
@@ -252,6 +268,7 @@ class TritonExperts:
             SIZE=self.spec.hidden_size,
             BLOCK=COLUMNS,
             SORTED=by_expert,
+            BIAS=by_expert and self.spec.bias,
             SHARED=shared_TE is not None,
             **chain(out_TE.device),
         )
@@ -288,6 +305,10 @@ def grouped_mm(x_PI: Tensor, weight_XOI: Tensor, ends_X: Tensor) -> Tensor:
     return found
 
 
+def _power_of_two(value: int) -> int:
+    return 1 << (value - 1).bit_length()
+
+
 def shared_memory(device: torch.device) -> int:
     """Bytes that a program may have."""
     properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
@@ -304,8 +325,6 @@ def why_not_grouped(spec: MoeSpec) -> str | None:
         return "this torch does not have it"
     if spec.dtype != torch.bfloat16:
         return f"it computes in bfloat16, not {spec.dtype}"
-    if spec.bias or spec.interleaved or spec.activation == "clamped":
-        return "these experts have biases, or a gate of their own"
     if spec.hidden_size % 8 or spec.inner_size % 8:
         return "rows must be multiples of 16 bytes"
     return None

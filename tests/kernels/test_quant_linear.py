@@ -196,7 +196,7 @@ def compile_all() -> None:
             kernels = [
                 (quant_linear.quant_linear_kernel, few | halves, 4, 1 if amd else 4),
                 (quant_linear.quant_linear_kernel, many | halves, 8, 1 if amd else 3),
-                (quant_linear.decode_kernel, halves | {"ROWS": 32, "COLUMNS": 128}, 4, 1),
+                (quant_linear.decode_kernel, halves | {"MXFP4": False, "ROWS": 32, "COLUMNS": 128}, 4, 1),
                 (skinny_codes.tiles_kernel, tile | codes | {"PTX": not amd}, 4, 1),
                 (row_codes.round_rows_kernel, rounds | {"INTEGER": kind != "fp8"}, 8, 1),
                 (elementwise.gate_codes_kernel, rounds | {"INTEGER": kind != "fp8"}, 8, 1),

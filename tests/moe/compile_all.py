@@ -18,6 +18,8 @@ ROUTE = {
 }  # fmt: skip
 GATED = {"K": 8, "IN": 2048, "OUT": 768, "ACTIVATION": "silu", "INTERLEAVED": False, "BIAS": False}
 OSS = {"K": 4, "IN": 2880, "OUT": 2880, "ACTIVATION": "clamped", "INTERLEAVED": True, "BIAS": True}
+GATE = {name: OSS[name] for name in ("OUT", "ACTIVATION", "INTERLEAVED", "BIAS")} | {"X": 32, "X_P2": 32, "BLOCK": 1024}
+COMBINE = {"K": 8, "SIZE": 2048, "BLOCK": 1024, "SORTED": True, "BIAS": True, "SHARED": True}
 PAIRS, FEW, MANY = Pairs(), Tiles(16), Tiles(64, rows=128, block=64, warps=8)
 DOWN = {"K": 8, "IN": 768, "OUT": 2048, "BIAS": False}
 
@@ -58,7 +60,16 @@ KERNELS = [
     (moe_experts.tiles_kernel, OSS | tiles(MIDDLE) | MXFP4 | {"DOWN": False}, 8, NVIDIA[1:2]),
     (moe_experts.tiles_kernel, GATED | DOWN | tiles(FEW) | INT4 | {"DOWN": True}, 4, NVIDIA),
     (moe_experts.gather_kernel, {"K": 8, "SIZE": 2048, "BLOCK": 1024}, 4),
-    (moe_experts.combine_kernel, {"K": 8, "SIZE": 2048, "BLOCK": 1024, "SORTED": True, "SHARED": True}, 4),
+    (
+        moe_experts.gate_kernel,
+        {k: OSS[k] for k in OSS if k not in ("K", "IN")} | {"X": 32, "X_P2": 32, "BLOCK": 1024},
+        4,
+    ),
+    (
+        moe_experts.combine_kernel,
+        {"K": 8, "SIZE": 2048, "BLOCK": 1024, "SORTED": True, "BIAS": True, "SHARED": True},
+        4,
+    ),
 ]
 INTEGERS = {"experts_ptr", "ranks_ptr", "counts_ptr", "starts_ptr", "ends_ptr", "tiles_ptr", "order_ptr"}
 TYPES = {

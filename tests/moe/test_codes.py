@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -93,10 +94,13 @@ def test_a_gate_of_gpt_oss_and_halves(kind: str, form: str) -> None:
     torch.testing.assert_close(got.double(), reference(spec, weights, *given), rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("kind", ["fp8", "fp8-blocks", "int8", "int4-64"])
-def test_decoded_for_torch_s_grouped_product(kind: str, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [("fp8", {}), ("fp8-blocks", {}), ("int8", {}), ("int4-64", {}), ("mxfp4", {}), ("mxfp4", WAYS["oss"])],
+)
+def test_decoded_for_torch_s_grouped_product(kind: str, way: dict[str, Any], monkeypatch) -> None:
     monkeypatch.setattr(triton_backend, "grouped_mm", by_expert)
-    spec, weights = quantised(kind)
+    spec, weights = quantised(kind, **way)
     given = inputs(spec, 9)
     got = TritonExperts(spec, weights).compute(Grouped(), *given)
     torch.testing.assert_close(got.double(), reference(spec, weights, *given), rtol=1e-4, atol=1e-4)

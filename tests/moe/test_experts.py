@@ -187,9 +187,10 @@ def by_expert(x_PI: torch.Tensor, weight_XOI: torch.Tensor, ends_X: torch.Tensor
     return torch.cat([part @ weight.T for part, weight in zip(parts, weight_XOI, strict=True)])
 
 
-def test_grouped_products(monkeypatch) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_grouped_products(way: str, monkeypatch) -> None:
     monkeypatch.setattr(triton_backend, "grouped_mm", by_expert)
-    spec, weights = make()
+    spec, weights = make(**WAYS[way])
     given = inputs(spec, 11)
     got = TritonExperts(spec, weights).compute(Grouped(), *given)
     torch.testing.assert_close(got.double(), reference(spec, weights, *given), rtol=1e-4, atol=1e-4)
@@ -208,10 +209,7 @@ def test_without_shared_experts_and_with_one_token_in_an_empty_step() -> None:
 @pytest.mark.parametrize("wrong", ["gate_up", "down", "gate_up_bias_XG", "down_bias_XE", "x", "shared"])
 def test_a_wrong_input_is_seen(form, wrong: str, monkeypatch) -> None:
     monkeypatch.setattr(triton_backend, "grouped_mm", by_expert)
-    biased = "bias" in wrong
-    if biased and isinstance(form, Grouped):
-        pytest.skip("it has no biases")
-    spec, weights = make(Routing(3, 3), 16, 16, bias=biased)  # every expert is used
+    spec, weights = make(Routing(3, 3), 16, 16, bias="bias" in wrong)  # every expert is used
     x_TE, logits_TX, bias_X, shared_TE = inputs(spec, 2)
     wanted = reference(spec, weights, x_TE, logits_TX, bias_X, shared_TE)
     spoiled = {"x": x_TE, "shared": shared_TE}[wrong] if wrong in ("x", "shared") else getattr(weights, wrong)
