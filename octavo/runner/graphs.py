@@ -91,8 +91,9 @@ class DecodeGraphs:
         self._wanted: Counter[tuple[int, int]] = Counter()  # steps that had to do with a larger graph
         self._rows: IntArray | None = None  # of the batch that the buffers hold, as its plan has them
         self._place_R = np.zeros(cache.max_rows, np.int32)  # of each of those rows in the batch
-        # Hottest first: one stream, the powers of two, then the rest.
-        self._ahead = sorted(self.sizes, key=lambda size: (size & (size - 1) != 0, size), reverse=True)
+        self._ahead: list[tuple[int, int]] = []  # to be captured: the last one first
+        self._met: set[int] = set()  # modes
+        self._meet(0)
 
     def forget(self) -> None:
         """The buffers no longer hold the last step: it ran without a graph."""
@@ -130,6 +131,7 @@ class DecodeGraphs:
         """
         first = bisect_left(self.sizes, count)
         wanted = (self.sizes[first], mode)
+        self._meet(mode)
         if wanted not in self._graphs:
             self._wanted[wanted] += 1
             larger = next((size for size in self.sizes[first:] if self._graphs.get((size, mode)) is not None), None)
@@ -141,12 +143,19 @@ class DecodeGraphs:
         graph = self._graphs[wanted]
         return None if graph is None else (wanted[0], graph)
 
+    def _meet(self, mode: int) -> None:
+        """Hottest first: one stream, the powers of two, then the rest."""
+        if mode not in self._met:
+            self._met.add(mode)
+            hottest_last = sorted(self.sizes, key=lambda size: (size & (size - 1) != 0, size), reverse=True)
+            self._ahead += [(size, mode) for size in hottest_last]
+
     def capture_next(self) -> bool:
-        """Captures one more size, for greedy batches. False if there is none left."""
+        """Captures one more size, for greedy batches and for modes that batches have had. False if none is left."""
         while self._ahead:
-            size = self._ahead.pop()
-            if (size, 0) not in self._graphs:
-                if not self._try_to_capture(size, 0):
+            wanted = self._ahead.pop()
+            if wanted not in self._graphs:
+                if not self._try_to_capture(*wanted):
                     self._ahead.clear()  # the others would hardly fare better
                 return True
         return False

@@ -111,10 +111,27 @@ def test_what_cannot_be_recorded_is_done_without(llama: Reference, unrecorded, m
     six(llama, llm)
     assert len(tried) >= 2 and unrecorded[0] > 0
     graphs = llm._core.runner.decode_graphs
-    graphs._ahead = [size for size in graphs.sizes if (size, 0) not in graphs._graphs] or [graphs.sizes[0]]
+    graphs._ahead = [(size, 0) for size in graphs.sizes if (size, 0) not in graphs._graphs] or [(graphs.sizes[0], 0)]
     while llm._core.prepare():
         pass
-    assert not graphs._ahead
+    assert not graphs._ahead and not llm._core.runner.mixed_graphs._ahead
+
+
+def test_what_was_met_is_recorded_while_there_is_nothing_to_do(llama: Reference, unrecorded):
+    """Greedy steps of all sizes, those of a mode that some batch had, and steps with prompts: each once."""
+    llm = start(llama.folder, 64, block_size=4)
+    llm.generate([{"prompt_token_ids": llama.prompts[0][:20]}], SamplingParams(temperature=1.0, max_tokens=3, seed=1))
+    decodes, steps = llm._core.runner.decode_graphs, llm._core.runner.mixed_graphs
+    assert len(decodes._graphs) < 2 * len(decodes.sizes)
+    while llm._core.prepare():
+        pass
+    assert {size for size, mode in decodes._graphs if mode == 1} == set(decodes.sizes)
+    assert {size for size, mode in decodes._graphs if mode == 0} == set(decodes.sizes)
+    assert set(steps._graphs) == {(*size, mixed.MODE) for size in mixed.sizes(5)}
+    replays = list(unrecorded)
+    six(llama, llm)
+    assert unrecorded[0] > replays[0] and unrecorded[1] > replays[1]
+    assert len(steps._graphs) == len(mixed.sizes(5)), "nothing is left to be recorded"
 
 
 def test_steps_that_fail_between_graphs(llama: Reference, unrecorded, monkeypatch):
