@@ -31,6 +31,7 @@ import numpy as np
 
 from octavo.core import collector
 from octavo.core.config import EngineConfig
+from octavo.core.outputs import StepOutputs
 from octavo.server.config import ServerConfig
 from tests.server.fake_engine import FakeLLM
 
@@ -53,14 +54,9 @@ class Metronome(FakeLLM):
             due = max(due + self.interval, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
             tick = self.ticks.value
-            token = self.tokenizer.encode(MARKS[tick % len(MARKS)])
-            everybody = self.live
-            self.live = {uid: found for uid, found in everybody.items() if uid % self.groups == tick % self.groups}
-            for _, scripts in self.live.values():
-                for script in scripts:
-                    script.tokens = token
-            outputs = self.make()
-            self.live = everybody
+            token = self.tokenizer.encode(MARKS[tick % len(MARKS)])[0]
+            uids = np.array([uid for uid in self.live if uid % self.groups == tick % self.groups], np.int64)
+            outputs = StepOutputs(uids.tobytes(), np.full(len(uids), token, np.int32).tobytes())
             self.times[tick % TICKS] = time.monotonic()
             self.ticks.value = tick + 1
             self.take(outputs)

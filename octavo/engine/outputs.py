@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Answer:
-    """One of the n sequences of a request. The `told` fields say how much of it a DELTA output has carried."""
+    """One of the n sequences of a request. What a DELTA output has carried is gone from `text`."""
 
     index: int
     detokenizer: Detokenizer | None
@@ -50,9 +50,8 @@ class _Answer:
     cumulative_logprob: float = 0.0
     finish_reason: str | None = None
     stop_reason: int | str | None = None
-    told_tokens: int = 0
-    told_text: int = 0
-    told_end: bool = False
+    told_tokens: int = 0  # carried by DELTA outputs
+    changed: bool = False  # since the last output
 
 
 class RequestState:
@@ -97,6 +96,7 @@ class RequestState:
         """Ends all answers that are on their way."""
         self.failure = self.failure or error
         for answer in self.answers:
+            answer.changed = answer.changed or answer.finish_reason is None
             answer.finish_reason = answer.finish_reason or str(FinishReason.ERROR)
         self.changed = self.finished = True
         self.metrics.finished_time = time.monotonic()
@@ -120,7 +120,7 @@ class RequestState:
         answer = self.answers[index]
         if answer.finish_reason is not None:
             return False
-        self.changed = True
+        self.changed = answer.changed = True
         if self.metrics.first_token_time is None and tokens:
             self.metrics.first_token_time = time.monotonic()
         answer.token_ids += tokens
@@ -180,18 +180,15 @@ class RequestState:
             return None
         self.changed = False
         delta = kind is RequestOutputKind.DELTA
-        outputs = [self._completion(a, delta) for a in self.answers if not delta or self._has_news(a)]
-        if not outputs:
-            return None
         return RequestOutput(
-            request_id=self.request_id,
-            prompt=self.prompt,
-            prompt_token_ids=self.prompt_ids,
-            outputs=outputs,
-            finished=self.finished,
-            prompt_logprobs=self.prompt_logprobs,
-            metrics=self.metrics,
-            num_cached_tokens=self.num_cached,
+            self.request_id,
+            self.prompt,
+            self.prompt_ids,
+            [self._completion(answer, delta) for answer in self.answers if answer.changed or not delta],
+            self.finished,
+            self.prompt_logprobs,
+            self.metrics,
+            self.num_cached,
         )
 
     def pooling_output(self) -> PoolingRequestOutput[PoolingOutput]:
@@ -199,25 +196,18 @@ class RequestState:
         assert self.pooled is not None, "it has not ended well"
         return PoolingRequestOutput(self.request_id, PoolingOutput(self.pooled), self.prompt_ids)
 
-    @staticmethod
-    def _has_news(answer: _Answer) -> bool:
-        ended = answer.finish_reason is not None and not answer.told_end
-        return ended or len(answer.token_ids) > answer.told_tokens or len(answer.text) > answer.told_text
-
     def _completion(self, answer: _Answer, delta: bool) -> CompletionOutput:
-        tokens, text = (answer.told_tokens, answer.told_text) if delta else (0, 0)
-        answer.told_tokens, answer.told_text = len(answer.token_ids), len(answer.text)
-        answer.told_end = answer.finish_reason is not None
-        with_logprobs = self.params.logprobs is not None
-        return CompletionOutput(
-            index=answer.index,
-            text=answer.text[text:] if text else answer.text,
-            token_ids=answer.token_ids[tokens:],
-            cumulative_logprob=answer.cumulative_logprob if with_logprobs else None,
-            logprobs=self._logprobs(answer, tokens, delta) if with_logprobs else None,
-            finish_reason=answer.finish_reason,
-            stop_reason=answer.stop_reason,
-        )
+        text, token_ids, start = answer.text, answer.token_ids, 0
+        answer.changed = False
+        if delta:
+            start, answer.told_tokens = answer.told_tokens, len(token_ids)
+            answer.text = ""
+        if self.params.logprobs is None:
+            cumulative, logprobs = None, None
+        else:
+            cumulative, logprobs = answer.cumulative_logprob, self._logprobs(answer, start, delta)
+        reasons = answer.finish_reason, answer.stop_reason
+        return CompletionOutput(answer.index, text, token_ids[start:], cumulative, logprobs, *reasons)
 
 
 class OutputProcessor:

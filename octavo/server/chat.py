@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -26,7 +27,7 @@ from octavo.server.generation import (
     stream_options,
     token_text,
 )
-from octavo.server.http import Exchange, Response, Stream, event, json_response
+from octavo.server.http import BLANK, Exchange, Form, Response, Stream, event, json_response
 from octavo.server.protocol import (
     CalledCustom,
     CalledFunction,
@@ -91,7 +92,7 @@ async def begin(
 
 
 async def _events(answer: ChatAnswer) -> AsyncGenerator[bytes, None]:
-    async with aclosing(answer.run.stream(lambda _, output: answer.write(output))) as events:
+    async with aclosing(answer.run.stream(answer.write)) as events:
         async for data in events:
             yield data
     for chunk in await answer.last():
@@ -182,6 +183,9 @@ class ChatAnswer:
         self.inputs = [Inputs(tools.customs) for _ in self.parsers]
         self.counts = [0] * run.params.n  # tokens of each answer so far
         self.begun = False
+        # Chunks say more than what is told: how many tokens there are, which they are, or how likely.
+        counts = options.include_usage and options.continuous_usage_stats
+        self.detailed = bool(counts or request.return_token_ids or request.logprobs)
 
     async def whole(self) -> ChatCompletion:
         run, request = self.run, self.request
@@ -274,14 +278,29 @@ class ChatAnswer:
             self.add_prompt(chunks[0], output)
         for piece in output.outputs:
             self.counts[piece.index] += len(piece.token_ids)
-            chunks += map(self.chunk, self.choices(piece))
+            chunks += map(self.chunk, self.choices(piece, self.read(piece)))
             if output.finished:
                 chunks[-1].metrics = run.timings()
         return chunks
 
-    def write(self, output: RequestOutput) -> bytes:
-        """Its chunks as events."""
-        return b"".join([event(_encode(chunk)) for chunk in self.chunks(output)])
+    def write(self, _: int, output: RequestOutput) -> bytes:
+        """Its chunks as events; those of content alone are not made, but filled in."""
+        if self.detailed or output.finished or not self.begun:
+            return b"".join([event(_encode(chunk)) for chunk in self.chunks(output)])
+        events = []
+        for piece in output.outputs:
+            told = self.read(piece)
+            if piece.finish_reason is None and all(delta.kind == "content" for delta in told):
+                events += [self.contents[piece.index].filled(delta.text) for delta in told]
+            else:
+                events += [event(_encode(self.chunk(choice))) for choice in self.choices(piece, told)]
+        return b"".join(events)
+
+    @cached_property
+    def contents(self) -> list[Form]:
+        """The chunk in which each answer says some content."""
+        blank: Any = BLANK
+        return [Form(self.chunk(ChatChunkChoice(i, Delta(content=blank)))) for i in range(self.run.params.n)]
 
     async def last(self) -> list[ChatChunk]:
         """What is told when all has been."""
@@ -304,9 +323,9 @@ class ChatAnswer:
             found.usage = run.usage(self.counts[choice.index]) if options.continuous_usage_stats else None
         return found
 
-    def choices(self, piece: CompletionOutput) -> list[ChatChunkChoice]:
-        """What one piece of an answer says: some content, and that it has ended."""
-        deltas = [self.delta(told, piece.index) for told in self.read(piece)]
+    def choices(self, piece: CompletionOutput, told: list[parsing.Delta]) -> list[ChatChunkChoice]:
+        """What one piece of an answer says: what was `told` by it, and that it has ended."""
+        deltas = [self.delta(each, piece.index) for each in told]
         shown = [delta for delta in deltas if delta is not None]
         logprobs = self.logprobs(piece)
         ids = piece.token_ids if self.request.return_token_ids and piece.token_ids else UNSET

@@ -22,7 +22,7 @@ from octavo.server.generation import (
     stream_options,
     token_text,
 )
-from octavo.server.http import Exchange, Response, Stream, event, json_response
+from octavo.server.http import BLANK, Exchange, Form, Response, Stream, event, json_response
 from octavo.server.infill import fill_in
 from octavo.server.protocol import (
     MAX_ANSWERS,
@@ -127,6 +127,10 @@ class CompletionAnswer:
         self.offsets = [0] * choices  # characters of each choice that were sent
         self.counts = [0] * choices  # tokens
         self.begun = [False] * choices
+        self.forms: dict[int, Form] = {}
+        # Chunks say more than their text: how many tokens there are, which they are, or how likely.
+        counts = options.include_usage and options.continuous_usage_stats
+        self.detailed = bool(counts or request.return_token_ids or request.logprobs is not None)
 
     async def whole(self) -> Completion:
         finals: dict[int, RequestOutput] = {}
@@ -157,12 +161,13 @@ class CompletionAnswer:
         for piece in output.outputs:
             index = prompt * self.n + piece.index
             self.counts[index] += len(piece.token_ids)
+            if self.begun[index] and piece.finish_reason is None and not self.detailed:
+                events.append(self.form(index).filled(piece.text))
+                continue
             choice = self.choice(index, piece)
             if not self.begun[index]:
                 self.begun[index] = True
                 self.add_prompt(choice, prompt, output)
-            elif not (choice.text or piece.token_ids or choice.finish_reason):
-                continue
             chunk = self.completion([choice])
             if self.options.include_usage:
                 chunk.usage = self.run.usage(self.counts[index]) if self.options.continuous_usage_stats else None
@@ -170,6 +175,17 @@ class CompletionAnswer:
                 chunk.metrics = self.run.timings()
             events.append(event(_encode(chunk)))
         return b"".join(events)
+
+    def form(self, index: int) -> Form:
+        """The chunk in which a choice says some text."""
+        found = self.forms.get(index)
+        if found is None:
+            blank: Any = BLANK
+            chunk = self.completion([CompletionChoice(index, blank)])
+            if self.options.include_usage:
+                chunk.usage = None
+            found = self.forms[index] = Form(chunk)
+        return found
 
     def completion(self, choices: list[CompletionChoice], **values: Any) -> Completion:
         run = self.run

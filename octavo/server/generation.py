@@ -90,9 +90,9 @@ class Generation:
         self.completion_tokens = 0
         self.prompt_tokens = [0] * len(prompts)  # known with the first output
         self.cached_tokens = [0] * len(prompts)
-        self.metrics = service.metrics
+        self.metrics, self.outbox = service.metrics, service.outbox
         self._service = service
-        self._exchange = exchange
+        self.exchange = exchange
         self._priority = request.priority
         self._deadline = exchange.timeout() if request.deadline_ms is None else request.deadline_ms / 1000
         wanted = request.include_metrics or service.server.enable_per_request_metrics
@@ -103,7 +103,7 @@ class Generation:
         self._salt = service.keys.salt(exchange.key, request.cache_salt or "")
         self._prompt_param = prompt_param
         self._add_special_tokens = add_special_tokens
-        self._queue: asyncio.Queue[tuple[int, RequestOutput] | Exception | None] = asyncio.Queue(PENDING_OUTPUTS)
+        self.queue: asyncio.Queue[tuple[int, RequestOutput] | Exception | None] = asyncio.Queue(PENDING_OUTPUTS)
 
     async def stream(self, write: Write) -> AsyncGenerator[bytes, None]:
         """What `write` makes of the outputs, as they come, but for what could be sent at once, which has been."""
@@ -115,9 +115,9 @@ class Generation:
     async def outputs(self, write: Write | None = None) -> AsyncGenerator[tuple[int, RequestOutput], None]:
         """(prompt, output) as they come; an error before the first ends all of them.
 
-        With `write`, outputs that can be written and sent in the pass over their step are, and do not come here.
+        With `write`, those that can be written and sent in the pass over their step do not come here.
         """
-        with self._exchange.limited(self._deadline):
+        with self.exchange.limited(self._deadline):
             try:
                 if len(self.prompts) == 1:
                     async with aclosing(self._answer(0, write)) as answer:
@@ -130,18 +130,10 @@ class Generation:
             finally:
                 self._meter()
 
-    @property
-    def clear(self) -> bool:
-        """What is pushed to the exchange now is behind all that has come before it."""
-        return self._queue.empty() and self._exchange.ready
-
-    def push(self, data: bytes) -> None:
-        self._exchange.push(data)
-
     def _meter(self) -> None:
-        number = self._service.keys.number(self._exchange.key)
+        number = self._service.keys.number(self.exchange.key)
         if number:
-            self._exchange.fields["key"] = number
+            self.exchange.fields["key"] = number
             used = (sum(self.prompt_tokens), sum(self.cached_tokens), self.completion_tokens)
             self.metrics.on_key(number, *used)
 
@@ -171,7 +163,7 @@ class Generation:
                 await asyncio.sleep(0)  # it tokenizes its prompt: between them others have their turn
             running = len(tasks)
             while running:
-                item = await self._queue.get()
+                item = await self.queue.get()
                 if isinstance(item, Exception):
                     raise item
                 if item is None:
@@ -187,10 +179,10 @@ class Generation:
         try:
             async with aclosing(self._answer(prompt, write)) as answer:
                 async for output in answer:
-                    await self._queue.put((prompt, output))
-            await self._queue.put(None)
+                    await self.queue.put((prompt, output))
+            await self.queue.put(None)
         except Exception as error:  # handed to the request, whose task logs and answers it
-            await self._queue.put(error)
+            await self.queue.put(error)
 
     async def _answer(self, prompt: int, write: Write | None) -> AsyncGenerator[RequestOutput, None]:
         told = _Told(self, prompt, write)
@@ -214,12 +206,12 @@ class Generation:
         return self._service.llm.generate(
             prompt,
             params,
-            request_id=self._exchange.request_id,
+            request_id=self.exchange.request_id,
             priority=self._priority,
             cache_salt=self._salt,
             prompt_param=self._prompt_param,
             add_special_tokens=self._add_special_tokens,
-            tenant=self._service.keys.number(self._exchange.key),
+            tenant=self._service.keys.number(self.exchange.key),
             queue_seconds=self._service.server.max_queue_seconds or None,
             sink=sink,
         )
@@ -230,7 +222,7 @@ class Generation:
         ids = await self._service.encode(given, self._add_special_tokens) if isinstance(given, str) else given
         room = llm.max_model_len - len(ids)
         params = replace(self.beams)
-        yield await beam_search(self._generate, llm.tokenizer, ids, params, room, self._exchange.request_id)
+        yield await beam_search(self._generate, llm.tokenizer, ids, params, room, self.exchange.request_id)
 
     def usage(self, completion_tokens: int | None = None, reasoning_tokens: int | None = None) -> Usage:
         prompt = sum(self.prompt_tokens)
@@ -251,11 +243,11 @@ class Generation:
         self.metrics.on_finish(output, tokens, reasons.values())
         self._log(output, reasons)
         found = (len(output.prompt_token_ids), output.num_cached_tokens, sum(tokens))
-        self._exchange.answered.append(Answered(self.id, self.model, self.params, output.metrics, *found))
+        self.exchange.answered.append(Answered(self.id, self.model, self.params, output.metrics, *found))
 
     def _log(self, output: RequestOutput, reasons: dict[int, str]) -> None:
         first = output.metrics.first_token_time
-        fields = self._exchange.fields
+        fields = self.exchange.fields
         fields["prompt_tokens"] = sum(self.prompt_tokens)
         fields["cached_tokens"] = sum(self.cached_tokens)
         fields["completion_tokens"] = self.completion_tokens
@@ -269,24 +261,25 @@ class _Told:
 
     def __init__(self, run: Generation, prompt: int, write: Write | None) -> None:
         self._run, self._prompt, self._write = run, prompt, write
+        self._exchange, self._queue, self._outbox = run.exchange, run.queue, run.outbox
         self._metrics = run.metrics
         self._streams = run.params.output_kind is RequestOutputKind.DELTA
         self._interval = run.interval if self._streams else 1
         self._tokens = [0] * run.params.n
         self._reasons: dict[int, str] = {}
-        self._last: dict[int, float] = {}  # when each answer's last piece came
+        self._last = [0.0] * run.params.n  # when each answer's last piece came
         self._held: RequestOutput | None = None
         self._begun = self._finished = False
 
     @property
     def ready(self) -> bool:
-        return self._run.clear
+        return self._exchange.ready and self._queue.empty()
 
     def take(self, output: RequestOutput) -> None:
         assert self._write is not None, "nothing goes to a sink that cannot write"
         due = self.count(output)
         if due is not None and (data := self._write(self._prompt, due)):
-            self._run.push(data)
+            self._outbox.put(self._exchange, data)
 
     def count(self, output: RequestOutput) -> RequestOutput | None:
         """What is to be told now, by the interval that the client asked for."""
@@ -302,7 +295,7 @@ class _Told:
             run.completion_tokens += count
             metrics.generation_tokens += count
             if self._streams and count:
-                if index in self._last:
+                if self._last[index]:
                     metrics.inter_token.observe(now - self._last[index])
                 self._last[index] = now
             if piece.finish_reason is not None:

@@ -46,6 +46,7 @@ BODY_BYTES_PER_SECOND = 16 * 1024
 # A client that is still sending does not read an answer: this many times the limit is read and thrown away first.
 DISCARD_FACTOR = 8
 OUTLET = "octavo.outlet"  # the extension of ASGI by which the transport hands over an `Outlet`
+BLANK = msgspec.Raw(b"\0")  # a byte that no JSON has
 DONE = b"data: [DONE]\n\n"
 EVENTS = b"text/event-stream; charset=utf-8"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -370,6 +371,17 @@ def error_body(error: RequestError) -> bytes:
 
 def event(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
+
+
+class Form:
+    """A server-sent event that differs from others in one text, the BLANK of `value`: the rest is encoded once."""
+
+    def __init__(self, value: Any) -> None:
+        self._head, blank, self._tail = event(_encode(value)).partition(BLANK)
+        assert blank, "nothing is left to be filled in"
+
+    def filled(self, text: str) -> bytes:
+        return self._head + _encode(text) + self._tail
 
 
 def named_event(name: str, data: bytes) -> bytes:

@@ -16,6 +16,7 @@ from octavo.server.auth import Keys
 from octavo.server.config import ServerConfig
 from octavo.server.engine import Engine
 from octavo.server.metrics import Metrics
+from octavo.server.outbox import Outbox
 from octavo.server.protocol import GenerationRequest, ModelCard
 from octavo.text.parsing.formats import choose
 from octavo.text.renderer import Chat
@@ -64,7 +65,8 @@ class Service:
             "gpu_memory_utilization": engine.gpu_memory_utilization,
         }
         metrics.attach(self.names[0], llm.max_model_len, cache)
-        llm.listeners.append(metrics.on_step)
+        self.outbox = Outbox()
+        llm.listeners += [self.outbox.flush, metrics.on_step]
 
     def model(self, asked: str | None) -> str:
         """The name to answer under; a request need not name the one model there is."""

@@ -83,10 +83,7 @@ class Body:
 
     @property
     def open(self) -> bool:
-        cycle = self._cycle
-        return not (cycle.flow.write_paused or cycle.disconnected or cycle.response_complete) and bool(
-            cycle.chunked_encoding
-        )
+        return not (self._cycle.flow.write_paused or self._cycle.disconnected)
 
     def write(self, chunk: bytes) -> None:
         self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))

@@ -40,7 +40,6 @@ class Detokenizer:
     ) -> None:
         self.stopped_by: str | None = None
         self.num_tokens = 0
-        self._shown: list[str] = []
         self._stream = _make_stream(tokenizer, prompt_ids, skip_special_tokens, spaces_between_special_tokens)
         self._stops = stop_automaton(tuple(stop)) if stop else None
         self._include_stop = include_stop
@@ -53,13 +52,6 @@ class Detokenizer:
         self._run_state = 0  # of the automaton, after the run of byte tokens that is still open
         self._run_length = 0
 
-    @property
-    def text(self) -> str:
-        """All that was shown so far."""
-        if len(self._shown) > 1:
-            self._shown = ["".join(self._shown)]
-        return self._shown[0] if self._shown else ""
-
     def push(self, token_ids: int | Sequence[int]) -> str:
         """Add tokens; returns the new text that may be shown."""
         if self.stopped_by is not None:
@@ -67,7 +59,7 @@ class Detokenizer:
         ids = (token_ids,) if isinstance(token_ids, int) else token_ids
         if self._stops is None:
             self.num_tokens += len(ids)
-            return self._show("".join(map(self._stream.feed, ids)))
+            return self._stream.feed(ids[0]) if len(ids) == 1 else "".join(map(self._stream.feed, ids))
         parts = []
         for token_id in ids:
             self.num_tokens += 1
@@ -76,7 +68,7 @@ class Detokenizer:
                 break
             if self.num_tokens == self._min_tokens:
                 self._floor = self._length + self._run_length
-        return self._show("".join(parts))
+        return "".join(parts)
 
     def finish(self) -> str:
         """No more tokens follow; returns what was held back."""
@@ -86,11 +78,6 @@ class Detokenizer:
         if self._stops is not None:
             text = self._search(text)
             text, self._held = text + self._held, ""
-        return self._show(text)
-
-    def _show(self, text: str) -> str:
-        if text:
-            self._shown.append(text)
         return text
 
     def _search(self, new: str) -> str:
