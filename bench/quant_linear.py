@@ -6,10 +6,10 @@
 The four matrices of a layer of Llama-3-8B, as the engine calls them for a bfloat16 model, with what it does for each
 call around the product (rounding of x, decoding of W); each call reads other weights, together more than any cache
 holds. fp8 and int8 are W8A8 with a scale a row, fp8-blocks with one for 128 x 128 of W and 1 x 128 of x, w8a16 is int8
-of weights alone, int4 W4A16 in groups of 128. The floor is the larger of the bytes of codes and scales at 4.3 TB/s and
-the operations at 780 TFLOP/s (W8A8: 1450). Times are medians of CUDA graph replays. "bf16" is the plain product through
-cuBLAS. `--sweep` compares forms of the kernel for many rows of int8 with torch's product without scales, for each
-matrix, without the rounding of x.
+of weights alone, int4 W4A16 in groups of 128, awq likewise with zero points. The floor is the larger of the bytes of
+codes and scales at 4.3 TB/s and the operations at 780 TFLOP/s (W8A8: 1450). Times are medians of CUDA graph replays.
+"bf16" is the plain product through cuBLAS. `--sweep` compares forms of the kernel for many rows of int8 with torch's
+product without scales, for each matrix, without the rounding of x.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from octavo.kernels.many_codes import Form, choose, many_codes
 from octavo.kernels.row_codes import round_rows
 from octavo.quant.methods import select_method
 from octavo.quant.pack import to_fp8, to_int4, to_int8
-from octavo.quant.schemes import Float8, Scheme, unrounded
+from octavo.quant.schemes import Float8, Integers, Scheme, unrounded
 
 SHAPES = {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)}
 ROWS = [2**power for power in range(13)]
@@ -42,6 +42,7 @@ KINDS: dict[str, Callable[[Tensor], Scheme]] = {
     "int8": to_int8,
     "w8a16": lambda weight: unrounded(to_int8(weight)),
     "int4": lambda weight: to_int4(weight, 128),
+    "awq": lambda weight: int4_with_zeros(weight),
 }
 BANDWIDTH, RATES = 4.3e12, dict.fromkeys(("fp8", "fp8-blocks", "int8"), 1450e12)  # others 780
 TILES = ((128, 256, 8), (256, 128, 8), (128, 128, 8), (128, 128, 4), (128, 64, 4), (64, 128, 4))  # and warps
@@ -55,6 +56,12 @@ def fp8_blocks(weight_NK: Tensor) -> Float8:
     found = to_fp8(weight_NK.view(n // size, size, k // size, size).transpose(1, 2).reshape(-1, size * size))
     code_NK = found.code_NK.view(n // size, k // size, size, size).transpose(1, 2).reshape(n, k)
     return Float8(code_NK, found.scale_NG.view(n // size, -1).repeat_interleave(size, 0), dynamic=True)
+
+
+def int4_with_zeros(weight_NK: Tensor) -> Integers:
+    found = to_int4(weight_NK, 128)
+    zero_NG = torch.randint_like(found.scale_NG, 4, 12)
+    return Integers(found.code_NP, found.scale_NG, -zero_NG * found.scale_NG)
 
 
 def layer(kind: str, rows: list[int]) -> dict[int, tuple[float, float]]:

@@ -73,6 +73,11 @@ class CodeMatrix:
         return self.shape[1] // len(self.scale_GN)
 
     @property
+    def summed(self) -> int:
+        """Columns whose sums of x meet an offset; 0 without offsets."""
+        return 0 if self.offset_GN is None else self.block or min(self.group & -self.group, LARGEST_BLOCK)
+
+    @property
     def nbytes(self) -> int:
         offsets = 0 if self.offset_GN is None else self.offset_GN.nbytes
         return self.code_NP.nbytes + self.scale_GN.nbytes + offsets
@@ -119,6 +124,7 @@ class Rounding:
     pair: bool = False
     scale: Tensor | None = None
     group: int = 0  # columns, a power of two; 0: all
+    summed: int = 0  # columns, likewise, of which the codes' sums are told; 0: they are not
 
     @property
     def parts(self) -> int:
@@ -133,6 +139,7 @@ class RowCodes:
     code_MPE: Tensor  # float8_e4m3fn or int8
     scale_M: Tensor  # float32; of groups [G, M]
     dtype: torch.dtype  # of the rows before, and of what comes of them
+    sum_BMP: Tensor | None = None  # float32: of the codes of each block of columns
 
     @classmethod
     def empty(cls, rounding: Rounding, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> RowCodes:
@@ -144,7 +151,9 @@ class RowCodes:
             scale_M = torch.empty(rows, device=device)
         else:
             scale_M = rounding.scale.float().expand(rows).contiguous()
-        return cls(rounding.kind, code_MPE, scale_M, dtype)
+        blocks = columns // rounding.summed if rounding.summed else 0
+        sum_BMP = torch.empty(blocks, rows, rounding.parts, device=device) if blocks else None
+        return cls(rounding.kind, code_MPE, scale_M, dtype, sum_BMP)
 
     def __len__(self) -> int:
         return len(self.code_MPE)

@@ -40,6 +40,7 @@ def norm_kernel(
     out_ptr,  # like x
     code_ptr,  # with ROUND the result goes here, see octavo.kernels.row_codes
     code_scale_ptr,
+    sum_ptr,
     stride,
     size,
     eps,
@@ -55,6 +56,7 @@ def norm_kernel(
     PAIR: tl.constexpr,
     STATIC: tl.constexpr,
     GROUP: tl.constexpr,
+    SUMMED: tl.constexpr,
     SIZE_P2: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
@@ -89,7 +91,8 @@ def norm_kernel(
             normed = weighted(x * tl.rsqrt(tl.sum(x * x, 0) / size + eps), weight, kind, WIDE)
     if ROUND:
         value = normed.to(kind).to(tl.float32)
-        store_codes(value, token, size, offset, inside, code_ptr, code_scale_ptr, INTEGER, PAIR, STATIC, GROUP)
+        into = code_ptr, code_scale_ptr, sum_ptr
+        store_codes(value, token, size, offset, inside, into, INTEGER, PAIR, STATIC, GROUP, SUMMED)
     elif NEXT or not AFTER:
         tl.store(out_ptr + token * stride + offset, normed.to(kind), mask=inside)
 
@@ -228,12 +231,14 @@ def gate_codes_kernel(
     gate_up_ptr,
     code_ptr,
     scale_ptr,
+    sum_ptr,
     size,
     ACTIVATION: tl.constexpr,
     INTEGER: tl.constexpr,
     PAIR: tl.constexpr,
     STATIC: tl.constexpr,
     GROUP: tl.constexpr,
+    SUMMED: tl.constexpr,
     SIZE_P2: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
@@ -246,7 +251,8 @@ def gate_codes_kernel(
     inside = column < size
     gate = gate_up_ptr + token * 2 * size + column
     value = gated(gate, gate + size, inside, ACTIVATION).to(tl.float32)
-    store_codes(value, token, size, column, inside, code_ptr, scale_ptr, INTEGER, PAIR, STATIC, GROUP)
+    into = code_ptr, scale_ptr, sum_ptr
+    store_codes(value, token, size, column, inside, into, INTEGER, PAIR, STATIC, GROUP, SUMMED)
 
 
 @triton.jit
@@ -287,6 +293,7 @@ def _norm(
         out,
         None if codes is None else codes.code_MPE,
         None if codes is None else codes.scale_M,
+        None if codes is None else codes.sum_BMP,
         x.stride(0),
         size,
         eps,
@@ -436,9 +443,8 @@ def gate_codes(gate_up_TF: Tensor, activation: str, rounding: Rounding) -> RowCo
     codes = RowCodes.empty(rounding, tokens, size, gate_up_TF.dtype, gate_up_TF.device)
     block = triton.next_power_of_2(size)
     options = {"SIZE_P2": block, "num_warps": min(16, max(1, block // 256)), **chain(gate_up_TF.device)}
-    gate_codes_kernel[(tokens,)](
-        gate_up_TF, codes.code_MPE, codes.scale_M, size, ACTIVATION=activation, **flags(rounding), **options
-    )
+    into = codes.code_MPE, codes.scale_M, codes.sum_BMP
+    gate_codes_kernel[(tokens,)](gate_up_TF, *into, size, ACTIVATION=activation, **flags(rounding), **options)
     return codes
 
 

@@ -16,12 +16,22 @@ MULTIPLE = tl.constexpr(HELD)
 
 
 @triton.jit
+def store_sums(code, place, size, sum_ptr, EACH: tl.constexpr, SUMMED: tl.constexpr):
+    """Of blocks of a row's codes, of which there are EACH kinds."""
+    block = tl.arange(0, code.shape[0] // SUMMED)
+    total = tl.sum(tl.reshape(code.to(tl.float32), [code.shape[0] // SUMMED, SUMMED]), 1)
+    tl.store(sum_ptr + block * tl.num_programs(0) * EACH + place, total, mask=block < size // SUMMED)
+
+
+@triton.jit
 def store_codes(
-    x, row, size, offset, inside, code_ptr, scale_ptr,
-    INTEGER: tl.constexpr, PAIR: tl.constexpr, STATIC: tl.constexpr, GROUP: tl.constexpr,
+    x, row, size, offset, inside, into,
+    INTEGER: tl.constexpr, PAIR: tl.constexpr, STATIC: tl.constexpr, GROUP: tl.constexpr, SUMMED: tl.constexpr,
 ):  # fmt: skip
-    """Of one row's values in float32, zeros outside. A program has a row."""
+    """Of one row's values in float32, zeros outside. A program has a row. `into`: codes, scales, sums."""
+    code_ptr, scale_ptr, sum_ptr = into
     LARGEST: tl.constexpr = 127.0 if INTEGER else 448.0
+    EACH: tl.constexpr = 2 if PAIR else 1
     if STATIC:
         scale = tl.load(scale_ptr + row)
     elif GROUP:
@@ -36,15 +46,20 @@ def store_codes(
         tl.store(scale_ptr + row, scale)
     value = tl.clamp(x / scale, -LARGEST, LARGEST)
     kind = code_ptr.dtype.element_ty
-    start = code_ptr + row * (2 if PAIR else 1) * size + offset
+    start = code_ptr + row * EACH * size + offset
     first = tl.floor(value + 0.5) if INTEGER else value
     first = first.to(kind)
     tl.store(start, first, mask=inside)
+    if SUMMED:
+        store_sums(first, row * EACH, size, sum_ptr, EACH, SUMMED)
     if PAIR:
         rest = (value - first.to(tl.float32)) * (256 if INTEGER else 16)
         if INTEGER:
             rest = tl.clamp(tl.floor(rest + 0.5), -128, 127)
-        tl.store(start + size, rest.to(kind), mask=inside)
+        second = rest.to(kind)
+        tl.store(start + size, second, mask=inside)
+        if SUMMED:
+            store_sums(second, row * EACH + 1, size, sum_ptr, EACH, SUMMED)
 
 
 @triton.jit
@@ -52,12 +67,14 @@ def round_rows_kernel(
     x_ptr,  # [M, E], rows `stride` apart
     code_ptr,
     scale_ptr,
+    sum_ptr,
     stride,
     size,
     INTEGER: tl.constexpr,
     PAIR: tl.constexpr,
     STATIC: tl.constexpr,
     GROUP: tl.constexpr,
+    SUMMED: tl.constexpr,
     SIZE_P2: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
@@ -69,15 +86,20 @@ def round_rows_kernel(
     offset = tl.arange(0, SIZE_P2)
     inside = offset < size
     x = tl.load(x_ptr + row * stride + offset, mask=inside, other=0.0).to(tl.float32)
-    store_codes(x, row, size, offset, inside, code_ptr, scale_ptr, INTEGER, PAIR, STATIC, GROUP)
+    into = code_ptr, scale_ptr, sum_ptr
+    store_codes(x, row, size, offset, inside, into, INTEGER, PAIR, STATIC, GROUP, SUMMED)
 
 
 def flags(rounding: Rounding | None) -> dict[str, int]:
     """Of a kernel that calls `store_codes`, or does not."""
-    if rounding is None:
-        return {"INTEGER": False, "PAIR": False, "STATIC": False, "GROUP": 0}
-    static = rounding.scale is not None
-    return {"INTEGER": rounding.kind == "int8", "PAIR": rounding.pair, "STATIC": static, "GROUP": rounding.group}
+    given = rounding or Rounding("fp8")
+    return {
+        "INTEGER": given.kind == "int8",
+        "PAIR": given.pair,
+        "STATIC": given.scale is not None,
+        "GROUP": given.group,
+        "SUMMED": given.summed,
+    }
 
 
 def round_rows(x_ME: Tensor, rounding: Rounding) -> RowCodes:
@@ -89,6 +111,7 @@ def round_rows(x_ME: Tensor, rounding: Rounding) -> RowCodes:
         x_ME,
         codes.code_MPE,
         codes.scale_M,
+        codes.sum_BMP,
         x_ME.stride(0),
         size,
         **flags(rounding),

@@ -108,11 +108,29 @@ def scaled(weight, factor, shift, OFFSET: tl.constexpr):
 
 
 @triton.jit
+def of_block(
+    column, tiles, rows, lines, inside,
+    BLOCK: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, SUMMED: tl.constexpr,
+):  # fmt: skip
+    """The scales [R], the offsets [R] and the sums of x [C] of the block of columns that begins here."""
+    scale_tile, offset_tile, sum_tile = tiles
+    scale = tl.load(scale_tile + column // GROUP * rows)
+    offset = scale
+    total = scale
+    if OFFSET:
+        offset = tl.load(offset_tile + column // GROUP * rows)
+    if SUMMED:
+        total = tl.load(sum_tile + column // BLOCK * lines, mask=inside, other=0.0)
+    return scale, offset, total
+
+
+@triton.jit
 def add_tile(
-    sums, x_tile, code, scale, offset, inside,
+    sums, x_tile, code, of_tile, inside,
     HALVES: tl.constexpr, BLOCK: tl.constexpr, GROUPED: tl.constexpr, OFFSET: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    """Goes on with the sums [R, C] over BLOCK columns, all of one group."""
+    """Goes on with the sums [R, C] over BLOCK columns, all of one group. `of_tile` is from `of_block`."""
+    scale, offset, total = of_tile
     x = tl.load(x_tile, mask=inside, other=0.0)
     CODES: tl.constexpr = x.dtype == tl.int8 or x.dtype == tl.float8e4nv
     kind: tl.constexpr = tl.int32 if x.dtype == tl.int8 else tl.float32
@@ -141,10 +159,7 @@ def add_tile(
     if GROUPED and CODES:
         into = sums + into.to(tl.float32) * (factor * 0.0625 if HALVES else factor)[:, None]
         if OFFSET:
-            total = tl.sum(x.to(kind), 1)
-            if HALVES:
-                total += tl.sum(far.to(kind), 1)
-            into += shift[:, None] * total.to(tl.float32)[None, :]
+            into += shift[:, None] * total[None, :]
     return into
 
 
@@ -155,6 +170,7 @@ def tiles_kernel(
     code_ptr,  # [rows, P]
     scale_ptr,  # [G, rows]
     offset_ptr,  # likewise
+    sum_ptr,  # [K / BLOCK, C], of codes that meet offsets
     out_ptr,  # [M, O]
     partial_ptr,  # float32 [SPLITS, M, rows]
     arrived_ptr,  # int32, one a block; zero before and after
@@ -187,12 +203,12 @@ def tiles_kernel(
     split = tl.program_id(1)
     first = tl.program_id(2) * M_P2
     line = first * PARTS + tl.arange(0, C_P2)
-    inside = (line < count * PARTS)[:, None]
+    lines = count * PARTS
+    of_x = line < lines
+    inside = of_x[:, None]
     row = block * R + tl.arange(0, R)
-    scale_tile = scale_ptr + row
-    offset_tile = scale_tile
-    if OFFSET:
-        offset_tile = offset_ptr + row
+    SUMMED: tl.constexpr = OFFSET and x_scale_ptr is not None
+    about = scale_ptr + row, scale_ptr if not OFFSET else offset_ptr + row, scale_ptr if not SUMMED else sum_ptr + line
     place = tl.arange(0, BYTES)
     x_tile = x_ptr + line[:, None] * K + (split * PART + place)[None, :]
     code_tile = code_ptr + row.to(tl.int64)[:, None] * (K // EACH) + (split * (PART // EACH) + place)[None, :]
@@ -205,31 +221,21 @@ def tiles_kernel(
         tl.extra.cuda.gdc_wait()
     exact: tl.constexpr = tl.int32 if INTEGER and not GROUPED else tl.float32
     sums = tl.zeros([R, C_P2], exact)
-    scale = tl.load(scale_tile + split * PART // GROUP * rows)
-    offset = scale
-    if OFFSET:
-        offset = tl.load(offset_tile + split * PART // GROUP * rows)
+    scale, offset, total = of_block(split * PART, about, rows, lines, of_x, BLOCK, GROUP, OFFSET, SUMMED)
     for step in tl.range(0, PART - EARLY * BLOCK, BLOCK * UNROLL, num_stages=STAGES):
         for i in tl.static_range(UNROLL):
             start = step + i * BLOCK
             code = tl.load(code_tile + start // EACH)
-            next_scale = scale
-            next_offset = offset
+            of_tile = scale, offset, total
             if GROUPED:  # asked for early: no pipeline is made for 16 bits
-                group = (split * PART + tl.minimum(start + BLOCK, PART - BLOCK)) // GROUP * rows
-                next_scale = tl.load(scale_tile + group)
-                if OFFSET:
-                    next_offset = tl.load(offset_tile + group)
-            sums = add_tile(sums, x_tile + start, code, scale, offset, inside, HALVES, BLOCK, GROUPED, OFFSET, PTX)
-            scale = next_scale
-            offset = next_offset
+                column = split * PART + tl.minimum(start + BLOCK, PART - BLOCK)
+                scale, offset, total = of_block(column, about, rows, lines, of_x, BLOCK, GROUP, OFFSET, SUMMED)
+            sums = add_tile(sums, x_tile + start, code, of_tile, inside, HALVES, BLOCK, GROUPED, OFFSET, PTX)
     for i in tl.static_range(EARLY):
-        group = (split * PART + PART - (i + 1) * BLOCK) // GROUP * rows
-        scale = tl.load(scale_tile + group)
-        if OFFSET:
-            offset = tl.load(offset_tile + group)
-        x_end = x_tile + (PART - (i + 1) * BLOCK)
-        sums = add_tile(sums, x_end, tiles[i], scale, offset, inside, HALVES, BLOCK, GROUPED, OFFSET, PTX)
+        end = PART - (i + 1) * BLOCK
+        of_tile = of_block(split * PART + end, about, rows, lines, of_x, BLOCK, GROUP, OFFSET, SUMMED)
+        scale = of_tile[0]
+        sums = add_tile(sums, x_tile + end, tiles[i], of_tile, inside, HALVES, BLOCK, GROUPED, OFFSET, PTX)
     token = first + tl.arange(0, M_P2)
     inside = (token < count)[:, None]
     y = tl.trans(sums.to(tl.float32))
@@ -259,7 +265,11 @@ def tiles_kernel(
 def choose(tokens: int, parts: int, codes: CodeMatrix, sms: int) -> Form | None:
     """How to multiply so many rows in codes, by sweeps on an H200; None where the kernel cannot, or is slower."""
     n, k = codes.shape
-    block = codes.block or next((size for size in (256, 128, 64, 32) if codes.group % size == 0 and k % size == 0), 0)
+    block = (
+        codes.block
+        or codes.summed
+        or next((size for size in (256, 128, 64, 32) if codes.group % size == 0 and k % size == 0), 0)
+    )
     lines = tokens * parts
     if not 1 <= lines <= 128 or n % TILE_ROWS or k % 128 or block < (64 if codes.block else 32):
         return None
@@ -307,7 +317,10 @@ def skinny_codes(x: RowCodes | Tensor, codes: CodeMatrix, *, form: Form, chained
     """x W^T as [M, O] in the type of the rows that x is or was made of. Integers are multiplied by int8 or floats of 16
     bits, float8 by float8."""
     m, (rows, k), device = len(x), codes.shape, codes.code_NP.device
-    code, scale_M, parts = (x, None, 1) if isinstance(x, Tensor) else (x.code_MPE, x.scale_M, x.code_MPE.shape[1])
+    code, scale_M, sum_BMP, parts = x, None, None, 1
+    if isinstance(x, RowCodes):
+        code, scale_M, sum_BMP, parts = x.code_MPE, x.scale_M, x.sum_BMP, x.code_MPE.shape[1]
+        assert codes.offset_GN is None or (sum_BMP is not None and k == len(sum_BMP) * form.block)
     assert code.is_contiguous() and codes.code_NP.is_contiguous() and code.shape[-1] == k
     assert (code.dtype == torch.float8_e4m3fn) == (codes.kind == "fp8")
     assert rows % form.rows == 0 and k % (form.splits * form.block) == 0
@@ -323,6 +336,7 @@ def skinny_codes(x: RowCodes | Tensor, codes: CodeMatrix, *, form: Form, chained
         codes.code_NP,
         codes.scale_GN,
         codes.offset_GN,
+        sum_BMP,
         out_MO,
         torch.empty((form.splits, m, rows), dtype=torch.float32, device=device) if split else None,
         counters(device) if split else None,

@@ -136,7 +136,7 @@ class Codes(LinearMethod):
             self.codes = CodeMatrix.of(scheme.code_NK, scheme.scale_NG, None)
         self.few = FewRows(self.codes)
         self.nbytes = self.codes.nbytes + (0 if self.order_K is None else self.order_K.nbytes)
-        self.pair = Rounding("fp8" if self.codes.kind == "fp8" else "int8", pair=True)
+        self.pair = Rounding("fp8" if self.codes.kind == "fp8" else "int8", pair=True, summed=self.codes.summed)
 
     def rounding(self, tokens: int) -> Rounding | None:
         return self.pair if self.order_K is None and self.few.form(tokens, self.pair) is not None else None

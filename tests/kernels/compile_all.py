@@ -46,7 +46,7 @@ PLAN = {
 }  # fmt: skip
 NORM = {
     "ADD": False, "AFTER": True, "NEXT": True, "CENTER": True, "BIAS": True, "WIDE": False, "SIZE_P2": 4096,
-    "ROUND": False, "INTEGER": False, "PAIR": False, "STATIC": False, "GROUP": 0,
+    "ROUND": False, "INTEGER": False, "PAIR": False, "STATIC": False, "GROUP": 0, "SUMMED": 0,
 }  # fmt: skip
 ROTATE = {
     "NORM": True, "LATE": False, "WIDE": True, "HEADS": 8, "KV_HEADS": 4, "HEAD_DIM": 256, "DIM_P2": 256, "HALF": 128,

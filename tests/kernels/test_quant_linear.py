@@ -179,8 +179,14 @@ def compile_all() -> None:
     few = {"ROWS": 64, "INPUTS": 16, "COLUMNS": 128}
     many = {"ROWS": 128, "INPUTS": 128, "COLUMNS": 128}
     tile = {"K": 2048, "M_P2": 16, "PARTS": 2, "R": 64, "BLOCK": 128, "UNROLL": 1, "SPLITS": 2, "STAGES": 3, "EARLY": 2}
-    rounds = {"PAIR": True, "STATIC": False, "GROUP": 0, "SIZE_P2": 4096, "ACTIVATION": "silu"}
-    types = {"scale_ptr": "*fp32", "x_scale_ptr": "*fp32", "partial_ptr": "*fp32", "arrived_ptr": "*i32"}
+    rounds = {"PAIR": True, "STATIC": False, "GROUP": 0, "SUMMED": 0, "SIZE_P2": 4096, "ACTIVATION": "silu"}
+    types = {
+        "scale_ptr": "*fp32",
+        "x_scale_ptr": "*fp32",
+        "partial_ptr": "*fp32",
+        "arrived_ptr": "*i32",
+        "sum_ptr": "*fp32",
+    }
     for kind, code, where in (
         ("int4", "*u8", targets.TARGETS),
         ("int8", "*i8", targets.NVIDIA[1:2]),
@@ -198,7 +204,7 @@ def compile_all() -> None:
                 (quant_linear.quant_linear_kernel, many | halves, 8, 1 if amd else 3),
                 (quant_linear.decode_kernel, halves | {"MXFP4": False, "ROWS": 32, "COLUMNS": 128}, 4, 1),
                 (skinny_codes.tiles_kernel, tile | codes | {"PTX": not amd}, 4, 1),
-                (row_codes.round_rows_kernel, rounds | {"INTEGER": kind != "fp8"}, 8, 1),
+                (row_codes.round_rows_kernel, rounds | {"INTEGER": kind != "fp8", "SUMMED": 128}, 8, 1),
                 (elementwise.gate_codes_kernel, rounds | {"INTEGER": kind != "fp8"}, 8, 1),
                 (elementwise.gate_codes_kernel, rounds | {"INTEGER": kind != "fp8", "PAIR": False, "GROUP": 128}, 8, 1),
             ]

@@ -38,7 +38,11 @@ def reference(x: torch.Tensor, rounding: Rounding) -> RowCodes:
     first = (value.add(0.5).floor() if whole else value).to(kind)
     rest = (value - first.float()) * finer
     second = (rest.add(0.5).floor().clamp(-128, 127) if whole else rest).to(kind)
-    return RowCodes(rounding.kind, torch.stack((first, second)[: rounding.parts], 1), scale, x.dtype)
+    code_MPE = torch.stack((first, second)[: rounding.parts], 1)
+    blocks = code_MPE.float().unflatten(2, (-1, rounding.summed)).sum(-1) if rounding.summed else None
+    return RowCodes(
+        rounding.kind, code_MPE, scale, x.dtype, None if blocks is None else blocks.permute(2, 0, 1).contiguous()
+    )
 
 
 def rows(count: int, columns: int, kind: str, dtype: torch.dtype = torch.float16) -> torch.Tensor:
@@ -59,6 +63,10 @@ def same(codes: RowCodes, wanted: RowCodes) -> None:
     )
     apart = (codes.dequantize() - wanted.dequantize()).abs()
     assert apart.max() <= 1.01 * step and (apart > 1e-3 * step).float().mean() < 0.02
+    assert (codes.sum_BMP is None) == (wanted.sum_BMP is None)
+    if codes.sum_BMP is not None:
+        blocks = codes.code_MPE.float().unflatten(2, (len(codes.sum_BMP), -1)).sum(-1)
+        assert torch.equal(codes.sum_BMP, blocks.permute(2, 0, 1))
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS, ids=str)
@@ -113,7 +121,9 @@ def test_a_static_scale_is_kept_and_too_much_is_cut_off() -> None:
     assert codes.scale_M.tolist() == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("rounding", [*ROUNDINGS[2:], Rounding("int8", group=32)], ids=str)
+@pytest.mark.parametrize(
+    "rounding", [*ROUNDINGS[2:], Rounding("int8", group=32), Rounding("int8", True, summed=32)], ids=str
+)
 def test_a_norm_or_a_gate_that_rounds(rounding: Rounding) -> None:
     x, residual, weight = draw(3, 96), draw(3, 96, seed=1), draw(96, seed=2)
     wanted, stream = elementwise.add_rms_norm(x, residual.clone(), weight, 1e-5, 0.5, True)
@@ -146,7 +156,7 @@ def make(kind: str, rows: int, columns: int, groups: int, offset: str) -> CodeMa
 
 
 def check(codes: CodeMatrix, m: int, form: Form, pair: bool = True, dtype=torch.float16, spoil=None) -> None:
-    rounding = Rounding("fp8" if codes.kind == "fp8" else "int8", pair)
+    rounding = Rounding("fp8" if codes.kind == "fp8" else "int8", pair, summed=codes.summed)
     x = reference(draw(m, codes.shape[1], seed=m, dtype=dtype) / 4, rounding)
     wanted = F.linear(x.dequantize(), codes.dequantize())
     if spoil is not None:
@@ -211,11 +221,28 @@ def one_scale(codes: CodeMatrix) -> None:
     codes.scale_GN[1, 5] *= 1.5
 
 
-@pytest.mark.parametrize("spoil", [one_code, one_scale])
-@pytest.mark.parametrize("kind", ["fp8", "int8", "int4"])
-def test_planted_errors_are_seen(kind: str, spoil) -> None:
+def one_zero(codes: CodeMatrix) -> None:
+    codes.offset_GN[1, 5] += 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "offset", "spoil"),
+    [*itertools.product(["fp8", "int8", "int4"], ["middle"], [one_code, one_scale]), ("int4", "zeros", one_zero)],
+)
+def test_planted_errors_are_seen(kind: str, offset: str, spoil) -> None:
+    with pytest.raises(AssertionError, match="not close"):
+        check(make(kind, 32, 256, 2, offset), 3, WHOLE, spoil=spoil)
+
+
+def test_sums_must_be_there_and_are_used() -> None:
+    codes = make("int4", 32, 256, 2, "zeros")
+    x = round_rows(draw(3, 256), Rounding("int8", True, summed=codes.summed))
+    right = skinny_codes(x, codes, form=WHOLE)
+    x.sum_BMP[1, 2, 0] += 100
+    wrong = skinny_codes(x, codes, form=WHOLE)
+    assert torch.equal(wrong[:2], right[:2]) and not torch.allclose(wrong[2], right[2], rtol=0.01)
     with pytest.raises(AssertionError):
-        check(make(kind, 32, 256, 2, "middle"), 3, WHOLE, spoil=spoil)
+        skinny_codes(round_rows(draw(3, 256), Rounding("int8", True)), codes, form=WHOLE)
 
 
 def test_scales_that_lose_nothing_are_narrow() -> None:
