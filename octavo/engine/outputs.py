@@ -85,6 +85,9 @@ class RequestState:
     def resumed(self) -> EngineRequest:
         """What is left of the request, for another engine: it goes on from what has been told."""
         live = [answer for answer in self.answers if answer.finish_reason is None]
+        for answer in live:
+            if not answer.token_ids:  # who does not stream has logprobs at each step and tokens at the end
+                answer.logprobs, answer.cumulative_logprob = [], 0.0
         if self.prompt_logprobs is not None and not any(answer.token_ids for answer in self.answers):
             self.prompt_logprobs = [None]  # perhaps not all have come
         self.resumes, self.lost = self.resumes + 1, False

@@ -28,7 +28,7 @@ REQUESTS = {
     "several": BASE.clone(n=3, temperature=1.0, seed=5),
     "logprobs": BASE.clone(logprobs=2, prompt_logprobs=1, frequency_penalty=0.3),
     "seeded": BASE.clone(temperature=0.9, top_p=0.8, seed=7, stop=["never to be found"]),
-    "whole": BASE.clone(output_kind=KIND.FINAL_ONLY, repetition_penalty=1.2),
+    "whole": BASE.clone(output_kind=KIND.FINAL_ONLY, repetition_penalty=1.2, logprobs=1),
     "cumulative": BASE.clone(output_kind=KIND.CUMULATIVE, min_tokens=20),
     "grammar": BASE.clone(structured_outputs=StructuredOutputs(regex="[a-z ]{250}"), max_tokens=400),
     "banned": BASE.clone(bad_words=["the"], logit_bias={40: 3.0}),

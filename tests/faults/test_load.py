@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -79,6 +81,22 @@ def test_H1_random_aborts(subject: Subject) -> None:
 def test_H1_ten_thousand_random_aborts(subject: Subject, seed: int) -> None:
     complete, left = abort_at_random(subject, 10_000, seed)
     assert complete + left == 10_000 and left > 2_500
+
+
+@pytest.mark.slow
+def test_H1_random_aborts_of_the_preempted(tmp_path: Path) -> None:
+    """A cache of four canaries: what runs has to make room, again and again."""
+    subject = Subject(tmp_path, "--num-kv-blocks", "32")
+    try:
+        abort_at_random(subject, 200, 0)  # what grows at the beginning has grown
+        before = subject.snapshot()
+        with subject.canaries():
+            assert sum(abort_at_random(subject, 2000, 4)) == 2000
+        subject.check(before)
+        preempted = re.search(r"^vllm:num_preemptions_total\S* (\d+)", subject.request("GET", "/metrics").text, re.M)
+        assert preempted is not None and int(preempted[1]) > 100
+    finally:
+        assert subject.close() == 0
 
 
 def test_H7_deadlines(subject: Subject) -> None:

@@ -363,7 +363,9 @@ def test_a_disk_that_takes_nothing(start_server: StartServer, monkeypatch: pytes
         error_of(answer, 503, "storage_unavailable")
         asked = {"input_file_id": id, "endpoint": CHAT, "completion_window": "24h"}
         error_of(server.post("/v1/batches", asked), 503, "storage_unavailable")
-        assert finished(client, running.id).status == "failed"
+        failed = finished(client, running.id)
+        assert failed.status == "failed" and failed.errors is not None and failed.errors.data is not None
+        assert [error.code for error in failed.errors.data] == ["storage_unavailable"]
         assert server.chat().status_code == 200
         assert [found.id for found in client.batches.list()] == [running.id]
     assert {found.id for found in client.files.list()} == {kept.id, id}

@@ -23,6 +23,7 @@ from octavo.server import fields
 from octavo.server.batch.files import Files, private, storing, write
 from octavo.server.batch.lines import Lines, check_lines, encode_line, read_line, read_lines
 from octavo.server.batch.protocol import (
+    BatchError,
     BatchErrors,
     BatchList,
     BatchObject,
@@ -154,6 +155,7 @@ class Batches:
             await self._conduct(kept)
         except Exception as error:
             log.event("internal_error", logging.ERROR, error=error, id=kept.batch.id)
+            kept.batch.errors = BatchErrors([_cause(error)])
             self._change(kept, "failed")
         finally:
             self._written.pop(kept.batch.id, None)
@@ -178,6 +180,7 @@ class Batches:
         batch = kept.batch
         path = self.files.path(batch.input_file_id)
         if not path.is_file():  # deleted meanwhile
+            batch.errors = BatchErrors([BatchError("invalid_file", "The input file is not there any more.")])
             self._change(kept, "failed")
             return False
         urls, longest = (batch.endpoint,), self.max_line
@@ -270,6 +273,14 @@ class Batches:
         for id in [id for id, kept in self._kept.items() if kept.batch.status in OVER][: len(self._kept) - MAX_KEPT]:
             del self._kept[id]
             (self.files.folder.path / "batches" / f"{id}.json").unlink(missing_ok=True)
+
+
+def _cause(error: Exception) -> BatchError:
+    """What its owner hears of why a batch could not go on."""
+    causes = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
+    if all(isinstance(cause, OSError) for cause in causes):
+        return BatchError("storage_unavailable", "The server cannot store the answers.")
+    return BatchError("internal_error", "The server had an internal error.")
 
 
 def full(custom_id: str) -> ResultLine:
