@@ -308,7 +308,8 @@ class Exchange:
 
     def push(self, chunk: bytes) -> None:
         """An event of a stream that is `ready`, without a wait and so without a task."""
-        assert self.outlet is not None, "only what is ready can be pushed to"
+        if self.outlet is None:
+            raise RuntimeError("only what is ready can be pushed to")
         self.quiet_since = time.monotonic()
         self.outlet.write(chunk)
 
@@ -378,7 +379,8 @@ class Form:
 
     def __init__(self, value: Any) -> None:
         self._head, blank, self._tail = event(_encode(value)).partition(BLANK)
-        assert blank, "nothing is left to be filled in"
+        if not blank:
+            raise ValueError("nothing is left to be filled in")
 
     def filled(self, text: str) -> bytes:
         return self._head + _encode(text) + self._tail
