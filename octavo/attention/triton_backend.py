@@ -270,6 +270,8 @@ def _prefill_form(spec: AttentionSpec, dim_p2: int, group: int, tile: int) -> di
         if getattr(properties, "shared_memory_per_block_optin", 0) < 200 << 10:
             return small
         return {"M": PREFILL_ROWS, "TILE": 64, "num_warps": 8, "num_stages": 3}
+    if spec.quantised:  # turning bytes into floats takes registers
+        return {"M": PREFILL_ROWS, "TILE": 64, "num_warps": 8, "num_stages": 3}
     form = {"M": PREFILL_ROWS, "TILE": 64, "num_warps": 8, "num_stages": 2 if dim_p2 == 128 else 5}
     if torch.version.hip is None:
         form["maxnreg"] = 128  # two programs share a multiprocessor: one's softmax runs beside the other's products
