@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from octavo.core.progress import Progress
+from octavo.engine.ipc import Add
+from octavo.engine.process import EngineProcess
 from octavo.engine.rhythm import MARGIN, Rhythm
 
 
@@ -74,3 +81,34 @@ def test_the_device_never_waits(seconds, delays, share):
         if turn:
             now = max(now, before)
             rhythm.ended(now)
+
+
+class Core:
+    """As much of an engine core as waits for messages, with a step under way for a while."""
+
+    has_work = True
+
+    def __init__(self, seconds: float) -> None:
+        self.end = time.monotonic() + seconds
+        self.added: list[object] = []
+
+    @property
+    def slack(self) -> float:
+        return self.end - time.monotonic()
+
+    def add(self, request: object) -> None:
+        self.added.append(request)
+
+
+def test_what_comes_while_a_step_runs_is_in_the_next_plan():
+    here, there = socket.socketpair()
+    engine, core = EngineProcess(here, Progress(Progress.allocate())), Core(2.0)
+    timer = threading.Timer(0.2, lambda: engine._inbox.put(Add(["a request"])))  # type: ignore[list-item]
+    timer.start()
+    assert engine._take_messages(core)  # type: ignore[arg-type]
+    assert core.added == ["a request"] and core.slack <= 0
+    timer.join()
+    core = Core(-1.0)
+    assert engine._take_messages(core) and not core.added  # type: ignore[arg-type]
+    here.close()
+    there.close()
