@@ -109,28 +109,29 @@ def scaled(weight, factor, shift, OFFSET: tl.constexpr):
 
 @triton.jit
 def of_block(
-    column, tiles, rows, lines, inside,
-    BLOCK: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, SUMMED: tl.constexpr,
+    column, tiles, rows, stride, inside,
+    BLOCK: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, ABOUT: tl.constexpr,
 ):  # fmt: skip
-    """The scales [R], the offsets [R] and the sums of x [C] of the block of columns that begins here."""
-    scale_tile, offset_tile, sum_tile = tiles
+    """The scales [R], the offsets [R] and what is told of x [C] for the block of columns that begins here."""
+    scale_tile, offset_tile, about_tile = tiles
     scale = tl.load(scale_tile + column // GROUP * rows)
     offset = scale
-    total = scale
+    about = scale
     if OFFSET:
         offset = tl.load(offset_tile + column // GROUP * rows)
-    if SUMMED:
-        total = tl.load(sum_tile + column // BLOCK * lines, mask=inside, other=0.0)
-    return scale, offset, total
+    if ABOUT:
+        about = tl.load(about_tile + column // BLOCK * stride, mask=inside, other=0.0)
+    return scale, offset, about
 
 
 @triton.jit
 def add_tile(
     sums, x_tile, code, of_tile, inside,
-    HALVES: tl.constexpr, BLOCK: tl.constexpr, GROUPED: tl.constexpr, OFFSET: tl.constexpr, PTX: tl.constexpr,
+    HALVES: tl.constexpr, BLOCK: tl.constexpr, GROUPED: tl.constexpr, OFFSET: tl.constexpr, ABOUT: tl.constexpr,
+    PTX: tl.constexpr,
 ):  # fmt: skip
     """Goes on with the sums [R, C] over BLOCK columns, all of one group. `of_tile` is from `of_block`."""
-    scale, offset, total = of_tile
+    scale, offset, about = of_tile
     x = tl.load(x_tile, mask=inside, other=0.0)
     CODES: tl.constexpr = x.dtype == tl.int8 or x.dtype == tl.float8e4nv
     kind: tl.constexpr = tl.int32 if x.dtype == tl.int8 else tl.float32
@@ -157,25 +158,29 @@ def add_tile(
             weight = scaled(weight, factor, shift, OFFSET)
         into = tl.dot(weight, tl.trans(x), into, out_dtype=kind)
     if GROUPED and CODES:
-        into = sums + into.to(tl.float32) * (factor * 0.0625 if HALVES else factor)[:, None]
+        by = (factor * 0.0625 if HALVES else factor)[:, None]
+        if ABOUT and not OFFSET:
+            by = by * about[None, :]
+        into = sums + into.to(tl.float32) * by
         if OFFSET:
-            into += shift[:, None] * total[None, :]
+            into += shift[:, None] * about[None, :]
     return into
 
 
 @triton.jit(do_not_specialize=["count"])
 def tiles_kernel(
     x_ptr,  # [C, K]
-    x_scale_ptr,  # [M], of codes
+    x_scale_ptr,  # [M], of codes that have a scale a row
     code_ptr,  # [rows, P]
     scale_ptr,  # [G, rows]
     offset_ptr,  # likewise
-    sum_ptr,  # [K / BLOCK, C], of codes that meet offsets
+    about_ptr,  # [K / BLOCK, C], `about_stride` apart: sums of codes that meet offsets, or else scales
     out_ptr,  # [M, O]
     partial_ptr,  # float32 [SPLITS, M, rows]
     arrived_ptr,  # int32, one a block; zero before and after
     count,  # M
     rows,
+    about_stride,
     K: tl.constexpr,
     GROUPS: tl.constexpr,
     M_P2: tl.constexpr,
@@ -196,19 +201,18 @@ def tiles_kernel(
     EACH: tl.constexpr = 2 if HALVES else 1  # codes of a byte
     BYTES: tl.constexpr = BLOCK // EACH
     GROUP: tl.constexpr = K // GROUPS
-    GROUPED: tl.constexpr = GROUPS > 1 or OFFSET
+    GROUPED: tl.constexpr = GROUPS > 1 or about_ptr is not None or OFFSET
     INTEGER: tl.constexpr = x_ptr.dtype.element_ty == tl.int8
     C_P2: tl.constexpr = M_P2 * PARTS
     block = tl.program_id(0)
     split = tl.program_id(1)
     first = tl.program_id(2) * M_P2
     line = first * PARTS + tl.arange(0, C_P2)
-    lines = count * PARTS
-    of_x = line < lines
+    of_x = line < count * PARTS
     inside = of_x[:, None]
     row = block * R + tl.arange(0, R)
-    SUMMED: tl.constexpr = OFFSET and x_scale_ptr is not None
-    about = scale_ptr + row, scale_ptr if not OFFSET else offset_ptr + row, scale_ptr if not SUMMED else sum_ptr + line
+    ABOUT: tl.constexpr = about_ptr is not None
+    of_row = scale_ptr + row, scale_ptr if not OFFSET else offset_ptr + row, about_ptr + line if ABOUT else scale_ptr
     place = tl.arange(0, BYTES)
     x_tile = x_ptr + line[:, None] * K + (split * PART + place)[None, :]
     code_tile = code_ptr + row.to(tl.int64)[:, None] * (K // EACH) + (split * (PART // EACH) + place)[None, :]
@@ -221,21 +225,21 @@ def tiles_kernel(
         tl.extra.cuda.gdc_wait()
     exact: tl.constexpr = tl.int32 if INTEGER and not GROUPED else tl.float32
     sums = tl.zeros([R, C_P2], exact)
-    scale, offset, total = of_block(split * PART, about, rows, lines, of_x, BLOCK, GROUP, OFFSET, SUMMED)
+    scale, offset, about = of_block(split * PART, of_row, rows, about_stride, of_x, BLOCK, GROUP, OFFSET, ABOUT)
     for step in tl.range(0, PART - EARLY * BLOCK, BLOCK * UNROLL, num_stages=STAGES):
         for i in tl.static_range(UNROLL):
             start = step + i * BLOCK
             code = tl.load(code_tile + start // EACH)
-            of_tile = scale, offset, total
+            of_tile = scale, offset, about
             if GROUPED:  # asked for early: no pipeline is made for 16 bits
                 column = split * PART + tl.minimum(start + BLOCK, PART - BLOCK)
-                scale, offset, total = of_block(column, about, rows, lines, of_x, BLOCK, GROUP, OFFSET, SUMMED)
-            sums = add_tile(sums, x_tile + start, code, of_tile, inside, HALVES, BLOCK, GROUPED, OFFSET, PTX)
+                scale, offset, about = of_block(column, of_row, rows, about_stride, of_x, BLOCK, GROUP, OFFSET, ABOUT)
+            sums = add_tile(sums, x_tile + start, code, of_tile, inside, HALVES, BLOCK, GROUPED, OFFSET, ABOUT, PTX)
     for i in tl.static_range(EARLY):
         end = PART - (i + 1) * BLOCK
-        of_tile = of_block(split * PART + end, about, rows, lines, of_x, BLOCK, GROUP, OFFSET, SUMMED)
+        of_tile = of_block(split * PART + end, of_row, rows, about_stride, of_x, BLOCK, GROUP, OFFSET, ABOUT)
         scale = of_tile[0]
-        sums = add_tile(sums, x_tile + end, tiles[i], of_tile, inside, HALVES, BLOCK, GROUPED, OFFSET, PTX)
+        sums = add_tile(sums, x_tile + end, tiles[i], of_tile, inside, HALVES, BLOCK, GROUPED, OFFSET, ABOUT, PTX)
     token = first + tl.arange(0, M_P2)
     inside = (token < count)[:, None]
     y = tl.trans(sums.to(tl.float32))
@@ -282,10 +286,12 @@ def choose(tokens: int, parts: int, codes: CodeMatrix, sms: int) -> Form | None:
     if lines > 64:
         tokens = 64 // parts if 2 * blocks <= sms else tokens
         return Form(tokens, TILE_ROWS, block if blocks <= 2 * sms else min(block, 128), 1, 1, stages=4)
-    splits = _splits(blocks, 3 * sms // 2 if lines <= 16 else 2 * sms // 3, k, block)
+    step = max(block, 256)  # groups are smaller: then two blocks, for as many bytes under way
+    splits = _splits(blocks, 3 * sms // 2 if lines <= 16 else 2 * sms // 3, k, step)
+    unroll = 2 if lines <= 32 and block < step and k % (splits * 2 * block) == 0 else 1
     if lines > 32 and blocks > 2 * sms:
         block = min(block, 128)
-    return Form(tokens, TILE_ROWS, block, 1, splits, stages=4)
+    return Form(tokens, TILE_ROWS, block, unroll, splits, stages=4)
 
 
 def choose_for_floats(tokens: int, codes: CodeMatrix, sms: int) -> Form | None:
@@ -317,10 +323,14 @@ def skinny_codes(x: RowCodes | Tensor, codes: CodeMatrix, *, form: Form, chained
     """x W^T as [M, O] in the type of the rows that x is or was made of. Integers are multiplied by int8 or floats of 16
     bits, float8 by float8."""
     m, (rows, k), device = len(x), codes.shape, codes.code_NP.device
-    code, scale_M, sum_BMP, parts = x, None, None, 1
+    code, scale_M, about, parts = x, None, None, 1
     if isinstance(x, RowCodes):
-        code, scale_M, sum_BMP, parts = x.code_MPE, x.scale_M, x.sum_BMP, x.code_MPE.shape[1]
-        assert codes.offset_GN is None or (sum_BMP is not None and k == len(sum_BMP) * form.block)
+        code, scale_M, about, parts = x.code_MPE, x.scale_M, x.sum_BMP, x.code_MPE.shape[1]
+        if scale_M.dim() == 2:
+            assert codes.offset_GN is None and parts == 1
+            scale_M, about = None, scale_M
+        assert codes.offset_GN is None or about is not None
+        assert about is None or k == len(about) * form.block
     assert code.is_contiguous() and codes.code_NP.is_contiguous() and code.shape[-1] == k
     assert (code.dtype == torch.float8_e4m3fn) == (codes.kind == "fp8")
     assert rows % form.rows == 0 and k % (form.splits * form.block) == 0
@@ -336,12 +346,13 @@ def skinny_codes(x: RowCodes | Tensor, codes: CodeMatrix, *, form: Form, chained
         codes.code_NP,
         codes.scale_GN,
         codes.offset_GN,
-        sum_BMP,
+        about,
         out_MO,
         torch.empty((form.splits, m, rows), dtype=torch.float32, device=device) if split else None,
         counters(device) if split else None,
         m,
         rows,
+        0 if about is None else about.stride(0),
         K=k,
         GROUPS=len(codes.scale_GN),
         M_P2=tokens,

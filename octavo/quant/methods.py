@@ -175,6 +175,8 @@ class FewRows:
             return None
         if rounding is None:
             return self.kernels.choose_for_floats(tokens, self.codes, self.processors)
+        if rounding.group and tokens > 64:  # each has a scale in each step: torch's product is no slower
+            return None
         return self.kernels.choose(tokens, rounding.parts, self.codes, self.processors)
 
     def __call__(self, x: RowCodes | Tensor, rounding: Rounding | None) -> Tensor:
@@ -265,10 +267,10 @@ class Int8Product(RoundedProduct):
         return many_codes.many_codes(x, self.codes, form=form)
 
 
-class ScaledBlocks(LinearMethod):
-    """Float8 with a scale for each block of 128 x 128: many rows, rounded by groups of 128, through torch's product.
+class ScaledBlocks(RoundedProduct):
+    """Float8 with a scale for each block of 128 x 128, and of 1 x 128 of x: many rows through torch's product.
     (The sums of 128 columns have to be scaled while tensor cores go on, which CUTLASS's kernels do and Triton's do not:
-    others measured 1000 TFLOP/s and 400 on an H100.) Few rows are rounded to pairs, for our kernel."""
+    others measured 1000 TFLOP/s and 400 on an H100.)"""
 
     name = "fp8 blocks on tensor cores"
 
@@ -288,25 +290,14 @@ class ScaledBlocks(LinearMethod):
         return None if bool((scale_BBG == scale_BBG[:, :1]).all()) else "scales differ within 128 rows"
 
     def __init__(self, scheme: Scheme, dtype: torch.dtype) -> None:
+        super().__init__(scheme, dtype)
+        self.rounded = Rounding("fp8", group=BLOCK)
         assert isinstance(scheme, Float8)
-        self.codes = CodeMatrix.of(scheme.code_NK, scheme.scale_NG, None)
-        self.few = FewRows(self.codes)
-        self.pair, self.groups = Rounding("fp8", pair=True), Rounding("fp8", group=BLOCK)
         scale_BG = scheme.scale_NG[::BLOCK]
         self.scale_GB = F.pad(scale_BG, (0, -scale_BG.shape[1] % 4)).t()  # columns begin at multiples of 16 bytes
         self.nbytes = self.codes.nbytes + self.scale_GB.nbytes
 
-    def rounding(self, tokens: int) -> Rounding | None:
-        return self.groups if self.few.form(tokens, self.pair) is None else self.pair
-
-    def __call__(self, x_TK: Tensor) -> Tensor:
-        rounding = self.rounding(len(x_TK))
-        assert rounding is not None
-        return self.of_codes(self.few.round_rows(x_TK, rounding))
-
-    def of_codes(self, x: RowCodes) -> Tensor:
-        if self.few.form(len(x), self.pair) is not None:
-            return self.few(x, self.pair)
+    def of_many(self, x: RowCodes) -> Tensor:
         code_TK, scale_TG = x.held()
         y_TN: Tensor = F.scaled_mm(
             code_TK,

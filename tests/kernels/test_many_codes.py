@@ -124,7 +124,7 @@ def test_float8_in_blocks(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip(reason)
     product = ScaledBlocks(scheme, torch.bfloat16)
     x = draw(rows, 640, seed=2).to(torch.bfloat16)
-    wanted = round_rows(x, product.groups).dequantize() @ scheme.dequantize(torch.float32).T
+    wanted = round_rows(x, product.rounded).dequantize() @ scheme.dequantize(torch.float32).T
     torch.testing.assert_close(product(x).float(), wanted, rtol=2**-7, atol=2**-7 * wanted.abs().max().item())
     product.scale_GB[4, 1] *= 1.5
     with pytest.raises(AssertionError):

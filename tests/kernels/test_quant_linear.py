@@ -186,6 +186,7 @@ def compile_all() -> None:
         "partial_ptr": "*fp32",
         "arrived_ptr": "*i32",
         "sum_ptr": "*fp32",
+        "about_ptr": "*fp32",
     }
     for kind, code, where in (
         ("int4", "*u8", targets.TARGETS),
@@ -195,7 +196,7 @@ def compile_all() -> None:
         targets.TYPES.update(types | {"code_ptr": code, "offset_ptr": "*i8" if kind == "int4" else "*fp32"})
         halves = {"HALVES": kind == "int4", "OFFSET": kind == "int4"}
         rounded = {"code_ptr": "*fp8e4nv" if kind == "fp8" else "*i8", "x_ptr": "*bf16"}
-        codes = halves | {"GROUPS": 16 if kind == "int4" else 1}
+        codes = halves | {"GROUPS": 16 if kind == "int4" else 1} | ({"about_ptr": None} if kind == "int8" else {})
         for target in where:
             amd = target.backend == "hip"
             chained = target in targets.NVIDIA[1:]

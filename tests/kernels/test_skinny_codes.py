@@ -185,6 +185,23 @@ def test_skinny_codes(kind: str, groups: int, offset: str, m: int, form: Form, p
     check(make(kind, 32, 256, groups, offset), m, form, pair)
 
 
+@pytest.mark.parametrize(("kind", "groups"), [("fp8", 2), ("int8", 1), ("int4", 2)])
+@pytest.mark.parametrize(("m", "form"), [(1, WHOLE), (3, SPLIT), (19, SPLIT)])
+def test_rows_in_groups(kind: str, groups: int, m: int, form: Form) -> None:
+    codes = make(kind, 32, 256, groups, "middle")
+    x = draw(m, 256, seed=m, dtype=torch.float16) * torch.tensor([1.0, 0.01], device=DEVICE).repeat_interleave(128)
+    x = reference(x.half(), Rounding("fp8" if kind == "fp8" else "int8", group=128))
+    held = x.scale_M.new_full((2, -(-m // 4) * 4), torch.nan)[:, :m]
+    x = dataclasses.replace(x, scale_M=held.copy_(x.scale_M))
+    wanted = F.linear(x.dequantize(), codes.dequantize())
+    close = {"rtol": 2**-9, "atol": wanted.abs().max().item() * 2**-10}
+    torch.testing.assert_close(skinny_codes(x, codes, form=form).float(), wanted, **close)
+    x.scale_M[1, m - 1] *= 30
+    wrong = skinny_codes(x, codes, form=form).float()
+    torch.testing.assert_close(wrong[:-1], wanted[:-1], **close)
+    assert not torch.allclose(wrong[-1], wanted[-1], **close)
+
+
 @pytest.mark.parametrize("kind", ["fp8", "int8", "int4"])
 def test_columns_that_are_no_power_of_two(kind: str) -> None:
     check(make(kind, 48, 384, 3, "middle"), 5, WHOLE, dtype=torch.float16 if DEVICE.type == "cpu" else torch.bfloat16)
