@@ -115,7 +115,7 @@ def scaled_mm(code_MK, code_KN, scale_MG, of_x, scale_GB, of_weight, output_dtyp
     return (x @ weight_KN).to(output_dtype)
 
 
-@pytest.mark.parametrize("rows", [65, 130, 256])
+@pytest.mark.parametrize("rows", [20, 65, 130])
 def test_float8_in_blocks(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     scheme = fp8_blocks(draw(256, 640) * 2.0 ** draw(2, 5, seed=1).repeat_interleave(128, 0).repeat_interleave(128, 1))
     if DEVICE.type == "cpu":
@@ -123,10 +123,10 @@ def test_float8_in_blocks(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     elif (reason := ScaledBlocks.supports(scheme, torch.bfloat16, DEVICE)) is not None:
         pytest.skip(reason)
     product = ScaledBlocks(scheme, torch.bfloat16)
-    x = draw(rows, 640, seed=2).to(torch.bfloat16)
+    x = draw(rows, 640, seed=2).to(torch.bfloat16)  # up to 64 on a GPU through the kernel for few rows
     wanted = round_rows(x, product.rounded).dequantize() @ scheme.dequantize(torch.float32).T
     torch.testing.assert_close(product(x).float(), wanted, rtol=2**-7, atol=2**-7 * wanted.abs().max().item())
-    product.scale_GB[4, 1] *= 1.5
+    (product.scale_GB[4, 1] if rows > 64 or DEVICE.type == "cpu" else product.codes.scale_GN[4, 128:]).mul_(1.5)
     with pytest.raises(AssertionError):
         torch.testing.assert_close(product(x).float(), wanted, rtol=2**-7, atol=2**-7 * wanted.abs().max().item())
 
