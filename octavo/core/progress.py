@@ -121,26 +121,27 @@ class Progress:
 
 
 class StepBudget:
-    """How long a step of so many tokens may take, judged by those before it.
+    """How long a step of so many tokens may take, judged by the last ones of its size: sizes are powers of two.
 
-    A step larger than any so far may compile kernels, allocate, or be the first that attends so far back.
+    One larger than any so far may compile kernels, allocate, or be the first that attends so far back. What that took
+    says nothing about the steps of other sizes, or a frozen engine would look busy for minutes.
     """
 
     FLOOR, FIRST, SLACK = 8.0, 120.0, 10.0
 
     def __init__(self) -> None:
-        self._most = 0  # tokens of the largest step so far
-        self._rate = 0.0  # seconds a token, of the slowest large step lately
-        self._small = 0.0  # seconds of the slowest small one
+        self._lately = [0.0] * 64  # seconds of the slowest steps lately, by size; 0: none so far
 
     def of(self, tokens: int) -> float:
-        if tokens > self._most:
-            return self.FIRST
-        return max(self.FLOOR, self.SLACK * max(self._rate * tokens, self._small))
+        lately, size = self._lately, tokens.bit_length()
+        seconds = lately[size]
+        if not seconds:
+            larger = next((i for i in range(size, len(lately)) if lately[i]), None)
+            if larger is None:
+                return self.FIRST
+            seconds = max(lately[larger] * 2.0 ** (size - larger), *lately[:size])
+        return max(self.FLOOR, self.SLACK * seconds)
 
     def took(self, tokens: int, seconds: float) -> None:
-        if 2 * tokens >= self._most:
-            self._rate = max(seconds / max(1, tokens), 0.9 * self._rate)
-        else:
-            self._small = max(seconds, 0.9 * self._small)
-        self._most = max(self._most, tokens)
+        size = tokens.bit_length()
+        self._lately[size] = max(seconds, 0.8 * self._lately[size])

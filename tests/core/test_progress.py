@@ -44,6 +44,21 @@ def test_a_long_step_may_be_long_and_a_short_one_not():
     assert budget.of(2048) > 60 and budget.of(1) == StepBudget.FLOOR
     budget.took(1, 6.0)  # a large model on a slow machine
     assert budget.of(1) == 60.0
+    for _ in range(20):
+        budget.took(1, 0.01)
+    assert budget.of(1) == StepBudget.FLOOR
+
+
+def test_a_slow_first_step_says_nothing_about_large_ones():
+    """It compiles: who freezes in a step of hundreds of tokens is to be seen all the same."""
+    budget = StepBudget()
+    budget.took(2, 3.0)
+    budget.took(400, 0.1)
+    assert budget.of(331) == StepBudget.FLOOR and budget.of(2) == 30.0
+    assert budget.of(20) == 30.0  # no step of this size so far: at least as long as a small one
+    budget.took(4000, 50.0)
+    assert budget.of(1000) == 125.0  # at least its share of a large one
+    assert budget.of(5000) == StepBudget.FIRST
 
 
 def test_pauses_between_restarts(monkeypatch: pytest.MonkeyPatch):
