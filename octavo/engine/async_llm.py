@@ -328,7 +328,8 @@ class AsyncLLM:
 
     def prepare(self) -> None:
         """Starts what works beside us, so that the first who needs it need not wait: for chats and for grammars."""
-        self._renderings.start()
+        if self.tokenizer.chat_template:
+            self._renderings.start()
         if "generate" in self.supported_tasks:
             self._send(ExpectGrammar())
             self._checks.submit(self._checker.start)
