@@ -94,7 +94,7 @@ class Subject:
         env = {**os.environ, "OCTAVO_API_KEY": KEY, "TMPDIR": str(self.tmp), "OMP_NUM_THREADS": "1"}
         with self.log.open("w") as stderr:
             self.process = subprocess.Popen(command, stderr=stderr, stdin=subprocess.DEVNULL, env=env)
-        wait_for(lambda: "curl" in self.log.read_text() or self.process.poll() is not None, SECONDS)
+        wait_for(lambda: "curl" in self.log.read_text() or self.process.poll() is not None, 3 * SECONDS)
         url = re.search(r"http://127\.0\.0\.1:(\d+)", self.log.read_text())
         assert url is not None and self.process.poll() is None, self.log.read_text()
         self.url, self.port = url[0], int(url[1])
