@@ -1,10 +1,11 @@
-"""What the CPU kernels take: attention, linears, and how OpenMP's threads wait for each other.
+"""What the CPU kernels take: attention, linears, quantised linears, and how OpenMP's threads wait for each other.
 
-    scripts/bench cpu_kernels [--threads N] [--only attention chunks linear waiting]
+    scripts/bench cpu_kernels [--threads N] [--only attention chunks linear codes waiting]
 
 Candidates of a row run in turn, round after round; a figure is the least microseconds of a call, in brackets the
-GB/s of keys and values or of weights that it read. `waiting` starts a process for each setting, because OpenMP reads
-its environment once, and also says the median, which is what a busy machine changes.
+GB/s of keys and values or of weights that it read (in `codes` of plain ones, whichever was read). `waiting` starts a
+process for each setting, because OpenMP reads its environment once, and also says the median, which is what a busy
+machine changes.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from torch.nn import functional as F
 
 from octavo.attention.base import AttendOptions, AttentionSpec, ForwardBatch
 from octavo.attention.torch_backend import TorchAttention
-from octavo.kernels.cpu_linear import pack_linear
+from octavo.kernels.cpu_linear import PackedLinear, pack_linear
+from octavo.quant.methods import select_method
+from octavo.quant.pack import to_int4, to_int8
 
 SIZE = 16  # of a block
 HEADS = [(2, 4, 32), (4, 8, 64), (8, 1, 64), (8, 4, 128)]  # key/value heads, query heads of each, head size
 DECODE = [(1, 128), (1, 2048), (16, 512), (256, 128)]  # sequences, their context
 CHUNKS = [(1, 128, 0), (16, 128, 0), (1, 512, 0), (1, 512, 2048)]  # sequences, tokens of each, cached before them
 LINEARS = [(256, 384), (256, 1376), (688, 256), (256, 4096), (256, 32000), (2048, 2560), (2048, 11264), (5632, 2048)]
+SQUARES = [2048, 4096]
 ROWS = [1, 4, 16, 64, 256]
 MOST_FLOPS = 12e9  # of one call
 NEIGHBOUR = """
@@ -140,6 +144,19 @@ def linear(dtype: torch.dtype, in_size: int, out_size: int, rows: int) -> None:
     show(f"{str(dtype)[6:]:9}{in_size:5} -> {out_size:5} {rows:4} rows", candidates, weight.nbytes)
 
 
+def codes(dtype: torch.dtype, in_size: int, out_size: int, rows: int) -> None:
+    """The same product by the way its weight is stored."""
+    weight, x = torch.randn(out_size, in_size).to(dtype), torch.randn(rows, in_size).to(dtype)
+    product = PackedLinear(weight.clone())
+    candidates: dict[str, Callable[[], object]] = {"plain": lambda: product(x)}
+    for name, scheme in {"int8": to_int8(weight), "int4": to_int4(weight, 128)}.items():
+        method = select_method(scheme, dtype, torch.device("cpu"))[0]
+        assert method is not None
+        made = method(scheme, dtype)
+        candidates[name] = lambda made=made: made(x)
+    show(f"{str(dtype)[6:]:9}{in_size:5} -> {out_size:5} {rows:4} rows", candidates, weight.nbytes)
+
+
 def waiting() -> None:
     """Each setting alone, then beside a process that is busy 30 % of the time, like a server's other half."""
     all_threads = torch.get_num_threads()
@@ -176,7 +193,7 @@ def one_waiting() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--only", nargs="+", default=["attention", "chunks", "linear", "waiting"])
+    parser.add_argument("--only", nargs="+", default=["attention", "chunks", "linear", "codes", "waiting"])
     parser.add_argument("--one-waiting", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.threads:
@@ -199,6 +216,10 @@ def main() -> None:
             for in_size, out_size in LINEARS:
                 for rows in ROWS:
                     linear(dtype, in_size, out_size, rows)
+        if "codes" in options.only:
+            for size in SQUARES:
+                for rows in (*ROWS, 1024):
+                    codes(dtype, size, size, rows)
     if "waiting" in options.only:
         waiting()
 

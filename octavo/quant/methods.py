@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from octavo import kernels
 from octavo.kernels.codes import CodeMatrix, Rounding, RowCodes
+from octavo.kernels.cpu_int4 import PackedInt4
 from octavo.kernels.cpu_int8 import PackedInt8
 from octavo.quant.schemes import Float8, Integers, Scheme
 
@@ -50,7 +51,7 @@ class LinearMethod(Protocol):
 
 
 class Int4OnCpu(LinearMethod):
-    """torch's own kernel for groups of 4 bits; scales and offsets are rounded to the model's type."""
+    """Groups of 4 bits as torch packs them; scales and offsets are rounded to the model's type."""
 
     name = "int4 on CPU"
 
@@ -69,15 +70,12 @@ class Int4OnCpu(LinearMethod):
 
     def __init__(self, scheme: Scheme, dtype: torch.dtype) -> None:
         assert isinstance(scheme, Integers) and scheme.offset_NG is not None
-        self.group = scheme.group
-        self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(scheme.codes().int(), 1)
-        middle_NG = scheme.offset_NG + 8 * scheme.scale_NG  # the kernel's codes are -8 to 7
-        self.scale_GN2 = torch.stack((scheme.scale_NG.t(), middle_NG.t()), -1).to(dtype).contiguous()
-        self.nbytes = self.packed.nbytes + self.scale_GN2.nbytes
+        middle_NG = scheme.offset_NG + 8 * scheme.scale_NG  # torch's codes are -8 to 7
+        self.packed = PackedInt4(scheme.codes(), scheme.scale_NG, middle_NG, dtype)
+        self.nbytes = self.packed.nbytes
 
     def __call__(self, x_TK: Tensor) -> Tensor:
-        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x_TK, self.packed, self.group, self.scale_GN2)
-        return y
+        return self.packed(x_TK)
 
 
 class Int8(LinearMethod):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octavo.kernels import cpu_int8
+from octavo.kernels import cpu_int4, cpu_int8
 from octavo.quant.methods import Int4OnCpu, Int8, select_method
 from octavo.quant.pack import pack_bits, quantize, to_fp8, to_int4, to_int8, unpack_bits
 from octavo.quant.schemes import Integers, Plain, Scheme, Table, join, pack_halves
@@ -81,6 +81,27 @@ def test_int4_on_cpu(group: int) -> None:
     assert select_method(scheme, torch.float32, CPU)[0] is Int4OnCpu
     found = Int4OnCpu(scheme, torch.float32)(x)
     torch.testing.assert_close(found, x @ scheme.dequantize(torch.float32).t(), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [128, 80])  # of W: tiles of 64, and not
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int4_on_cpu_for_many_rows(dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = matrix(rows, 256) + 0.5  # offsets matter
+    scheme = to_int4(weight, 64)
+    x = matrix(130, 256).to(dtype)
+    exact = x.float() @ scheme.dequantize(torch.float32).t()
+    found = Int4OnCpu(scheme, dtype)(x)
+    assert found.dtype == dtype
+    error = 1e-6 if dtype == torch.float32 else 0.01
+    assert (found.float() - exact).norm() < error * exact.norm()
+    # Halves that are somewhere else are noticed, and left to torch.
+    monkeypatch.setattr(cpu_int4, "decode_halves", lambda byte, code: code.copy_(torch.cat((byte >> 4, byte & 15), -1)))
+    cpu_int4._layout_is_known.cache_clear()
+    try:
+        found = Int4OnCpu(scheme, dtype)(x)
+    finally:
+        cpu_int4._layout_is_known.cache_clear()
+    assert (found.float() - exact).norm() < error * exact.norm()
 
 
 def some(order: bool = False) -> list[Scheme]:
