@@ -14,7 +14,6 @@ from octavo.engine.outputs import RequestState
 
 
 class Sink(Protocol):
-    @property
     def ready(self) -> bool:
         """It can take an output now; otherwise the waiter is woken, which takes it when it can."""
         ...
@@ -47,7 +46,7 @@ class News:
 
     def _sunk(self) -> bool:
         state, sink = self._state, self._sink
-        if sink is None or state.finished or state.failure or self._error or not sink.ready:
+        if sink is None or state.finished or state.failure or self._error or not sink.ready():
             return False
         try:
             output = state.output()

@@ -209,8 +209,15 @@ class RequestState:
             cumulative, logprobs = None, None
         else:
             cumulative, logprobs = answer.cumulative_logprob, self._logprobs(answer, start, delta)
-        reasons = answer.finish_reason, answer.stop_reason
-        return CompletionOutput(answer.index, text, token_ids[start:], cumulative, logprobs, *reasons)
+        return CompletionOutput(
+            answer.index,
+            text,
+            token_ids[start:],
+            cumulative,
+            logprobs,
+            answer.finish_reason,
+            answer.stop_reason,
+        )
 
 
 class OutputProcessor:

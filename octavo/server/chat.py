@@ -290,8 +290,8 @@ class ChatAnswer:
         events = []
         for piece in output.outputs:
             told = self.read(piece)
-            if piece.finish_reason is None and all(delta.kind == "content" for delta in told):
-                events += [self.contents[piece.index].filled(delta.text) for delta in told]
+            if piece.finish_reason is None and len(told) == 1 and told[0].kind == "content":
+                events.append(self.contents[piece.index].filled(told[0].text))
             else:
                 events += [event(_encode(self.chunk(choice))) for choice in self.choices(piece, told)]
         return b"".join(events)

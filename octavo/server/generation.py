@@ -43,6 +43,7 @@ _SAMPLING = (
 LEAST_LOGPROB = -9999.0  # JSON has no -inf: what OpenAI says of a token that could not have been sampled
 # How far answers to one prompt may run ahead of a client that reads slowly; the transport bounds the rest.
 PENDING_OUTPUTS = 16
+Queue = asyncio.Queue[tuple[int, RequestOutput] | Exception | None]
 Write = Callable[[int, RequestOutput], bytes]  # the events of an output of one of the prompts; b"" if it says nothing
 
 
@@ -103,7 +104,8 @@ class Generation:
         self._salt = service.keys.salt(exchange.key, request.cache_salt or "")
         self._prompt_param = prompt_param
         self._add_special_tokens = add_special_tokens
-        self.queue: asyncio.Queue[tuple[int, RequestOutput] | Exception | None] = asyncio.Queue(PENDING_OUTPUTS)
+        # Of several prompts, whose answers come one after the other.
+        self.queue: Queue | None = None
 
     async def stream(self, write: Write) -> AsyncGenerator[bytes, None]:
         """What `write` makes of the outputs, as they come, but for what could be sent at once, which has been."""
@@ -156,14 +158,15 @@ class Generation:
 
     async def _all(self, write: Write | None) -> AsyncGenerator[tuple[int, RequestOutput], None]:
         """The answers to several prompts, as they come."""
+        self.queue = queue = Queue(PENDING_OUTPUTS)
         tasks = []
         try:
             for i in range(len(self.prompts)):
-                tasks.append(asyncio.create_task(self._pump(i, write)))
+                tasks.append(asyncio.create_task(self._pump(i, write, queue)))
                 await asyncio.sleep(0)  # it tokenizes its prompt: between them others have their turn
             running = len(tasks)
             while running:
-                item = await self.queue.get()
+                item = await queue.get()
                 if isinstance(item, Exception):
                     raise item
                 if item is None:
@@ -175,14 +178,14 @@ class Generation:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _pump(self, prompt: int, write: Write | None) -> None:
+    async def _pump(self, prompt: int, write: Write | None, queue: Queue) -> None:
         try:
             async with aclosing(self._answer(prompt, write)) as answer:
                 async for output in answer:
-                    await self.queue.put((prompt, output))
-            await self.queue.put(None)
+                    await queue.put((prompt, output))
+            await queue.put(None)
         except Exception as error:  # handed to the request, whose task logs and answers it
-            await self.queue.put(error)
+            await queue.put(error)
 
     async def _answer(self, prompt: int, write: Write | None) -> AsyncGenerator[RequestOutput, None]:
         told = _Told(self, prompt, write)
@@ -235,10 +238,12 @@ class Generation:
     def begun(self, prompt: int, output: RequestOutput) -> None:
         """The first output for a prompt is there."""
         self.prompt_tokens[prompt] = len(output.prompt_token_ids)
+        self.cached_tokens[prompt] = output.num_cached_tokens
         self.metrics.on_start(self.prompt_tokens[prompt], self.params)
 
-    def finished(self, output: RequestOutput, tokens: list[int], reasons: dict[int, str]) -> None:
+    def finished(self, prompt: int, output: RequestOutput, tokens: list[int], reasons: dict[int, str]) -> None:
         """All answers to a prompt, of `tokens` tokens, are complete."""
+        self.cached_tokens[prompt] = output.num_cached_tokens
         self._times = output.metrics
         self.metrics.on_finish(output, tokens, reasons.values())
         self._log(output, reasons)
@@ -271,9 +276,8 @@ class _Told:
         self._held: RequestOutput | None = None
         self._begun = self._finished = False
 
-    @property
     def ready(self) -> bool:
-        return self._exchange.ready and self._queue.empty()
+        return self._exchange.ready() and (self._queue is None or self._queue.empty())
 
     def take(self, output: RequestOutput) -> None:
         assert self._write is not None, "nothing goes to a sink that cannot write"
@@ -288,7 +292,6 @@ class _Told:
             self._begun = True
             run.begun(self._prompt, output)
         now = time.monotonic()
-        run.cached_tokens[self._prompt] = output.num_cached_tokens
         for piece in output.outputs:
             index, count = piece.index, len(piece.token_ids)
             self._tokens[index] += count
@@ -302,7 +305,7 @@ class _Told:
                 self._reasons[index] = finish_reason(piece)
         if output.finished:
             self._finished = True
-            run.finished(output, self._tokens, self._reasons)
+            run.finished(self._prompt, output, self._tokens, self._reasons)
         return output if self._interval == 1 else self._due(output)
 
     def _due(self, output: RequestOutput) -> RequestOutput | None:

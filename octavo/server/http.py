@@ -77,7 +77,6 @@ class Stream:
 class Outlet(Protocol):
     """The body of an answer, for those who cannot wait as `Send` does."""
 
-    @property
     def open(self) -> bool:
         """The body has begun, and its client reads."""
         ...
@@ -301,10 +300,9 @@ class Exchange:
             await self._start_stream(stream.media_type)
         await self.send({"type": "http.response.body", "body": stream.end})
 
-    @property
     def ready(self) -> bool:
         """A stream waits for its next event, and its client reads: what is pushed now is sent, in its place."""
-        return self.quiet_since is not None and self.started and self.outlet is not None and self.outlet.open
+        return self.quiet_since is not None and self.started and self.outlet is not None and self.outlet.open()
 
     def push(self, chunk: bytes) -> None:
         """An event of a stream that is `ready`, without a wait and so without a task."""

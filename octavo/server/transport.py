@@ -81,7 +81,6 @@ class Body:
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
 
-    @property
     def open(self) -> bool:
         return not (self._cycle.flow.write_paused or self._cycle.disconnected)
 

@@ -305,6 +305,29 @@ def test_a_fault_in_a_step_is_one_streams_own(start_server: StartServer, monkeyp
     server.idle()
 
 
+def test_a_connection_that_fails_is_one_streams_own(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start_server(FakeLLM(delay=0.01))
+    broken: list[transport.Body] = []
+    armed = threading.Event()
+    write = transport.Body.write
+
+    def faulty(body: transport.Body, chunk: bytes) -> None:
+        if armed.is_set() and broken in ([], [body]):
+            broken[:] = [body]
+            raise RuntimeError("the handler is closed")
+        write(body, chunk)
+
+    monkeypatch.setattr(transport.Body, "write", faulty)
+    ends = []
+    with stream(server, max_tokens=200) as ours, stream(server, max_tokens=200) as theirs:
+        armed.set()
+        for lines in (ours, theirs):
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                ends += [line for line in lines if line == "data: [DONE]"]
+    assert broken and ends == ["data: [DONE]"]
+    server.idle()
+
+
 def test_while_the_model_loads(start_server: StartServer) -> None:
     server = start_server(loading=True)
     assert server.get("/livez").status_code == 200
