@@ -68,7 +68,7 @@ def detokenizer(data: bytes) -> None:
     text += streamed.finish()
     at_once = Detokenizer(tokenizer, prompt, stop=stop)
     whole = at_once.push(answer) + at_once.finish()
-    if text != whole or text != streamed.text:
+    if text != whole or streamed.stopped_by != at_once.stopped_by:
         raise AssertionError((text, whole))
 
 
