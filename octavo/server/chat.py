@@ -179,6 +179,8 @@ class ChatAnswer:
         self.options = options
         self.tools = tools
         self.parsers = [reader.parser(text) for _ in range(run.params.n)]
+        # Nothing reads the text: all that an answer says is content.
+        self.plain = not tools.customs and all(parser is None for parser in self.parsers)
         self.parsed = [Parsed() for _ in self.parsers]
         self.inputs = [Inputs(tools.customs) for _ in self.parsers]
         self.counts = [0] * run.params.n  # tokens of each answer so far
@@ -289,6 +291,10 @@ class ChatAnswer:
             return b"".join([event(_encode(chunk)) for chunk in self.chunks(output)])
         events = []
         for piece in output.outputs:
+            if self.plain and piece.finish_reason is None:
+                if piece.text:
+                    events.append(self.contents[piece.index].filled(piece.text))
+                continue
             told = self.read(piece)
             if piece.finish_reason is None and len(told) == 1 and told[0].kind == "content":
                 events.append(self.contents[piece.index].filled(told[0].text))
