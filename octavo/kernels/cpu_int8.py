@@ -17,13 +17,15 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from octavo.kernels.cpu_linear import LARGE, WIDE
+
 ZERO = 128  # oneDNN's fast kernels want unsigned inputs
 
 
 class PackedInt8:
     """x W^T times a scale for each row of W, for x of whole numbers in [-127, 127]; sums are exact."""
 
-    __slots__ = ("_plain_KN", "_scale_N", "_weight", "_zero_N")
+    __slots__ = ("_plain_KN", "_scale_N", "_weight", "_widen", "_zero_N")
 
     def __init__(self, code_NK: Tensor, scale_N: Tensor) -> None:
         self._scale_N = scale_N.contiguous()
@@ -33,12 +35,16 @@ class PackedInt8:
             return
         self._weight = torch.ops.onednn.qlinear_prepack(code_NK, None)
         self._zero_N = torch.zeros(len(code_NK), dtype=torch.int64)
+        self._widen = code_NK.numel() >= LARGE[torch.int8]
 
     def __call__(self, x_TK: Tensor) -> Tensor:
         """[T, N] float32; `x_TK` is float32 and may be changed."""
         if self._plain_KN is not None:
             return torch._int_mm(x_TK.to(torch.int8), self._plain_KN).float().mul_(self._scale_N)
-        return _product(x_TK.add_(ZERO).to(torch.uint8), self._weight, self._scale_N, self._zero_N)
+        code_TK = x_TK.add_(ZERO).to(torch.uint8)
+        if self._widen and len(code_TK) == 1:
+            return _product(code_TK.expand(WIDE, -1), self._weight, self._scale_N, self._zero_N)[:1]
+        return _product(code_TK, self._weight, self._scale_N, self._zero_N)
 
 
 def _product(x_TK: Tensor, weight: Tensor, scale_N: Tensor, zero_N: Tensor) -> Tensor:

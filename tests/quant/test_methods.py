@@ -83,7 +83,7 @@ def test_int4_on_cpu(group: int) -> None:
     torch.testing.assert_close(found, x @ scheme.dequantize(torch.float32).t(), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("rows", [128, 80])  # of W: tiles of 64, and not
+@pytest.mark.parametrize("rows", [384, 80])  # of W: a tile of 256, and a part of one; not in blocks of 64
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_int4_on_cpu_for_many_rows(dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = matrix(rows, 256) + 0.5  # offsets matter
@@ -94,8 +94,12 @@ def test_int4_on_cpu_for_many_rows(dtype: torch.dtype, rows: int, monkeypatch: p
     assert found.dtype == dtype
     error = 1e-6 if dtype == torch.float32 else 0.01
     assert (found.float() - exact).norm() < error * exact.norm()
+
     # Halves that are somewhere else are noticed, and left to torch.
-    monkeypatch.setattr(cpu_int4, "decode_halves", lambda byte, code: code.copy_(torch.cat((byte >> 4, byte & 15), -1)))
+    def swapped(byte_BKP: torch.Tensor, code_KBW: torch.Tensor) -> None:
+        code_KBW.copy_(torch.cat((byte_BKP >> 4, byte_BKP & 15), -1).transpose(0, 1))
+
+    monkeypatch.setattr(cpu_int4, "decode_halves", swapped)
     cpu_int4._layout_is_known.cache_clear()
     try:
         found = Int4OnCpu(scheme, dtype)(x)
